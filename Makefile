@@ -1,0 +1,57 @@
+# `make up` and `make test` are all a newcomer needs; `make check` is what every commit passes.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+.PHONY: help up test check proto format lint types imports soak bench wheel clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.up: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[numpy-engine]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/.up
+
+up: $(VENV)/.up ## Install into .venv and serve manifests/quickstart.yaml on this machine
+	$(BIN)/shunter up manifests/quickstart.yaml
+
+test: $(VENV)/.dev ## Run every test that needs no cluster
+	$(BIN)/python -m pytest -m 'not soak'
+
+check: $(VENV)/.dev format lint types imports ## Format, lint, types, imports, stubs fresh, tests
+	$(BIN)/python -m pytest -m 'not soak'
+
+format: $(VENV)/.dev ## Format the code
+	$(BIN)/ruff format -q .
+	$(BIN)/ruff check -q --fix .
+
+lint: $(VENV)/.dev ## Lint the code
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev ## Check types (strict)
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev ## Check who imports whom
+	$(BIN)/lint-imports
+
+proto: $(VENV)/.dev ## Generate the gRPC stubs beside their .proto files
+	$(BIN)/python -m grpc_tools.protoc -I proto --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
+	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --python_out=proto --grpc_python_out=proto \
+	  --mypy_out=proto --mypy_grpc_out=proto proto/shunter_proto/v1/*.proto
+
+soak: $(VENV)/.dev ## Ten minutes of load with an eye on memory
+	$(BIN)/python -m pytest -m soak --timeout=1200
+
+wheel: $(VENV)/.dev ## Build the wheel into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps -w dist .
+
+clean: ## Remove what the targets above made
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""ModelPool and RoutingPolicy as typed values: parse, validate, and the accelerator catalogue."""

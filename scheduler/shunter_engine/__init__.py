@@ -1,0 +1,1 @@
+"""`shunter engine`: an OpenAI and token-level server in front of a simulated or a NumPy engine."""

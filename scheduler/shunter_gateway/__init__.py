@@ -1,0 +1,1 @@
+"""The edge that clients talk to: OpenAI HTTP and gRPC, token journal, moves, engine adapters."""

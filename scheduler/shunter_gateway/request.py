@@ -1,0 +1,91 @@
+"""A client's request, parsed and tokenised, and who receives its answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from shunter_gateway.ports import FinishReason, SamplingParams, TokenLogprob
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSpec:
+    """Everything the lifecycle needs to run one choice of one request.
+
+    `prompt_token_ids` is None where the model has no tokenizer at the gateway or the request cannot
+    be held as tokens; then `body` is forwarded as it is and the rung `restart` is all there is.
+    """
+
+    request_id: str
+    model: str
+    tenant: str
+    path: str
+    body: bytes
+    prompt_token_ids: tuple[int, ...] | None
+    prompt_tokens: int  # exact with token ids, else an estimate from the body's length
+    block_hashes: bytes
+    max_tokens: int  # 0: up to the context length
+    min_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    slo_class: str = ""
+    allowed_classes: tuple[str, ...] = ()
+    headers: dict[str, str] = field(default_factory=dict)
+    deadline_s: float = 0.0  # from arrival; 0: none
+    unmovable_reason: str = ""
+    include_stop: bool = False
+    trace_parent: str = ""
+
+
+@dataclass(slots=True)
+class Delta:
+    """What the client gets next. Text is final: it is never taken back."""
+
+    text: str = ""
+    token_ids: Sequence[int] = ()
+    logprobs: Sequence[TokenLogprob] = ()
+    raw: bytes = b""  # one engine event passed through, for text-level engines
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    finish_reason: FinishReason
+    prompt_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    stop_reason: str | None = None  # the stop string that matched
+
+
+@dataclass(frozen=True, slots=True)
+class ClientError:
+    """An error as the client sees it, in OpenAI's shape."""
+
+    status: int
+    message: str
+    type: str  # invalid_request_error, authentication_error, rate_limit_error, server_error, ...
+    code: str | None = None
+    param: str | None = None
+    retry_after_s: float = 0.0
+    body: bytes = b""  # an engine's own 4xx body, passed on as it is
+
+
+class ClientSink(Protocol):
+    """The edge's end of one choice. Exactly one of `on_done` and `on_error` is called, last."""
+
+    def on_assigned(self, instance: str, pool: str) -> None: ...
+    def on_delta(self, delta: Delta) -> None: ...
+    def on_done(self, outcome: Outcome) -> None: ...
+    def on_error(self, error: ClientError) -> None: ...
+
+
+class RequestHandle(Protocol):
+    def cancel(self) -> None:
+        """The client went away: abort the engine's work and release everything. Idempotent."""
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+
+
+class RequestRunner(Protocol):
+    """The lifecycle, as the edge sees it."""
+
+    def submit(self, spec: RequestSpec, sink: ClientSink) -> RequestHandle: ...

@@ -1,0 +1,1 @@
+"""Process plumbing every long-running process shares: logs, tracing, metrics endpoint, signals."""

@@ -1,0 +1,27 @@
+"""What exists: pools, their policies and the instances that serve them."""
+
+from dataclasses import dataclass
+
+from shunter_api.modelpool import ModelPool
+from shunter_api.routingpolicy import RoutingPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One engine process (on a cluster: one pod)."""
+
+    name: str
+    pool: str
+    profile: str
+    address: str  # host:port
+    engine_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """A whole configuration. `version` grows with each change."""
+
+    version: int
+    pools: tuple[ModelPool, ...]
+    policies: tuple[RoutingPolicy, ...]
+    instances: tuple[Instance, ...]

@@ -1,0 +1,44 @@
+"""Why a request is where it is: the record behind the `Explain` call."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One instance that was looked at. `score_s` is the sum of `terms` (seconds); lowest wins."""
+
+    instance: str
+    profile: str
+    score_s: float
+    terms: tuple[tuple[str, float], ...]
+    excluded_because: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRecord:
+    kind: Literal["dispatch", "hold", "reject", "move", "resume"]
+    epoch: int
+    at: float  # seconds on the core's clock
+    policy: str
+    winner: str
+    runner_up: str
+    candidates: tuple[Candidate, ...]  # best first, at most 8
+    candidates_total: int
+    excluded_total: int
+    reason: str
+    queued_s: float
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    request_id: str
+    model: str
+    pool: str
+    slo_class: str
+    rule: str
+    state: Literal["waiting", "running", "moving", "finished", "failed", "cancelled"]
+    prompt_tokens: int
+    output_tokens: int
+    decisions: tuple[DecisionRecord, ...]

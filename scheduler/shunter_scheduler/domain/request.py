@@ -1,0 +1,31 @@
+"""A request as the core sees it: sizes, class and constraints, never its text."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request that waits or runs.
+
+    Instants (`arrived_at`, `deadline_at`) are seconds on the core's own clock.
+    """
+
+    request_id: str
+    gateway_id: str
+    epoch: int
+    model: str
+    tenant: str
+    prompt_tokens: int
+    max_output_tokens: int  # 0: not limited by the client
+    arrived_at: float
+    output_tokens: int = 0  # generated already, carried over by a replay
+    prompt_tokens_exact: bool = True
+    block_hashes: bytes = b""  # packed little-endian uint64, one per full prompt block
+    slo_class: str = ""  # asked for; empty: the rule decides
+    allowed_classes: tuple[str, ...] = ()  # empty: all
+    headers: Mapping[str, str] = field(default_factory=dict)
+    deadline_at: float | None = None
+    excluded_instances: tuple[str, ...] = ()
+    unmovable_reason: str = ""
+    pool: str = ""  # set for a replay: the same model revision must go on

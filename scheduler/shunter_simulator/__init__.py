@@ -1,0 +1,1 @@
+"""Simulated engines, workloads and reports."""
