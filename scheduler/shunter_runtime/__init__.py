@@ -1,1 +1,1 @@
-"""Process plumbing every long-running process shares: logs, tracing, metrics endpoint, signals."""
+"""Process plumbing that every long-running process shares: logs, traces, metrics, signals, TLS."""
