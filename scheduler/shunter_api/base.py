@@ -1,0 +1,63 @@
+"""What all resources share: strict frozen models, checked names, metadata."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from shunter_api.durations import parse_duration
+
+ApiVersion = Literal["shunter.dev/v1alpha1"]
+API_VERSION: ApiVersion = "shunter.dev/v1alpha1"
+
+
+class Resource(BaseModel):
+    """Base of every schema object: camelCase keys, unknown keys refused, immutable."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, protected_namespaces=()
+    )
+
+
+def _decimal_text(value: object) -> object:
+    if isinstance(value, str):
+        return value
+    raise ValueError(f'write it in quotes, as a decimal text such as "2.50"; found {value!r}')
+
+
+# A DNS label (RFC 1123), as Kubernetes asks of object names.
+DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+# A DNS subdomain (RFC 1123): labels with dots between them.
+DnsName = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+        max_length=253,
+    ),
+]
+# What a client sends as `model`.
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$", max_length=255)]
+Int = Annotated[int, Field(strict=True)]
+DecimalText = Annotated[Decimal, BeforeValidator(_decimal_text)]
+# Seconds, more than nothing and at most 30 days.
+Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, le=30 * 86_400)]
+
+
+class Metadata(Resource):
+    name: DnsLabel
+    namespace: DnsLabel = "default"
+    labels: dict[str, str] = Field(default_factory=dict, max_length=100)
+    annotations: dict[str, str] = Field(default_factory=dict, max_length=100)
+    creation_timestamp: AwareDatetime | None = None
+
+    @property
+    def age_order(self) -> tuple[bool, datetime | None, str, str]:
+        """Sorts older before newer, files (without a time of creation) last, then by name."""
+        return (
+            self.creation_timestamp is None,
+            self.creation_timestamp,
+            self.namespace,
+            self.name,
+        )
