@@ -1,0 +1,15 @@
+"""Predicted seconds: model shapes, the calibrated roofline, and its straight-line summary."""
+
+from shunter_scheduler.costmodel.linear import LinearRates
+from shunter_scheduler.costmodel.roofline import CostModel, ModelDoesNotFit, cost_model
+from shunter_scheduler.costmodel.shapes import ModelShape, UnknownModel, model_shape
+
+__all__ = [
+    "CostModel",
+    "LinearRates",
+    "ModelDoesNotFit",
+    "ModelShape",
+    "UnknownModel",
+    "cost_model",
+    "model_shape",
+]
