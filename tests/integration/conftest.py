@@ -2,6 +2,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from shunter_system import EngineSpec, System
 
 SystemFactory = Callable[..., System]

@@ -9,6 +9,7 @@ from pathlib import Path
 import openai
 import pytest
 import yaml
+
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_system import EngineSpec, System
 from streams import Answer, all_in_mid_answer, client, stream
@@ -22,6 +23,11 @@ def keys_file(folder: Path) -> Path:
     digest = hashlib.sha256(KEY.encode()).hexdigest()
     path.write_text(yaml.safe_dump([{"name": "test", "sha256": digest, "tenant": "acme"}]))
     return path
+
+
+def get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read().decode())
 
 
 async def test_secrets_stay_out_of_logs(
@@ -43,8 +49,7 @@ async def test_secrets_stay_out_of_logs(
         await asyncio.to_thread(system.kill, max(running, key=lambda name: running[name]))
     with system.scheduler() as stub:
         explanation = str(stub.Explain(pb.ExplainRequest(request_id=answer.request_id)))
-    with urllib.request.urlopen(f"{system.url}/metrics") as metrics:
-        seen = [explanation, metrics.read().decode()]
+    seen = [explanation, await asyncio.to_thread(get, f"{system.url}/metrics")]
     seen += [path.read_text() for path in system.folder.glob("*.log")]
     assert len(seen) >= 6
     assert answer.request_id in "".join(seen)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import openai
 import pytest
+
 from shunter_system import EngineSpec, System, pool_document
 from streams import Answer, client, stream
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import psutil
 import pytest
+
 from shunter_system import EngineSpec, System
 from streams import Answer, client, stream
 
