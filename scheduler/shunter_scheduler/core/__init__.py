@@ -4,9 +4,10 @@
     core.apply(event, now)              # any number of times
     decisions = core.decide(now)        # admit -> dispatch -> plan moves
     core.next_wake(now)                 # when decide() could have something new without an event
-    core.explain(request_id, now)       # Explanation | None
+    core.explain(request_id, now)       # Explanation | None; "" asks for the latest decision
     core.status(now)                    # ClusterStatus
-    core.advise_scaling(pool, now)      # list[ScalingAdvice]
+    core.drain_status(instance)         # DrainStatus | None, of an instance asked to drain
+    core.advise_scaling(pool, now)      # list[ScalingAdvice]; "" asks for all pools
 
 `now` is monotonic seconds; the core never reads a clock and never draws from a global generator.
 """

@@ -1,0 +1,69 @@
+"""What the core reports about itself: pools, instances, and how many replicas the load needs."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+InstanceState = Literal["ready", "starting", "draining", "drained", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceStatus:
+    """`running` and `ledger_tokens` are the core's own; `engine_*` is what the engine reported."""
+
+    name: str
+    pool: str
+    profile: str
+    address: str
+    state: InstanceState
+    running: int
+    ledger_tokens: int
+    kv_capacity_tokens: int
+    predicted_wait_s: float
+    engine_running: int
+    engine_waiting: int
+    kv_cache_usage: float
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """TTFT, rate and attainment are over the last minute; attainment is 1 without requests."""
+
+    name: str
+    waiting: int
+    running: int
+    ready_instances: int
+    ttft_p95_s: float
+    output_tokens_per_s: float
+    slo_attainment: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    pools: tuple[PoolStatus, ...]
+    instances: tuple[InstanceStatus, ...]
+    dispatched_total: int
+    moved_total: int
+    topology_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class DrainStatus:
+    """How far a drain is; `done` once nothing runs there any more."""
+
+    instance: str
+    remaining: int
+    moved: int
+    finished: int
+    failed: int
+    done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingAdvice:
+    """For one profile of a pool; `reason` says which load asks for it."""
+
+    pool: str
+    profile: str
+    replicas: int
+    desired_replicas: int
+    reason: str
