@@ -53,6 +53,10 @@ class Metadata(Resource):
     creation_timestamp: AwareDatetime | None = None
 
     @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    @property
     def age_order(self) -> tuple[bool, datetime | None, str, str]:
         """Sorts older before newer, files (without a time of creation) last, then by name."""
         return (

@@ -76,7 +76,7 @@ class RouteTable:
 
     def _class_of(self, policy: RoutingPolicy | None, name: str | None, pool: str) -> SloClass:
         """Kept once made: there are at most as many as rules times pools."""
-        key = (policy.name if policy else "", name, pool)
+        key = (policy.metadata.key if policy else "", name, pool)
         found = self._classes.get(key)
         if found is None:
             found = self._classes[key] = self._make_class(policy, name, pool)

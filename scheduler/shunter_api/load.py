@@ -1,0 +1,148 @@
+"""Text of a YAML file to resources, with the place of everything that is wrong."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from shunter_api.base import API_VERSION, Resource
+from shunter_api.instances import InstanceList
+from shunter_api.modelpool import ModelPool
+from shunter_api.positions import Path, YamlDocument, parse_yaml
+from shunter_api.problems import Problem
+from shunter_api.routingpolicy import RoutingPolicy
+
+KINDS: Mapping[str, type[Resource]] = MappingProxyType(
+    {"ModelPool": ModelPool, "RoutingPolicy": RoutingPolicy, "InstanceList": InstanceList}
+)
+
+T = TypeVar("T", ModelPool, RoutingPolicy, InstanceList)
+
+
+@dataclass(frozen=True, slots=True)
+class Located(Generic[T]):
+    """A resource and the text that it came from."""
+
+    value: T
+    document: YamlDocument
+
+    def problem(self, path: Path, message: str) -> Problem:
+        return self.document.problem(path, message)
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """What one or several files hold; `problems` lists what could not be read."""
+
+    pools: tuple[Located[ModelPool], ...] = ()
+    policies: tuple[Located[RoutingPolicy], ...] = ()
+    instance_lists: tuple[Located[InstanceList], ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def load_documents(text: str, origin: str) -> Documents:
+    """Reads every document of one file. Raises nothing: see `Documents.problems`."""
+    parsed, problems = parse_yaml(text, origin)
+    pools: list[Located[ModelPool]] = []
+    policies: list[Located[RoutingPolicy]] = []
+    instance_lists: list[Located[InstanceList]] = []
+    for document in parsed:
+        resource, found = _read(document)
+        problems.extend(found)
+        match resource:
+            case ModelPool():
+                pools.append(Located(resource, document))
+            case RoutingPolicy():
+                policies.append(Located(resource, document))
+            case InstanceList():
+                instance_lists.append(Located(resource, document))
+    return Documents(tuple(pools), tuple(policies), tuple(instance_lists), tuple(problems))
+
+
+def merge(parts: Iterable[Documents]) -> Documents:
+    """Several files as one."""
+    parts = tuple(parts)
+    return Documents(
+        tuple(pool for part in parts for pool in part.pools),
+        tuple(policy for part in parts for policy in part.policies),
+        tuple(listed for part in parts for listed in part.instance_lists),
+        tuple(problem for part in parts for problem in part.problems),
+    )
+
+
+def _read(document: YamlDocument) -> tuple[Resource | None, list[Problem]]:
+    value = document.value
+    if not isinstance(value, dict):
+        return None, [document.problem((), f"a resource is a mapping with {_heads()}")]
+    kind = value.get("kind")
+    if value.get("apiVersion") != API_VERSION:
+        found = f"found {value['apiVersion']!r}" if "apiVersion" in value else "it is missing"
+        return None, [document.problem(("apiVersion",), f"must be {API_VERSION}; {found}")]
+    schema = KINDS.get(kind) if isinstance(kind, str) else None
+    if schema is None:
+        found = f"found {kind!r}" if "kind" in value else "it is missing"
+        return None, [document.problem(("kind",), f"must be one of {', '.join(KINDS)}; {found}")]
+    try:
+        return schema.model_validate(value), []
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        return None, [_problem(document, schema, detail) for detail in details]
+
+
+def _heads() -> str:
+    return f"apiVersion: {API_VERSION} and kind: {' | '.join(KINDS)}"
+
+
+def _problem(document: YamlDocument, schema: type[Resource], detail: ErrorDetails) -> Problem:
+    path = tuple(detail["loc"])
+    return document.problem(path, _message(schema, path, detail))
+
+
+def _message(schema: type[Resource], path: Path, detail: ErrorDetails) -> str:
+    kind, context, given = detail["type"], detail.get("ctx", {}), detail.get("input")
+    match kind:
+        case "extra_forbidden":
+            return _unknown_field(schema, path)
+        case "missing":
+            return "is missing"
+        case "value_error":
+            return str(context["error"])
+        case "literal_error":
+            quoted = '; write "Off" in quotes, a bare Off means false' if given is False else ""
+            return f"must be one of {context['expected']}; found {given!r}{quoted}"
+        case "string_pattern_mismatch":
+            return f"found {given!r}; must match {context['pattern']}"
+        case _:
+            shown = f"; found {given!r}" if isinstance(given, str | int | float) else ""
+            return f"{detail['msg']}{shown}"
+
+
+def _unknown_field(schema: type[Resource], path: Path) -> str:
+    known = sorted(_fields(schema, path[:-1]))
+    near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+    return f"unknown field; {hint}"
+
+
+def _fields(schema: type[BaseModel], path: Path) -> list[str]:
+    """The field names that the schema knows at a path."""
+    current: type[BaseModel] | None = schema
+    for part in path:
+        if isinstance(part, int) or current is None:
+            continue
+        annotation = next(
+            (f.annotation for n, f in current.model_fields.items() if (f.alias or n) == part), None
+        )
+        current = _model_in(annotation)
+    return [f.alias or n for n, f in current.model_fields.items()] if current else []
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_model_in(inner) for inner in get_args(annotation))
+    return next((model for model in found if model), None)

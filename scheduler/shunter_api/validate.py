@@ -1,0 +1,153 @@
+"""What must hold between resources, and the one way from files to a usable configuration."""
+
+import difflib
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+from shunter_api.instances import InstanceEntry, InstanceList
+from shunter_api.load import Documents, Located, load_documents, merge
+from shunter_api.modelpool import ModelPool
+from shunter_api.positions import Path
+from shunter_api.problems import ConfigurationError, Problem
+from shunter_api.routingpolicy import RoutingPolicy
+from shunter_api.rules import DEFAULT_CLASS
+
+# The names of the scheduler's dispatch policy table.
+DISPATCH_POLICIES = frozenset({"predicted-cost", "round-robin", "least-requests", "power-of-two"})
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Resources that agree with each other."""
+
+    pools: tuple[ModelPool, ...]
+    policies: tuple[RoutingPolicy, ...]
+    instances: tuple[InstanceEntry, ...]
+
+    def pool(self, name: str) -> ModelPool:
+        """Raises KeyError where there is none."""
+        return {pool.name: pool for pool in self.pools}[name]
+
+
+def load_configuration(
+    files: Iterable[tuple[str, str]], dispatch_policies: Collection[str] = DISPATCH_POLICIES
+) -> Configuration:
+    """From (origin, text) of each file. Raises `ConfigurationError` with every problem."""
+    documents = merge(load_documents(text, origin) for origin, text in files)
+    problems = check(documents, dispatch_policies)
+    if problems:
+        raise ConfigurationError(problems)
+    return Configuration(
+        tuple(pool.value for pool in documents.pools),
+        tuple(policy.value for policy in documents.policies),
+        tuple(entry for listed in documents.instance_lists for entry in listed.value.items),
+    )
+
+
+def check(
+    documents: Documents, dispatch_policies: Collection[str] = DISPATCH_POLICIES
+) -> tuple[Problem, ...]:
+    """Every problem, those of reading included, by file and line."""
+    problems = [*documents.problems, *_names(documents), *_model_names(documents.pools)]
+    # A pool that could not be read is not known either: naming it is no second mistake.
+    pools = None if documents.problems else {p.value.name: p.value for p in documents.pools}
+    classes = {c.name for policy in documents.policies for c in policy.value.spec.classes}
+    for policy in documents.policies:
+        problems.extend(_policy(policy, pools, classes | {DEFAULT_CLASS}, dispatch_policies))
+    problems.extend(_instances(documents.instance_lists, pools))
+    return tuple(sorted(set(problems)))
+
+
+def _names(documents: Documents) -> Iterator[Problem]:
+    seen: dict[tuple[str, str], Problem] = {}
+    located: tuple[Located[ModelPool] | Located[RoutingPolicy], ...]
+    located = (*documents.pools, *documents.policies)
+    for item in located:
+        kind, name = item.value.kind, item.value.name
+        here = item.problem(("metadata", "name"), "")
+        first = seen.setdefault((kind, name), here)
+        if first is not here:
+            yield item.problem(
+                ("metadata", "name"),
+                f"a {kind} called {name!r} is already in {first.place}; rename or remove one",
+            )
+
+
+def _model_names(pools: Iterable[Located[ModelPool]]) -> Iterator[Problem]:
+    owners: dict[str, tuple[str, Problem]] = {}
+    for pool in pools:
+        for name in pool.value.model_names:
+            path = _path_of_model_name(pool.value, name)
+            here = pool.problem(path, "")
+            owner, first = owners.setdefault(name, (pool.value.name, here))
+            if owner != pool.value.name:
+                yield pool.problem(
+                    path,
+                    f"model name {name!r} belongs to pool {owner!r} already ({first.place}); "
+                    "a model name leads to one pool only",
+                )
+
+
+def _path_of_model_name(pool: ModelPool, name: str) -> Path:
+    model = pool.spec.model
+    if name in model.aliases:
+        return ("spec", "model", "aliases", model.aliases.index(name))
+    return ("spec", "model", "name") if model.name else ("metadata", "name")
+
+
+def _policy(
+    policy: Located[RoutingPolicy],
+    pools: dict[str, ModelPool] | None,
+    classes: set[str],
+    dispatch_policies: Collection[str],
+) -> Iterator[Problem]:
+    spec = policy.value.spec
+    if spec.dispatch.policy not in dispatch_policies:
+        path: Path = ("spec", "dispatch", "policy")
+        yield policy.problem(path, _unknown("policy", spec.dispatch.policy, dispatch_policies))
+    for index, rule in enumerate(spec.rules):
+        at: Path = ("spec", "rules", index)
+        if rule.slo_class is not None and rule.slo_class not in classes:
+            yield policy.problem((*at, "class"), _unknown("class", rule.slo_class, classes))
+        if pools is None:
+            continue
+        targets: list[tuple[Path, str]] = [
+            ((*at, "route", n, "pool"), target.pool) for n, target in enumerate(rule.route)
+        ]
+        targets += [((*at, "fallback", n), name) for n, name in enumerate(rule.fallback)]
+        for where, name in targets:
+            if name not in pools:
+                yield policy.problem(where, _unknown("pool", name, pools))
+
+
+def _instances(
+    lists: Iterable[Located[InstanceList]], pools: dict[str, ModelPool] | None
+) -> Iterator[Problem]:
+    names: dict[str, Problem] = {}
+    addresses: dict[str, Problem] = {}
+    for listed in lists:
+        for index, entry in enumerate(listed.value.items):
+            at: Path = ("items", index)
+            for field, seen, value in (
+                ("name", names, entry.name),
+                ("address", addresses, entry.address),
+            ):
+                here = listed.problem((*at, field), "")
+                first = seen.setdefault(value, here)
+                if first is not here:
+                    message = f"{value!r} is taken already ({first.place})"
+                    yield listed.problem((*at, field), message)
+            if pools is None:
+                continue
+            pool = pools.get(entry.pool)
+            if pool is None:
+                yield listed.problem((*at, "pool"), _unknown("pool", entry.pool, pools))
+            elif entry.profile not in (known := [p.name for p in pool.profiles]):
+                yield listed.problem((*at, "profile"), _unknown("profile", entry.profile, known))
+
+
+def _unknown(what: str, name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if near:
+        return f"there is no {what} {name!r}; did you mean {near[0]!r}?"
+    return f"there is no {what} {name!r}; known: {', '.join(sorted(known)) or 'none'}"
