@@ -1,0 +1,70 @@
+"""A model's tokenizer with its chat template: what gateway and engine know of text."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import tokenizers
+
+from shunter_text.chat import CHATML, ChatTemplate, Message
+from shunter_text.detokenizer import StreamDecoder, stream_decoder, token_bytes_of
+
+
+class Tokenizer:
+    """Wraps a Hugging Face `tokenizers.Tokenizer`.
+
+    `encode` and `encode_chat` release the interpreter lock while they tokenise, so that long
+    prompts go well in a thread. Safe to share between threads.
+    """
+
+    def __init__(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        eos_token_ids: Sequence[int],
+        chat_template: str | None = None,
+        special_tokens: Mapping[str, str] | None = None,
+    ) -> None:
+        """`special_tokens`: what the template calls `bos_token`, `eos_token` and so on."""
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self._token_bytes = token_bytes_of(tokenizer)
+        self._template = ChatTemplate(chat_template or CHATML, special_tokens)
+        self.eos_token_ids = tuple(eos_token_ids)
+        self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        # The single-text call holds the interpreter lock, the batch call does not.
+        encodings = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = encodings[0].ids
+        return ids
+
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        now: datetime | None = None,
+    ) -> list[int]:
+        """Raises `ChatTemplateError`. The template itself writes what begins a sequence."""
+        text = self._template.render(messages, tools, add_generation_prompt, now)
+        return self.encode(text, add_special_tokens=False)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text without special tokens; U+FFFD stands for broken characters."""
+        text: str = self._tokenizer.decode(list(token_ids))
+        return text
+
+    def decoder(self, context_ids: Sequence[int] = ()) -> StreamDecoder:
+        """Text of what follows `context_ids`, which may end inside a character."""
+        return stream_decoder(self._tokenizer, self._token_bytes, context_ids)
+
+    def token_text(self, token_id: int) -> str:
+        """One token alone, special tokens too, as log probabilities name them."""
+        text: str = self._tokenizer.decode([token_id], skip_special_tokens=False)
+        return text
+
+
+def agrees(tokenizer: Tokenizer, engine_token_ids: Sequence[int], text: str) -> bool:
+    """Whether an engine tokenises `text` just as we do: the condition of token-level moves."""
+    return tokenizer.encode(text) == list(engine_token_ids)
