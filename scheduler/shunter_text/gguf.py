@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 _MAGIC = b"GGUF"
 _STRING, _ARRAY = 8, 9
@@ -64,14 +64,13 @@ class GgufHeader:
 
 @dataclass(frozen=True, slots=True)
 class GgufTokenizer:
-    """A tokenizer out of a GGUF file. `tokenizer` adds no BOS by itself; `add_bos` says whether one
-    belongs before plain text (chat templates write their own)."""
+    """A tokenizer out of a GGUF file. It puts BOS before a text (with `add_special_tokens`) where
+    the file asks for that; chat templates write their own."""
 
     tokenizer: Tokenizer
     chat_template: str | None
-    bos_token_id: int | None
-    eos_token_ids: tuple[int, ...]
-    add_bos: bool
+    eos_token_ids: tuple[int, ...]  # the file's own eos first
+    special_tokens: Mapping[str, str]  # bos_token, eos_token: for chat templates
 
 
 class _Cursor:
@@ -180,13 +179,21 @@ def tokenizer_from_header(header: GgufHeader) -> GgufTokenizer:
     tokenizer.pre_tokenizer = _pre_tokenizer(pre, header.path)
     tokenizer.decoder = decoders.ByteLevel()
     _add_special_tokens(tokenizer, header, tokens)
+    bos = _token_id(metadata, "bos", len(tokens))
+    if bos is not None and metadata.get("tokenizer.ggml.add_bos_token") is True:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{tokens[bos]}:0 $A:0", special_tokens=[(tokens[bos], bos)]
+        )
     template = metadata.get("tokenizer.chat_template")
     return GgufTokenizer(
         tokenizer=tokenizer,
         chat_template=template if isinstance(template, str) else None,
-        bos_token_id=_token_id(metadata, "bos", len(tokens)),
         eos_token_ids=_eos_token_ids(metadata, tokens),
-        add_bos=bool(metadata.get("tokenizer.ggml.add_bos_token", False)),
+        special_tokens={
+            f"{name}_token": tokens[index]
+            for name in ("bos", "eos")
+            if (index := _token_id(metadata, name, len(tokens))) is not None
+        },
     )
 
 
@@ -228,12 +235,12 @@ def _token_id(metadata: Mapping[str, object], name: str, vocabulary_size: int) -
 
 
 def _eos_token_ids(metadata: Mapping[str, object], tokens: list[str]) -> tuple[int, ...]:
-    named = {_token_id(metadata, name, len(tokens)) for name in ("eos", "eot", "eom")}
+    ids = [_token_id(metadata, name, len(tokens)) for name in ("eos", "eot", "eom")]
     types = metadata.get("tokenizer.ggml.token_type")
     if isinstance(types, list):
-        named |= {
+        ids += [
             index
             for index, (token, kind) in enumerate(zip(tokens, types, strict=False))
             if kind == _CONTROL and token in _END_OF_TURN
-        }
-    return tuple(sorted(index for index in named if index is not None))
+        ]
+    return tuple(dict.fromkeys(index for index in ids if index is not None))

