@@ -66,7 +66,10 @@ class TokenChunk:
     token_ids: Sequence[int] = ()
     logprobs: Sequence[TokenLogprob] = ()
     cached_tokens: int | None = None
-    raw: bytes = b""  # one OpenAI event or body, for text-level engines
+    prompt_tokens: int | None = None  # as the engine counts them
+    output_tokens: int | None = None  # of this call so far, where ids do not tell
+    text: str | None = None  # from token-level engines that keep some ids to themselves
+    raw: bytes = b""  # JSON of one OpenAI event (no `data:`), or a whole body; text-level engines
     finish_reason: FinishReason | None = None
 
 

@@ -34,6 +34,7 @@ class RequestSpec:
     unmovable_reason: str = ""
     include_stop: bool = False
     trace_parent: str = ""
+    tokenizer_source: str = ""  # model source whose tokenizer made the ids; empty: the model's own
 
 
 @dataclass(slots=True)
@@ -43,7 +44,7 @@ class Delta:
     text: str = ""
     token_ids: Sequence[int] = ()
     logprobs: Sequence[TokenLogprob] = ()
-    raw: bytes = b""  # one engine event passed through, for text-level engines
+    raw: bytes = b""  # JSON of one engine event, or its whole body, for text-level engines
 
 
 @dataclass(frozen=True, slots=True)

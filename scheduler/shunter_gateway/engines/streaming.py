@@ -1,0 +1,251 @@
+"""One streamed engine call: HTTP response -> events -> the adapter's decoder -> `TokenSink`."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from shunter_gateway.engines.http1 import Exchange, FaultReason, HttpClient
+from shunter_gateway.engines.sse import EventTooLong, SseSplitter
+from shunter_gateway.ports import (
+    EngineFailure,
+    EngineRequest,
+    EngineUnavailable,
+    FinishReason,
+    TokenChunk,
+    TokenSink,
+)
+
+MAX_BODY_BYTES = 64 << 20
+MAX_ERROR_BYTES = 64 << 10
+_FINISH_REASONS: Mapping[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+}
+
+
+class EngineRefused(Exception):
+    """A decoder's word that the engine gave the request up in mid-stream."""
+
+    def __init__(self, failure: EngineFailure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class ChunkDecoder(Protocol):
+    """An engine type's events. Both may raise `msgspec.DecodeError` and `EngineRefused`."""
+
+    def event(self, data: bytes) -> TokenChunk | None: ...
+    def body(self, data: bytes) -> TokenChunk | None:
+        """A whole answer that came without streaming."""
+
+
+def finish_reason(name: str) -> FinishReason:
+    """Raises `EngineRefused` for reasons by which an engine gives up (`abort`, `error`, ...)."""
+    known = _FINISH_REASONS.get(name)
+    if known is None:
+        raise EngineRefused(
+            EngineFailure("engine_5xx", f"the engine ended the answer with {name[:64]!r}", True)
+        )
+    return known
+
+
+def failure_of_status(status: int, headers: Mapping[bytes, bytes], body: bytes) -> EngineFailure:
+    """What an HTTP status other than 200 means for the request."""
+    message = f"the engine answered {status}"
+    if status == 429:
+        wait_s = _retry_after_s(headers)
+        return EngineFailure("overloaded", message, True, status, body, wait_s)
+    if status == 408:
+        return EngineFailure("timeout", message, True, status, body)
+    if 400 <= status < 500:
+        return EngineFailure("client", message, False, status, body)
+    if status >= 500:
+        return EngineFailure("engine_5xx", message, True, status, body, _retry_after_s(headers))
+    return EngineFailure("protocol", message, True, status)
+
+
+def _retry_after_s(headers: Mapping[bytes, bytes]) -> float:
+    value = headers.get(b"retry-after", b"")
+    return float(value) if value.isdigit() and len(value) < 6 else 0.0
+
+
+class StreamCall:
+    """A running engine call (`EngineCall`) and the handler of its response."""
+
+    __slots__ = (
+        "_body",
+        "_decoder",
+        "_exchange",
+        "_finished",
+        "_headers",
+        "_sink",
+        "_splitter",
+        "_status",
+    )
+
+    def __init__(self, decoder: ChunkDecoder, sink: TokenSink) -> None:
+        self._decoder = decoder
+        self._sink: TokenSink | None = sink
+        self._exchange: Exchange | None = None
+        self._splitter: SseSplitter | None = None
+        self._status = 0
+        self._headers: Mapping[bytes, bytes] = {}
+        self._body = bytearray()
+        self._finished = False
+
+    def start(self, client: HttpClient, request: EngineRequest, path: str, body: bytes) -> None:
+        self._exchange = client.post(request.address, path, body, self, request.trace_parent)
+
+    # ------------------------------------------------------------ EngineCall
+
+    def abort(self) -> None:
+        self._sink = None
+        if self._exchange is not None:
+            self._exchange.abort()
+
+    def pause(self) -> None:
+        if self._exchange is not None:
+            self._exchange.pause()
+
+    def resume(self) -> None:
+        if self._exchange is not None:
+            self._exchange.resume()
+
+    # ------------------------------------------------------------ ResponseHandler
+
+    def on_response(self, status: int, headers: Mapping[bytes, bytes]) -> None:
+        self._status = status
+        self._headers = headers
+        if status == 200 and headers.get(b"content-type", b"").startswith(b"text/event-stream"):
+            self._splitter = SseSplitter()
+
+    def on_body(self, data: bytes) -> None:
+        if self._splitter is None:
+            self._collect(data)
+            return
+        try:
+            for event in self._splitter.feed(data):
+                if event == b"[DONE]":
+                    continue
+                chunk = self._decoder.event(event)
+                sink = self._sink
+                if sink is None:
+                    return
+                if chunk is not None:
+                    self._finished = self._finished or chunk.finish_reason is not None
+                    sink.on_chunk(chunk)
+        except EngineRefused as error:
+            self._fail(error.failure)
+        except (EventTooLong, msgspec.DecodeError) as error:
+            self._fail(_protocol_failure(error))
+
+    def on_complete(self) -> None:
+        if self._status != 200:
+            self._fail(failure_of_status(self._status, self._headers, bytes(self._body)))
+            return
+        if self._splitter is None and not self._decode_body():
+            return
+        if self._finished:
+            self._end()
+        else:
+            self._fail(EngineFailure("protocol", "the answer ended without a reason", True))
+
+    def on_fault(self, reason: FaultReason, message: str) -> None:
+        if self._finished:
+            self._end()
+        else:
+            self._fail(EngineFailure(reason, message, True))
+
+    # ------------------------------------------------------------ details
+
+    def _collect(self, data: bytes) -> None:
+        self._body += data
+        if self._status != 200:
+            del self._body[MAX_ERROR_BYTES:]
+        elif len(self._body) > MAX_BODY_BYTES:
+            self._fail(
+                EngineFailure("protocol", f"the answer exceeds {MAX_BODY_BYTES} bytes", True)
+            )
+
+    def _decode_body(self) -> bool:
+        try:
+            chunk = self._decoder.body(bytes(self._body))
+        except EngineRefused as error:
+            self._fail(error.failure)
+            return False
+        except msgspec.DecodeError as error:
+            self._fail(_protocol_failure(error))
+            return False
+        if chunk is not None and self._sink is not None:
+            self._finished = chunk.finish_reason is not None
+            self._sink.on_chunk(chunk)
+        return True
+
+    def _end(self) -> None:
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.on_end()
+
+    def _fail(self, failure: EngineFailure) -> None:
+        sink = self._sink
+        self.abort()
+        if sink is not None:
+            sink.on_failure(failure)
+
+
+def _protocol_failure(error: Exception) -> EngineFailure:
+    # The type only: a decoder's message may quote the answer.
+    return EngineFailure("protocol", f"unreadable answer: {type(error).__name__}", True)
+
+
+class _PlainCall:
+    """Collects one whole response for a caller that awaits it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.future: asyncio.Future[tuple[int, bytes]] = loop.create_future()
+        self._status = 0
+        self._body = bytearray()
+
+    def on_response(self, status: int, headers: Mapping[bytes, bytes]) -> None:
+        self._status = status
+
+    def on_body(self, data: bytes) -> None:
+        self._body += data
+        if len(self._body) > MAX_BODY_BYTES:
+            self._set_error(f"the answer exceeds {MAX_BODY_BYTES} bytes")
+
+    def on_complete(self) -> None:
+        if not self.future.done():
+            self.future.set_result((self._status, bytes(self._body)))
+
+    def on_fault(self, reason: FaultReason, message: str) -> None:
+        self._set_error(message)
+
+    def _set_error(self, message: str) -> None:
+        if not self.future.done():
+            self.future.set_exception(EngineUnavailable(message))
+
+
+async def plain_call(
+    client: HttpClient, address: str, path: str, body: bytes, timeout_s: float = 60.0
+) -> tuple[int, bytes]:
+    """One POST: status and body. Raises `EngineUnavailable`, for a 5xx too."""
+    call = _PlainCall(asyncio.get_running_loop())
+    exchange = client.post(address, path, body, call)
+    try:
+        async with asyncio.timeout(timeout_s):
+            status, answer = await call.future
+    except TimeoutError:
+        raise EngineUnavailable(f"{address}{path}: no answer within {timeout_s:g} s") from None
+    except EngineUnavailable as error:
+        raise EngineUnavailable(f"{address}{path}: {error}") from error
+    finally:
+        exchange.abort()
+    if status >= 500:
+        raise EngineUnavailable(f"{address}{path}: status {status}")
+    return status, answer

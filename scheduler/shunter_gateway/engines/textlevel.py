@@ -1,0 +1,94 @@
+"""OpenAI calls passed on as they are, for requests that are not held as tokens."""
+
+import msgspec
+
+from shunter_gateway.engines.http1 import HttpClient
+from shunter_gateway.engines.streaming import EngineRefused, StreamCall, finish_reason
+from shunter_gateway.ports import EngineCall, EngineFailure, EngineRequest, TokenChunk, TokenSink
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+
+    @property
+    def cached_tokens(self) -> int | None:
+        details = self.prompt_tokens_details
+        return details.cached_tokens if details is not None else None
+
+
+class EngineError(msgspec.Struct):
+    message: str = ""
+    code: int | str | None = None
+
+
+class _Choice(msgspec.Struct):
+    finish_reason: str | None = None
+
+
+class _Event(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: Usage | None = None
+    error: EngineError | str | None = None
+
+
+_EVENT = msgspec.json.Decoder(_Event)
+
+
+def refused(error: EngineError | str, data: bytes) -> EngineRefused:
+    """An error event in mid-stream: a 4xx in it is the client's, anything else the engine's."""
+    code = error.code if isinstance(error, EngineError) else None
+    if isinstance(code, int) and 400 <= code < 500 and code not in (408, 429):
+        return EngineRefused(
+            EngineFailure("client", f"the engine answered {code}", False, code, data)
+        )
+    return EngineRefused(EngineFailure("engine_5xx", "the engine reported an error", True))
+
+
+class TextDecoder:
+    """Looks for the end and the counts; the events themselves go on untouched."""
+
+    def __init__(self) -> None:
+        self._events = 0
+
+    def event(self, data: bytes) -> TokenChunk | None:
+        event = _EVENT.decode(data)
+        if event.error is not None:
+            raise refused(event.error, data)
+        self._events += bool(event.choices)
+        return self._chunk(event, data, self._events)
+
+    def body(self, data: bytes) -> TokenChunk | None:
+        event = _EVENT.decode(data)
+        if event.error is not None:
+            raise refused(event.error, data)
+        return self._chunk(event, data, 0)
+
+    def _chunk(self, event: _Event, data: bytes, output_tokens: int) -> TokenChunk:
+        reason = next((c.finish_reason for c in event.choices if c.finish_reason), None)
+        chunk = TokenChunk(raw=data, output_tokens=output_tokens)
+        if reason is not None:
+            chunk.finish_reason = finish_reason(reason)
+        if (usage := event.usage) is not None:
+            chunk.prompt_tokens = usage.prompt_tokens
+            chunk.output_tokens = usage.completion_tokens
+            chunk.cached_tokens = usage.cached_tokens
+        return chunk
+
+
+def start_text_call(client: HttpClient, request: EngineRequest, sink: TokenSink) -> EngineCall:
+    call = StreamCall(TextDecoder(), sink)
+    call.start(client, request, request.path, _with_model(request.body, request.model))
+    return call
+
+
+def _with_model(body: bytes, model: str) -> bytes:
+    """The client may have used an alias that the engine does not know."""
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    fields["model"] = msgspec.Raw(msgspec.json.encode(model))
+    return msgspec.json.encode(fields)
