@@ -13,7 +13,8 @@ _CONTEXTS = (256, 1024, 4096)  # tokens per sequence
 
 @dataclass(frozen=True, slots=True)
 class LinearRates:
-    """Seconds: prefill = base + tokens * rate; decode step = base + sequences * rate + context * rate."""
+    """In seconds. A prefill takes base + tokens * rate, a decode step base + sequences * rate +
+    tokens of context * rate."""
 
     prefill_base_s: float
     prefill_s_per_token: float
@@ -28,7 +29,7 @@ class StepTimes(Protocol):
 
 
 def fit_linear(times: StepTimes) -> LinearRates:
-    """Least relative squares over prompts of 64 to 8,192 tokens and batches of 1 to 256 sequences."""
+    """Least relative squares over prompts of 64 to 8,192 tokens, batches of 1 to 256 sequences."""
     prefill = _fit(
         np.array([[1.0, n] for n in _PREFILL_TOKENS]),
         np.array([times.prefill_s(n) for n in _PREFILL_TOKENS]),

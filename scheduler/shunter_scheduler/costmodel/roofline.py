@@ -29,7 +29,7 @@ class ModelDoesNotFit(ValueError):
 def cost_model(
     shape: ModelShape, accelerator: Accelerator, tensor_parallel: int = 1
 ) -> "CostModel":
-    """Raises `ModelDoesNotFit`, and `ValueError` for a `tensor_parallel` that cannot split the heads."""
+    """Raises `ModelDoesNotFit`, and `ValueError` where the heads cannot be split so."""
     if tensor_parallel < 1 or shape.heads % tensor_parallel:
         raise ValueError(
             f"tensor parallel {tensor_parallel} does not divide the {shape.heads} attention heads "
@@ -62,7 +62,7 @@ class CostModel:
 
     @cached_property
     def kv_bytes_per_token(self) -> int:
-        """Of all the engine's devices together; heads are replicated when there are fewer than GPUs."""
+        """Of all the engine's devices together; fewer heads than devices are replicated."""
         s = self.shape
         return 2 * s.layers * max(s.kv_heads, self.tensor_parallel) * s.head_dim * s.dtype_bytes
 
@@ -75,7 +75,7 @@ class CostModel:
         return int((self.usable_bytes - self.weights_bytes) // self.kv_bytes_per_token)
 
     def prefill_s(self, new_tokens: int, past_tokens: int = 0) -> float:
-        """A step that computes `new_tokens` of one prompt after `past_tokens` that are in the cache."""
+        """A step that computes `new_tokens` of one prompt after `past_tokens` cached ones."""
         return self.step_s([(new_tokens, past_tokens)])
 
     def decode_step_s(self, batch: int, context_tokens: int) -> float:
@@ -142,7 +142,7 @@ class CostModel:
 
     @cached_property
     def _activation_bytes(self) -> float:
-        """Read and written per token and layer: norms and residuals, then each product's in and out."""
+        """Read and written per token and layer: norms, residuals, each product's in and out."""
         s, tp = self.shape, self.tensor_parallel
         whole = 14 * s.hidden  # two norms (4h), two residual sums (6h), ends of the products (4h)
         attention = (2 * s.heads + 2 * s.kv_heads) * s.head_dim

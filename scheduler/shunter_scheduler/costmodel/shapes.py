@@ -58,7 +58,7 @@ class ModelShape:
 
 
 def model_shape(source_or_name: str) -> ModelShape:
-    """Finds a shape by `sim://llama-3.1-8b`, `hf://meta-llama/Llama-3.1-8B-Instruct` or a plain name.
+    """Finds a shape by `sim://llama-3.1-8b`, `hf://meta-llama/Llama-3.1-8B` or a plain name.
 
     Raises `UnknownModel`.
     """

@@ -1,0 +1,64 @@
+"""A sequence inside the batch scheduler."""
+
+from array import array
+from hashlib import blake2b
+from typing import Final
+
+from shunter_simulator.engine.kv_pool import KvPool
+from shunter_simulator.engine.values import SequenceSpec
+
+
+class Sequence:
+    """Tokens, how far they are computed, and the blocks that hold their keys and values."""
+
+    __slots__ = (
+        "_hashes",
+        "block_table",
+        "cached_tokens",
+        "computed",
+        "max_new_tokens",
+        "order",
+        "produced",
+        "request_id",
+        "serial",
+        "token_ids",
+    )
+
+    def __init__(self, spec: SequenceSpec, serial: int, max_new_tokens: int) -> None:
+        self.request_id: Final = spec.request_id
+        self.serial: Final = serial
+        self.order: Final = (spec.priority, serial)
+        self.max_new_tokens: Final = max_new_tokens
+        self.token_ids = list(spec.token_ids)
+        self.computed = 0
+        self.produced = 0
+        self.block_table: list[int] = []
+        self.cached_tokens: int | None = None
+        self._hashes: list[bytes] = []
+
+    @property
+    def pending(self) -> int:
+        """Tokens still to compute before the next one can be sampled."""
+        return len(self.token_ids) - self.computed
+
+    def hashes(self, full_blocks: int, block_tokens: int) -> list[bytes]:
+        """Names of the first full blocks: a digest of a block's tokens and all tokens before it."""
+        known = self._hashes
+        if len(known) < full_blocks:
+            tokens = self.token_ids[len(known) * block_tokens : full_blocks * block_tokens]
+            content = array("I", tokens).tobytes()
+            size = len(content) // (full_blocks - len(known))
+            parent = known[-1] if known else b""
+            for offset in range(0, len(content), size):
+                parent = blake2b(parent + content[offset : offset + size], digest_size=16).digest()
+                known.append(parent)
+        return known[:full_blocks]
+
+    def publish_computed(self, pool: KvPool, before: int, block_tokens: int) -> None:
+        """Makes the blocks that got full since `before` tokens were computed findable."""
+        first, end = before // block_tokens, self.computed // block_tokens
+        if first == end:
+            return
+        hashes = self.hashes(end, block_tokens)
+        for index in range(first, end):
+            pool.publish(self.block_table[index], hashes[index])
