@@ -72,7 +72,7 @@ def test_lower_priority_numbers_are_admitted_first_then_arrival_decides() -> Non
 
 
 def test_admission_keeps_the_watermark_free_unless_nothing_runs() -> None:
-    batch = BatchScheduler(small_config(kv_blocks=10, watermark=0.2))
+    batch = BatchScheduler(small_config(kv_blocks=10, max_batch_tokens=64, watermark=0.2))
     batch.add(sequence("a", 20))  # 5 blocks
     batch.add(sequence("b", 16))  # 4 more would leave 1, the watermark is 2
     step(batch)
@@ -80,7 +80,7 @@ def test_admission_keeps_the_watermark_free_unless_nothing_runs() -> None:
     batch.abort("a")
     batch.abort("b")
     batch.add(sequence("alone", 39))  # all 10
-    assert shape(batch) == [("alone", 0, 16, False)]
+    assert shape(batch) == [("alone", 0, 39, True)]
 
 
 def test_the_last_of_the_lowest_priority_is_preempted_and_comes_back_first() -> None:

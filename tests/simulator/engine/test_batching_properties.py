@@ -174,7 +174,9 @@ def test_admission_never_goes_below_the_watermark(prompts: list[int], watermark:
     batch = BatchScheduler(config)
     for index, length in enumerate(prompts):
         batch.add(SequenceSpec(str(index), [index] * length, 1))
-    while step(batch):
+    while plan := batch.plan():
         stats = batch.stats()
         free = stats.kv_blocks_total - stats.kv_blocks_used
         assert stats.running <= 1 or free >= config.watermark_blocks
+        batch.commit(plan, {c.request_id: 7 for c in plan.chunks if c.samples})
+    assert batch.stats().waiting == 0
