@@ -1,0 +1,316 @@
+"""From a body to a `Job`: checked, tokenised, one spec per choice.
+
+A request that only its engine can serve (guided decoding, tool calls parsed by the engine, images,
+echo) is not tokenised: its body goes to the engine as it is and cannot be moved once it runs.
+"""
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from shunter_gateway.edge.engine_only import (
+    PLAIN_ENGINES,
+    chat_engine_only,
+    completion_engine_only,
+)
+from shunter_gateway.edge.errors import from_validation, invalid, model_not_found
+from shunter_gateway.edge.job import Caller, Job, Limits, Shape
+from shunter_gateway.edge.ports import Models, PromptInvalid, ServedModel
+from shunter_gateway.edge.schema import ChatBody, ChatMessage, CompletionBody, Generation
+from shunter_gateway.ports import SamplingParams
+from shunter_gateway.request import RequestSpec
+
+CHAT_PATH = "/v1/chat/completions"
+COMPLETION_PATH = "/v1/completions"
+DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's default of /v1/completions
+BYTES_PER_TOKEN = 4  # rule of thumb for English text; used where nothing counts tokens
+
+_chat_decoder = msgspec.json.Decoder(ChatBody)
+_completion_decoder = msgspec.json.Decoder(CompletionBody)
+
+Ids = tuple[int, ...]
+
+
+def parse_chat(raw: bytes) -> ChatBody:
+    """Raises `RequestError` (400)."""
+    try:
+        return _chat_decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _malformed(error) from None
+
+
+def parse_completion(raw: bytes) -> CompletionBody:
+    """Raises `RequestError` (400)."""
+    try:
+        return _completion_decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _malformed(error) from None
+
+
+def _malformed(error: Exception) -> Exception:
+    if isinstance(error, msgspec.DecodeError):
+        return from_validation(error)
+    return invalid("The body is not valid JSON.", code="invalid_json")
+
+
+class Intake:
+    """Turns bodies into jobs; waits only for the tokenizer."""
+
+    def __init__(self, models: Models, limits: Limits) -> None:
+        self._models = models
+        self._limits = limits
+
+    async def chat(self, body: ChatBody, raw: bytes, caller: Caller, created: int) -> Job:
+        """Raises `RequestError`."""
+        model = self._model(body)
+        reason = self._engine_only(model, chat_engine_only(body, model.engine_type))
+        max_tokens = body.max_completion_tokens or body.max_tokens or 0
+        _check_lengths(body, max_tokens)
+        ids = None if reason else await self._encode_chat(model, body)
+        logprobs = (body.top_logprobs or 0) if body.logprobs else None
+        draft = _Draft(CHAT_PATH, body, raw, max_tokens, logprobs, reason)
+        return self._job(draft, model, [ids], caller, created)
+
+    async def completion(
+        self, body: CompletionBody, raw: bytes, caller: Caller, created: int
+    ) -> Job:
+        """Raises `RequestError`."""
+        model = self._model(body)
+        reason = self._engine_only(model, completion_engine_only(body))
+        max_tokens = body.max_tokens or DEFAULT_COMPLETION_TOKENS
+        _check_lengths(body, max_tokens)
+        prompts = split_prompts(body.prompt, "prompt")
+        if len(prompts) * (body.n or 1) > self._limits.max_choices:
+            raise invalid(
+                f"At most {self._limits.max_choices} choices (prompts times n) per request.",
+                "prompt",
+            )
+        encoded: list[Ids | None] = [None]
+        if not reason:
+            encoded = [await self._encode_prompt(model, prompt) for prompt in prompts]
+        draft = _Draft(COMPLETION_PATH, body, raw, max_tokens, body.logprobs, reason)
+        return self._job(draft, model, encoded, caller, created)
+
+    def _model(self, body: Generation) -> ServedModel:
+        model = self._models.find(body.model)
+        if model is None:
+            raise model_not_found(body.model)
+        if body.stream_options is not None and not body.stream:
+            raise invalid("`stream_options` is only allowed with `stream: true`.", "stream_options")
+        if (body.n or 1) > self._limits.max_choices:
+            raise invalid(f"At most {self._limits.max_choices} choices per request.", "n")
+        return model
+
+    def _engine_only(self, model: ServedModel, found: tuple[str, str] | None) -> str:
+        if found is None:
+            return ""
+        param, reason = found
+        if model.engine_type in PLAIN_ENGINES:
+            raise invalid(f"The engine of model `{model.name}` does not support `{param}`.", param)
+        return reason
+
+    async def _encode_chat(self, model: ServedModel, body: ChatBody) -> Ids | None:
+        template = dict(body.chat_template_kwargs or {})
+        if body.tools and body.tool_choice != "none":
+            template["tools"] = body.tools
+        if body.add_generation_prompt is not None:
+            template["add_generation_prompt"] = body.add_generation_prompt
+        if body.continue_final_message is not None:
+            template["continue_final_message"] = body.continue_final_message
+        messages = [_plain(message) for message in body.messages]
+        self._check_size(sum(len(m.get("content") or "") for m in messages), "messages")
+        try:
+            ids = await self._models.encode_chat(model, messages, template)
+        except PromptInvalid as error:
+            raise invalid(str(error), "messages") from error
+        return self._fits(model, ids, "messages")
+
+    async def _encode_prompt(self, model: ServedModel, prompt: str | Ids) -> Ids | None:
+        if not isinstance(prompt, str):
+            return self._fits(model, prompt, "prompt")
+        self._check_size(len(prompt), "prompt")
+        try:
+            ids = await self._models.encode_text(model, prompt)
+        except PromptInvalid as error:
+            raise invalid(str(error), "prompt") from error
+        return self._fits(model, ids, "prompt")
+
+    def _check_size(self, chars: int, param: str) -> None:
+        if chars > self._limits.max_prompt_chars:
+            raise invalid(
+                f"The prompt has {chars} characters; at most {self._limits.max_prompt_chars}.",
+                param,
+                code="context_length_exceeded",
+            )
+
+    def _fits(self, model: ServedModel, ids: Ids | None, param: str) -> Ids | None:
+        if ids is None:
+            return None
+        if not ids:
+            raise invalid("The prompt is empty.", param)
+        if model.context_length and len(ids) >= model.context_length:
+            raise invalid(
+                f"The prompt has {len(ids)} tokens; the context of `{model.name}` holds "
+                f"{model.context_length}, answer included.",
+                param,
+                code="context_length_exceeded",
+            )
+        return ids
+
+    def _job(
+        self,
+        draft: "_Draft",
+        model: ServedModel,
+        prompts: Sequence[Ids | None],
+        caller: Caller,
+        created: int,
+    ) -> Job:
+        body = draft.body
+        raw = any(ids is None for ids in prompts)
+        n = 1 if raw else body.n or 1
+        shape = Shape(
+            kind="chat" if draft.path == CHAT_PATH else "completion",
+            request_id=caller.request_id,
+            model=body.model,
+            created=created,
+            stream=bool(body.stream),
+            include_usage=bool(body.stream_options and body.stream_options.include_usage),
+            logprobs=draft.logprobs is not None,
+            token_ids=bool(body.return_token_ids),
+            raw=raw,
+            choices_per_prompt=n,
+        )
+        if raw:
+            return Job(model, shape, (self._raw_spec(draft, model, caller),))
+        specs = []
+        for prompt, ids in enumerate(ids for ids in prompts if ids is not None):
+            hashes = self._models.block_hashes(model, caller.tenant, ids)
+            for choice in range(n):
+                index = prompt * n + choice
+                specs.append(_token_spec(draft, model, caller, ids, hashes, index))
+        return Job(model, shape, tuple(specs))
+
+    def _raw_spec(self, draft: "_Draft", model: ServedModel, caller: Caller) -> RequestSpec:
+        reason = draft.reason or ("several_choices" if (draft.body.n or 1) > 1 else "")
+        hashes = self._models.text_block_hashes(model, caller.tenant, draft.raw)
+        estimate = max(1, len(draft.raw) // BYTES_PER_TOKEN)
+        return _spec(draft, caller, None, estimate, hashes, 0, reason or "no_tokenizer")
+
+
+class _Draft(msgspec.Struct, frozen=True):
+    """What the choices of one request share."""
+
+    path: str
+    body: Generation
+    raw: bytes
+    max_tokens: int
+    logprobs: int | None
+    reason: str
+
+
+def _token_spec(
+    draft: _Draft, model: ServedModel, caller: Caller, ids: Ids, hashes: bytes, index: int
+) -> RequestSpec:
+    room = model.context_length - len(ids)
+    if model.context_length and draft.max_tokens > room:
+        raise invalid(
+            f"The prompt has {len(ids)} tokens and {draft.max_tokens} more were asked for; the "
+            f"context of `{model.name}` holds {model.context_length}.",
+            "max_tokens",
+            code="context_length_exceeded",
+        )
+    return _spec(draft, caller, ids, len(ids), hashes, index, "")
+
+
+def _spec(
+    draft: _Draft,
+    caller: Caller,
+    ids: Ids | None,
+    prompt_tokens: int,
+    hashes: bytes,
+    index: int,
+    reason: str,
+) -> RequestSpec:
+    body = draft.body
+    stop = body.stop or ()
+    return RequestSpec(
+        request_id=caller.request_id if index == 0 else f"{caller.request_id}-{index}",
+        model=body.model,
+        tenant=caller.tenant,
+        path=draft.path,
+        body=draft.raw,
+        prompt_token_ids=ids,
+        prompt_tokens=prompt_tokens,
+        block_hashes=hashes,
+        max_tokens=draft.max_tokens,
+        min_tokens=body.min_tokens or 0,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        sampling=_sampling(body, draft.logprobs, index, caller.request_id),
+        slo_class=caller.slo_class,
+        allowed_classes=caller.allowed_classes,
+        headers=caller.headers,
+        deadline_s=caller.deadline_s,
+        unmovable_reason=reason,
+        include_stop=bool(body.include_stop_str_in_output),
+        trace_parent=caller.trace_parent,
+    )
+
+
+def _sampling(
+    body: Generation, logprobs: int | None, index: int, request_id: str
+) -> SamplingParams:
+    seed = body.seed
+    if seed is None and (body.n or 1) > 1:
+        seed = zlib.crc32(request_id.encode())  # the choices of one request must differ
+    return SamplingParams(
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        min_p=body.min_p,
+        seed=None if seed is None else seed + index,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        repetition_penalty=body.repetition_penalty,
+        logit_bias=dict(body.logit_bias) if body.logit_bias else None,
+        logprobs=logprobs,
+        ignore_eos=bool(body.ignore_eos),
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+    )
+
+
+def _check_lengths(body: Generation, max_tokens: int) -> None:
+    if max_tokens and (body.min_tokens or 0) > max_tokens:
+        raise invalid("`min_tokens` is larger than `max_tokens`.", "min_tokens")
+    for key in body.logit_bias or ():
+        if not key.isascii() or not key.isdigit():
+            raise invalid("The keys of `logit_bias` are token ids.", "logit_bias")
+
+
+def _plain(message: ChatMessage) -> dict[str, Any]:
+    """A message as templates want it: text parts joined by line feeds, as vLLM joins them."""
+    plain: dict[str, Any] = msgspec.to_builtins(message)
+    if isinstance(message.content, list):
+        plain["content"] = "\n".join(str(part.get("text", "")) for part in message.content)
+    plain.setdefault("content", "")
+    return plain
+
+
+def split_prompts(prompt: str | list[Any], param: str) -> list[str | Ids]:
+    """The four forms of a prompt: text, token ids, several texts, several lists of token ids.
+
+    Raises `RequestError` (400) for an empty or mixed list.
+    """
+    if isinstance(prompt, str):
+        return [prompt]
+    if not prompt:
+        raise invalid("The prompt is empty.", param)
+    kinds = {type(item) for item in prompt}
+    if kinds == {int}:
+        return [tuple(prompt)]
+    if kinds == {str}:
+        return list(prompt)
+    if kinds == {list}:
+        return [tuple(item) for item in prompt]
+    raise invalid("The list holds texts or token ids or lists of token ids, not a mixture.", param)

@@ -1,0 +1,45 @@
+"""Listens for HTTP, and stops without cutting an answer off."""
+
+import ssl
+
+from aiohttp import web
+
+from shunter_gateway.edge.server import Edge
+
+
+class HttpListener:
+    """Owns the edge's socket. `stop` lets answers finish within its grace."""
+
+    def __init__(self, edge: Edge, tls: ssl.SSLContext | None = None) -> None:
+        self._edge = edge
+        self._tls = tls
+        self._runner: web.ServerRunner | None = None
+        self._site: web.TCPSite | None = None
+
+    async def start(self, host: str, port: int, reuse_port: bool = False) -> int:
+        """The port that it listens on (`port` 0: the system's choice). Raises `OSError`."""
+        self._runner = web.ServerRunner(self._edge.server(), shutdown_timeout=1.0)
+        await self._runner.setup()
+        self._site = web.TCPSite(
+            self._runner,
+            host,
+            port,
+            ssl_context=self._tls,
+            backlog=1024,
+            reuse_port=reuse_port or None,
+        )
+        try:
+            await self._site.start()
+        except OSError:
+            await self._runner.cleanup()
+            raise
+        bound: int = self._runner.addresses[0][1]
+        return bound
+
+    async def stop(self, grace_s: float) -> None:
+        """New connections are refused at once; what is left after `grace_s` is cut off."""
+        if self._runner is None or self._site is None:
+            return
+        await self._site.stop()
+        await self._edge.drain(grace_s)
+        await self._runner.cleanup()

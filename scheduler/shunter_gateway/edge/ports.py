@@ -1,0 +1,64 @@
+"""What the edge needs to know about models; the topology and the tokenizers stand behind it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model as a client named it: a pool's name or alias, or a name that only rules know."""
+
+    name: str
+    pool: str  # empty where a rule chooses among pools
+    engine_type: str  # empty where a rule chooses among pools
+    context_length: int  # tokens; 0: not known
+    instances: int  # that take new work
+
+
+class PromptInvalid(Exception):
+    """The prompt cannot be rendered or tokenised; the message is the client's."""
+
+
+class Models(Protocol):
+    """The catalogue of what is served, and its tokenizers."""
+
+    @property
+    def rule_headers(self) -> Sequence[str]:
+        """Request headers that routing rules look at, lower case."""
+
+    def ready(self) -> bool:
+        """A topology is known."""
+
+    def served(self) -> Sequence[ServedModel]:
+        """Every name that clients may ask for."""
+
+    def find(self, name: str) -> ServedModel | None: ...
+
+    async def encode_text(self, model: ServedModel, text: str) -> tuple[int, ...] | None:
+        """Token ids of a plain prompt; None without a tokenizer. Raises `PromptInvalid`."""
+
+    async def encode_chat(
+        self, model: ServedModel, messages: Sequence[Message], template: Mapping[str, Any]
+    ) -> tuple[int, ...] | None:
+        """Token ids of a conversation by the model's chat template; `template` holds its other
+        variables (`tools`, ...). None without a tokenizer. Raises `PromptInvalid`."""
+
+    def block_hashes(self, model: ServedModel, tenant: str, ids: Sequence[int]) -> bytes:
+        """Packed chain hashes of the prompt's full blocks."""
+
+    def text_block_hashes(self, model: ServedModel, tenant: str, text: bytes) -> bytes:
+        """The same over byte blocks, for prompts that are not tokenised."""
+
+    def token_bytes(self, model: ServedModel, token_id: int) -> bytes:
+        """One token as bytes, for log probabilities."""
+
+    async def forward(self, model: ServedModel, path: str, body: bytes) -> tuple[int, bytes]:
+        """One plain call to an engine (embeddings): status and body. Raises `NotSupported` where
+        the engine has no such call and `EngineUnavailable` where none answers."""
+
+
+class NotSupported(Exception):
+    """The model's engine cannot do what was asked."""

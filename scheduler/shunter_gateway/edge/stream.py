@@ -1,0 +1,250 @@
+"""Streamed answers: server-sent events written straight to the client's transport.
+
+A token passes from the engine's socket to the client's without a task switch: the sinks here are
+plain calls. The handler's task only opens the response, waits out slow clients, sends keep-alive
+comments and ends it. On uvloop all writes of one loop turn leave in one system call.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from aiohttp.abc import AbstractStreamWriter
+
+from shunter_gateway.edge.job import Job
+from shunter_gateway.edge.render import (
+    DONE_EVENT,
+    KEEP_ALIVE,
+    ChoiceRenderer,
+    TokenBytes,
+    error_event,
+    raw_event,
+    usage_event,
+)
+from shunter_gateway.edge.watch import Watch
+from shunter_gateway.request import ClientError, ClientSink, Delta, Outcome, RequestHandle
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    keep_alive_s: float = 5.0  # a comment whenever nothing was sent for this long
+    stall_timeout_s: float = 60.0  # a client that reads nothing for this long is dropped
+    write_buffer_bytes: int = 64 << 10  # above: the engine is not read until the client caught up
+
+
+class ClientStalled(Exception):
+    """The client did not read for `stall_timeout_s`."""
+
+
+class EventStream:
+    """One client's stream; its choices share it."""
+
+    __slots__ = (
+        "_chunked",
+        "_full",
+        "_job",
+        "_live",
+        "_pending",
+        "_quiet",
+        "_settings",
+        "_token_bytes",
+        "_transport",
+        "_wake",
+        "_watch",
+        "_write_limit",
+        "ended",
+        "error",
+        "handles",
+        "outcomes",
+    )
+
+    def __init__(
+        self, job: Job, watch: Watch, token_bytes: TokenBytes, settings: StreamSettings
+    ) -> None:
+        self.handles: list[RequestHandle] = []
+        self.outcomes: list[Outcome] = []
+        self.error: ClientError | None = None
+        self.ended = False
+        self._job = job
+        self._watch = watch
+        self._token_bytes = token_bytes
+        self._settings = settings
+        self._write_limit = settings.write_buffer_bytes
+        self._live = len(job.specs)
+        self._transport: asyncio.Transport | None = None  # until the response has begun
+        self._chunked = True
+        self._pending: list[bytes] = []
+        self._wake = asyncio.Event()
+        self._quiet = True
+        self._full = False
+
+    def sink(self, index: int) -> ClientSink:
+        if self._job.shape.raw:
+            return RawSink(self, self._watch)
+        renderer = ChoiceRenderer(self._job.shape, index, self._token_bytes)
+        ids = self._job.specs[index].prompt_token_ids or ()
+        return ChoiceSink(self, self._watch, renderer, ids)
+
+    # ------------------------------------------------------------ called by the sinks
+
+    def send(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is None:
+            self._pending.append(data)
+            self._wake.set()
+            return
+        self._quiet = False
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        transport.write(data)
+        if transport.get_write_buffer_size() > self._write_limit and not self._full:
+            self._pause()
+
+    def choice_done(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        self._live -= 1
+        if self._live == 0 and not self.ended:
+            shape = self._job.shape
+            if shape.include_usage and not shape.raw:
+                self.send(usage_event(shape, self.outcomes))
+            self.send(DONE_EVENT)
+            self.end()
+
+    def fail(self, error: ClientError) -> None:
+        """A stream that has begun says so in an event; else the handler answers with a status."""
+        if self.ended:
+            return
+        self.error = error
+        if self._transport is not None or self._pending:
+            self.send(error_event(error))
+        self.end()
+
+    def end(self) -> None:
+        self.ended = True
+        self._wake.set()
+
+    def _pause(self) -> None:
+        self._full = True
+        self._watch.on_pause()
+        for handle in self.handles:
+            handle.pause()
+        self._wake.set()
+
+    # ------------------------------------------------------------ called by the handler
+
+    @property
+    def begun(self) -> bool:
+        return self._transport is not None or bool(self._pending)
+
+    async def wait_first(self) -> None:
+        """Until there is something to say, or a keep-alive is due."""
+        await self._woken()
+
+    def open(self, transport: asyncio.Transport, chunked: bool) -> None:
+        """The response's head is out: send what has gathered, and from here on directly."""
+        self._transport = transport
+        self._chunked = chunked
+        transport.set_write_buffer_limits(high=self._write_limit)
+        pending, self._pending = self._pending, []
+        self.send(b"".join(pending) or KEEP_ALIVE)
+
+    async def run(self, writer: AbstractStreamWriter) -> None:
+        """Until the last event is written. Raises `ClientStalled`."""
+        while not self.ended or self._full:
+            if not await self._woken():
+                if self._quiet:
+                    self.send(KEEP_ALIVE)
+                self._quiet = True
+            if self._full:
+                await self._drain(writer)
+
+    async def _drain(self, writer: AbstractStreamWriter) -> None:
+        try:
+            async with asyncio.timeout(self._settings.stall_timeout_s):
+                await writer.drain()
+        except TimeoutError:
+            raise ClientStalled from None
+        self._full = False
+        for handle in self.handles:
+            handle.resume()
+
+    async def _woken(self) -> bool:
+        """False where nothing happened for the keep-alive time."""
+        try:
+            async with asyncio.timeout(self._settings.keep_alive_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return False
+        self._wake.clear()
+        return True
+
+    def cancel(self) -> None:
+        """Aborts what still runs. A handle that has ended ignores it."""
+        for handle in self.handles:
+            handle.cancel()
+
+
+class ChoiceSink:
+    """The end of one choice whose tokens the gateway holds (a `ClientSink`)."""
+
+    __slots__ = ("_opened", "_prompt_ids", "_renderer", "_stream", "_watch")
+
+    def __init__(
+        self,
+        stream: EventStream,
+        watch: Watch,
+        renderer: ChoiceRenderer,
+        prompt_ids: tuple[int, ...],
+    ) -> None:
+        self._stream = stream
+        self._watch = watch
+        self._renderer = renderer
+        self._prompt_ids = prompt_ids
+        self._opened = False
+
+    def on_assigned(self, instance: str, pool: str) -> None:
+        self._watch.on_assigned(instance, pool)
+
+    def on_delta(self, delta: Delta) -> None:
+        if not self._opened:
+            self._open()
+        if data := self._renderer.delta(delta):
+            self._stream.send(data)
+
+    def on_done(self, outcome: Outcome) -> None:
+        if not self._opened:
+            self._open()
+        self._stream.send(self._renderer.closing(outcome))
+        self._stream.choice_done(outcome)
+
+    def on_error(self, error: ClientError) -> None:
+        self._stream.fail(error)
+
+    def _open(self) -> None:
+        self._opened = True
+        self._watch.on_first_delta()
+        if data := self._renderer.opening(self._prompt_ids):
+            self._stream.send(data)
+
+
+class RawSink:
+    """The end of a stream whose events come ready from a text-level engine (a `ClientSink`)."""
+
+    __slots__ = ("_stream", "_watch")
+
+    def __init__(self, stream: EventStream, watch: Watch) -> None:
+        self._stream = stream
+        self._watch = watch
+
+    def on_assigned(self, instance: str, pool: str) -> None:
+        self._watch.on_assigned(instance, pool)
+
+    def on_delta(self, delta: Delta) -> None:
+        self._watch.on_first_delta()
+        if data := raw_event(delta.raw):
+            self._stream.send(data)
+
+    def on_done(self, outcome: Outcome) -> None:
+        self._stream.choice_done(outcome)
+
+    def on_error(self, error: ClientError) -> None:
+        self._stream.fail(error)
