@@ -1,0 +1,1 @@
+"""One file per sub-command. Imports beyond the command line's own happen inside the commands."""

@@ -1,0 +1,90 @@
+"""`shunter drain` and `shunter undrain`: take an instance out of service and back."""
+
+from typing import Annotated
+
+import typer
+
+from shunter.failure import Failure
+from shunter.scheduler_client import (
+    CALL_TIMEOUT_S,
+    SchedulerOption,
+    StateDirOption,
+    scheduler_address,
+    scheduler_stub,
+)
+from shunter.state import DEFAULT_STATE_DIR
+
+# A drain ends by its own deadline; this is for a scheduler that does not answer any more.
+MAX_DRAIN_S = 24 * 3600.0
+
+
+def drain(
+    instance: Annotated[str, typer.Argument(help="As `shunter status` names it.")],
+    timeout: Annotated[
+        str, typer.Option(help="Such as 30s; default: the pool's migration.drainTimeout.")
+    ] = "",
+    scheduler: SchedulerOption = "",
+    state_dir: StateDirOption = DEFAULT_STATE_DIR,
+) -> None:
+    """Give an instance no new work and move what runs there; clients do not notice.
+
+    The instance stays out of service until `shunter undrain`. Ctrl-C stops watching, not draining.
+
+    Example: `shunter drain chat-h100-0`
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from shunter.terminal import err, out
+    from shunter_proto.v1.scheduler_pb2 import DrainProgress, DrainRequest
+
+    request = DrainRequest(instance=instance, deadline_ms=_milliseconds(timeout))
+    last = DrainProgress(instance=instance)
+    columns = (TextColumn("draining {task.description}"), BarColumn(), MofNCompleteColumn())
+    with (
+        scheduler_stub(scheduler_address(scheduler, state_dir)) as stub,
+        Progress(*columns, console=err()) as progress,
+    ):
+        task = progress.add_task(instance, total=None)
+        try:
+            for last in stub.Drain(request, timeout=MAX_DRAIN_S):
+                gone = last.moved + last.finished + last.failed
+                progress.update(task, completed=gone, total=gone + last.remaining)
+        except KeyboardInterrupt:
+            raise Failure(
+                f"stopped watching; {instance} goes on draining",
+                f"take it back with `shunter undrain {instance}`",
+            ) from None
+    told = f"{last.moved} moved, {last.finished} finished, {last.failed} failed"
+    if not last.done or last.remaining:
+        reason = last.message or "the deadline has passed"
+        raise Failure(
+            f"{instance} still has {last.remaining} requests ({told}): {reason}",
+            f"wait, or run `shunter drain {instance} --timeout 10m`",
+        )
+    out().print(f"{instance} is drained: {told}")
+
+
+def undrain(
+    instance: Annotated[str, typer.Argument(help="As `shunter status` names it.")],
+    scheduler: SchedulerOption = "",
+    state_dir: StateDirOption = DEFAULT_STATE_DIR,
+) -> None:
+    """Take an instance back into service.
+
+    Example: `shunter undrain chat-h100-0`
+    """
+    from shunter.terminal import out
+    from shunter_proto.v1.scheduler_pb2 import UndrainRequest
+
+    with scheduler_stub(scheduler_address(scheduler, state_dir)) as stub:
+        stub.Undrain(UndrainRequest(instance=instance), timeout=CALL_TIMEOUT_S)
+    out().print(f"{instance} takes requests again")
+
+
+def _milliseconds(timeout: str) -> int:
+    from shunter_api.durations import parse_duration
+
+    try:
+        return int(parse_duration(timeout) * 1000) if timeout else 0
+    except ValueError as error:
+        raise Failure(f"--timeout: {error}") from error

@@ -1,0 +1,70 @@
+"""`shunter engine`: one engine process."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class BackendName(StrEnum):
+    simulated = "simulated"
+    numpy = "numpy"
+
+
+def engine(
+    model: Annotated[
+        str, typer.Option(help="Where the model comes from: sim://, file://, pypi:// or hf://.")
+    ] = "sim://llama-3.1-8b",
+    backend: Annotated[BackendName, typer.Option()] = BackendName.simulated,
+    served_name: Annotated[
+        str, typer.Option(help="The model name that requests use; default: taken from --model.")
+    ] = "",
+    accelerator: Annotated[
+        str, typer.Option(help="Simulated: the GPU that sets the speed.")
+    ] = "h100-sxm-80gb",
+    tensor_parallel: Annotated[int, typer.Option(min=1, max=64)] = 1,
+    context_length: Annotated[int, typer.Option(min=64, help="In tokens.")] = 8192,
+    host: Annotated[str, typer.Option()] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8000,
+    speed: Annotated[
+        float, typer.Option(min=0.001, help="Simulated: how many times faster than real time.")
+    ] = 1.0,
+    allow_faults: Annotated[
+        bool, typer.Option("--allow-faults", help="Serve POST /faults: kill, stall, slow, ...")
+    ] = False,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic", help="NumPy: a sequence's logits do not depend on its batch mates."
+        ),
+    ] = False,
+    max_num_seqs: Annotated[int, typer.Option(min=1, help="Sequences that run at once.")] = 256,
+    block_tokens: Annotated[int, typer.Option(min=1, help="Tokens per KV block.")] = 16,
+    seed: Annotated[int, typer.Option(help="Of simulated tokens and of sampling.")] = 0,
+) -> None:
+    """Run one engine: simulated, or a real small model in NumPy.
+
+    It speaks the subset of vLLM's HTTP API that the gateway needs.
+
+    Example: `shunter engine --model sim://llama-3.1-8b --accelerator l4-24gb --port 8001`
+    """
+    from shunter_engine.__main__ import EngineOptions, run
+
+    run(
+        EngineOptions(
+            backend=backend.value,
+            model=model,
+            served_name=served_name,
+            accelerator=accelerator,
+            tensor_parallel=tensor_parallel,
+            context_length=context_length,
+            host=host,
+            port=port,
+            speed=speed,
+            allow_faults=allow_faults,
+            deterministic=deterministic,
+            max_num_seqs=max_num_seqs,
+            block_tokens=block_tokens,
+            seed=seed,
+        )
+    )

@@ -1,0 +1,117 @@
+"""`shunter status` and `shunter top`: pools, instances and queues, once or live."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shunter.scheduler_client import (
+    CALL_TIMEOUT_S,
+    SchedulerOption,
+    StateDirOption,
+    scheduler_address,
+    scheduler_stub,
+)
+from shunter.state import DEFAULT_STATE_DIR
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+    from rich.table import Table
+
+    from shunter_proto.v1.scheduler_pb2 import StatusReply
+
+
+def status(scheduler: SchedulerOption = "", state_dir: StateDirOption = DEFAULT_STATE_DIR) -> None:
+    """Show pools, instances and queues once.
+
+    Example: `shunter status --scheduler 127.0.0.1:50051`
+    """
+    from shunter.terminal import out
+    from shunter_proto.v1.scheduler_pb2 import StatusRequest
+
+    with scheduler_stub(scheduler_address(scheduler, state_dir)) as stub:
+        reply = stub.Status(StatusRequest(), timeout=CALL_TIMEOUT_S)
+    out().print(render(reply))
+
+
+def top(
+    scheduler: SchedulerOption = "",
+    state_dir: StateDirOption = DEFAULT_STATE_DIR,
+    interval: Annotated[float, typer.Option(min=0.1, max=60, help="Seconds between looks.")] = 1.0,
+) -> None:
+    """Watch pools, instances and queues live; Ctrl-C ends it.
+
+    Example: `shunter top --interval 0.5`
+    """
+    from rich.live import Live
+
+    from shunter.terminal import out
+    from shunter_proto.v1.scheduler_pb2 import WatchRequest
+
+    request = WatchRequest(interval_ms=int(interval * 1000))
+    with (
+        scheduler_stub(scheduler_address(scheduler, state_dir)) as stub,
+        Live(console=out(), auto_refresh=False) as live,
+    ):
+        try:
+            for reply in stub.Watch(request):
+                live.update(render(reply), refresh=True)
+        except KeyboardInterrupt:
+            return
+
+
+def render(reply: "StatusReply") -> "Group":
+    """Two tables and a line of totals."""
+    from rich.console import Group
+    from rich.text import Text
+
+    totals = (
+        f"{reply.gateways} gateways, {reply.dispatched_total} dispatched, "
+        f"{reply.moved_total} moved, configuration {reply.topology_version}"
+    )
+    parts: list[RenderableType] = [_pools(reply), _instances(reply), Text(totals)]
+    if reply.config_error:
+        parts.append(Text(f"refused edit: {reply.config_error}", style="red"))
+    return Group(*parts)
+
+
+def _pools(reply: "StatusReply") -> "Table":
+    from rich.table import Table
+
+    table = Table("pool", "ready", "running", "waiting", "TTFT p95", "tok/s", "SLO")
+    for pool in reply.pools:
+        table.add_row(
+            pool.name,
+            str(pool.ready_instances),
+            str(pool.running),
+            str(pool.waiting),
+            seconds(pool.ttft_p95_s),
+            f"{pool.output_tokens_per_s:.0f}",
+            f"{pool.slo_attainment:.1%}",
+        )
+    return table
+
+
+def _instances(reply: "StatusReply") -> "Table":
+    from rich.table import Table
+
+    table = Table("instance", "pool", "profile", "state", "running", "KV used", "wait", "address")
+    colours = {"ready": "green", "failed": "red", "draining": "yellow", "drained": "yellow"}
+    for instance in reply.instances:
+        used = instance.ledger_tokens / max(1, instance.kv_capacity_tokens)
+        colour = colours.get(instance.state, "cyan")
+        table.add_row(
+            instance.name,
+            instance.pool,
+            instance.profile,
+            f"[{colour}]{instance.state}[/]",
+            str(instance.running),
+            f"{used:.0%}",
+            seconds(instance.predicted_wait_s),
+            instance.address,
+        )
+    return table
+
+
+def seconds(value: float) -> str:
+    """A time for people: milliseconds below one second."""
+    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
