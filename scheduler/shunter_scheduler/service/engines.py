@@ -1,0 +1,163 @@
+"""Looks at every engine's health and metrics each second and tells the core what it saw."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import structlog
+
+from shunter_scheduler.domain.cluster import Instance
+from shunter_scheduler.domain.events import InstanceObserved
+from shunter_scheduler.service.engine_metrics import EngineLoad, parse_metrics, with_slots
+from shunter_scheduler.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    import aiohttp
+
+INTERVAL_S = 1.0
+TIMEOUT_S = 2.0  # engines answer late while a long step holds their event loop
+MAX_CONCURRENT = 64
+MAX_BODY_BYTES = 4 * 1024 * 1024
+TIMEOUTS_IN_A_ROW = 3
+
+log = structlog.get_logger(__name__)
+
+
+class _Unhealthy(Exception):
+    """The engine says that it cannot serve."""
+
+
+class EnginePoller:
+    """Reports an engine down at once where it refuses connections or says 503, and after three
+    polls in a row without an answer: one slow answer is no reason to move its work away."""
+
+    def __init__(
+        self,
+        instances: Callable[[], Sequence[Instance]],
+        tell: Callable[[InstanceObserved], None],
+        telemetry: Telemetry,
+        interval_s: float = INTERVAL_S,
+    ) -> None:
+        self._instances = instances
+        self._tell = tell
+        self._telemetry = telemetry
+        self._interval_s = interval_s
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT)
+        self._polling: dict[str, asyncio.Task[None]] = {}
+        self._timeouts: dict[str, int] = {}
+        self._down: set[str] = set()
+        self._changed = asyncio.Event()
+
+    def look_now(self) -> None:
+        """The configuration changed: new instances need not wait for the next round."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Runs until it is cancelled."""
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as http,
+            asyncio.TaskGroup() as tasks,
+        ):
+            while True:
+                self._start_round(http, tasks)
+                self._changed.clear()
+                try:
+                    async with asyncio.timeout(self._interval_s):
+                        await self._changed.wait()
+                except TimeoutError:
+                    pass
+
+    def _start_round(self, http: "aiohttp.ClientSession", tasks: asyncio.TaskGroup) -> None:
+        """One poll at a time per instance: a hanging engine does not pile polls up."""
+        instances = {one.name: one for one in self._instances()}
+        for gone in self._timeouts.keys() - instances.keys():
+            del self._timeouts[gone]
+        self._down &= instances.keys()
+        for name, instance in instances.items():
+            if name not in self._polling:
+                task = tasks.create_task(self._poll(http, instance))
+                self._polling[name] = task
+                task.add_done_callback(partial(self._ended, name))
+
+    def _ended(self, name: str, _: "asyncio.Task[None]") -> None:
+        del self._polling[name]
+
+    async def _poll(self, http: "aiohttp.ClientSession", instance: Instance) -> None:
+        import aiohttp
+
+        name = instance.name
+        async with self._slots:
+            try:
+                load = await self._look(http, instance)
+            except TimeoutError:
+                self._timeouts[name] = self._timeouts.get(name, 0) + 1
+                if self._timeouts[name] >= TIMEOUTS_IN_A_ROW:
+                    self._report_down(instance, "timeout")
+            except (aiohttp.ClientError, OSError):
+                self._report_down(instance, "connection")
+            except _Unhealthy:
+                self._report_down(instance, "unhealthy")
+            except ValueError:
+                self._report_down(instance, "protocol")
+            else:
+                self._timeouts.pop(name, None)
+                self._report_up(instance, load)
+
+    async def _look(self, http: "aiohttp.ClientSession", instance: Instance) -> EngineLoad:
+        base = f"http://{instance.address}"
+        status, _ = await _get(http, f"{base}/health")
+        if status != 200:
+            raise _Unhealthy
+        status, body = await _get(http, f"{base}/metrics")
+        if status != 200:  # an engine that publishes none is still healthy
+            return EngineLoad()
+        load = parse_metrics(body.decode("utf-8", "replace"))
+        if instance.engine_type == "llamacpp":
+            status, body = await _get(http, f"{base}/slots")
+            load = with_slots(load, body) if status == 200 else load
+        return load
+
+    def _report_up(self, instance: Instance, load: EngineLoad) -> None:
+        if instance.name in self._down:
+            self._down.discard(instance.name)
+            log.info("engine.up", instance=instance.name, address=instance.address)
+        self._tell(
+            InstanceObserved(
+                instance.name,
+                healthy=True,
+                running=load.running,
+                waiting=load.waiting,
+                kv_cache_usage=load.kv_cache_usage,
+                kv_capacity_tokens=load.kv_capacity_tokens,
+            )
+        )
+
+    def _report_down(self, instance: Instance, reason: str) -> None:
+        self._telemetry.engine_polls_failed.labels(reason).inc()
+        if instance.name not in self._down:
+            self._down.add(instance.name)
+            log.warning(
+                "engine.down", instance=instance.name, address=instance.address, reason=reason
+            )
+        self._tell(InstanceObserved(instance.name, healthy=False))
+
+
+async def _get(http: "aiohttp.ClientSession", url: str) -> tuple[int, bytes]:
+    """Raises `TimeoutError`, `aiohttp.ClientError`, `ValueError` (a body beyond the limit)."""
+    async with http.get(url, allow_redirects=False) as reply:
+        return reply.status, await _body(reply)
+
+
+async def _body(reply: "aiohttp.ClientResponse") -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in reply.content.iter_any():
+        size += len(part)
+        if size > MAX_BODY_BYTES:
+            raise ValueError(f"{reply.url.path}: more than {MAX_BODY_BYTES} bytes")
+        parts.append(part)
+    return b"".join(parts)

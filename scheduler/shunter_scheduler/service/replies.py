@@ -1,0 +1,174 @@
+"""Domain reports to protobuf replies: topology, explanation, status, advice, drain progress."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from shunter_api.modelpool import ModelPool
+from shunter_api.rules import RouteTable
+from shunter_proto.v1 import scheduler_pb2 as pb
+from shunter_scheduler.domain.cluster import Instance, Topology
+from shunter_scheduler.domain.explanation import Candidate, DecisionRecord, Explanation
+from shunter_scheduler.domain.status import ClusterStatus, DrainStatus, ScalingAdvice
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Rates of one instance for gateways that must dispatch by themselves; 0: not known."""
+
+    prefill_tokens_per_s: float = 0.0
+    decode_tokens_per_s: float = 0.0  # of one sequence in a half-full batch
+
+
+UNKNOWN_SPEED = Speed()
+
+
+def to_topology(
+    topology: Topology, draining: frozenset[str], speeds: Mapping[str, Speed], block_tokens: int
+) -> pb.Topology:
+    """`draining` and `speeds` are by instance name."""
+    rules = RouteTable(topology.policies, topology.pools)
+    return pb.Topology(
+        version=topology.version,
+        pools=[_pool(pool) for pool in topology.pools],
+        instances=[
+            _instance(instance, instance.name in draining, speeds.get(instance.name, UNKNOWN_SPEED))
+            for instance in topology.instances
+        ],
+        rule_headers=sorted(rules.rule_headers),
+        rule_models=sorted(rules.rule_models),
+        block_tokens=block_tokens,
+    )
+
+
+def _pool(pool: ModelPool) -> pb.Topology.Pool:
+    return pb.Topology.Pool(
+        name=pool.name,
+        model_names=pool.model_names,
+        model_source=pool.spec.model.source,
+        revision=pool.revision,
+        engine_type=pool.engine_type,
+        context_length=pool.context_length,
+        migration_mode=pool.migration.mode,
+        max_retries=pool.migration.max_retries,
+    )
+
+
+def _instance(instance: Instance, draining: bool, speed: Speed) -> pb.Topology.Instance:
+    return pb.Topology.Instance(
+        name=instance.name,
+        pool=instance.pool,
+        profile=instance.profile,
+        address=instance.address,
+        engine_type=instance.engine_type,
+        draining=draining,
+        prefill_tokens_per_s=speed.prefill_tokens_per_s,
+        decode_tokens_per_s=speed.decode_tokens_per_s,
+    )
+
+
+def to_explanation(explanation: Explanation, now: float) -> pb.ExplainReply:
+    return pb.ExplainReply(
+        request_id=explanation.request_id,
+        model=explanation.model,
+        pool=explanation.pool,
+        slo_class=explanation.slo_class,
+        rule=explanation.rule,
+        state=explanation.state,
+        prompt_tokens=explanation.prompt_tokens,
+        output_tokens=explanation.output_tokens,
+        decisions=[_decision(record, now) for record in explanation.decisions],
+    )
+
+
+def _decision(record: DecisionRecord, now: float) -> pb.ExplainReply.Decision:
+    return pb.ExplainReply.Decision(
+        kind=record.kind,
+        epoch=record.epoch,
+        age_ms=round(max(0.0, now - record.at) * 1000),
+        policy=record.policy,
+        winner=record.winner,
+        runner_up=record.runner_up,
+        candidates=[_candidate(candidate) for candidate in record.candidates],
+        candidates_total=record.candidates_total,
+        excluded_total=record.excluded_total,
+        reason=record.reason,
+        queued_ms=round(max(0.0, record.queued_s) * 1000),
+        cached_tokens=record.cached_tokens,
+    )
+
+
+def _candidate(candidate: Candidate) -> pb.ExplainReply.Candidate:
+    return pb.ExplainReply.Candidate(
+        instance=candidate.instance,
+        profile=candidate.profile,
+        score_s=candidate.score_s,
+        terms=[pb.ExplainReply.Term(name=name, seconds=s) for name, s in candidate.terms],
+        excluded_because=candidate.excluded_because,
+    )
+
+
+def to_status(status: ClusterStatus, gateways: int, config_error: str) -> pb.StatusReply:
+    """`gateways` counts open sessions; the fields of the domain and of the wire are the same."""
+    return pb.StatusReply(
+        pools=[
+            pb.StatusReply.Pool(
+                name=pool.name,
+                waiting=pool.waiting,
+                running=pool.running,
+                ready_instances=pool.ready_instances,
+                ttft_p95_s=pool.ttft_p95_s,
+                output_tokens_per_s=pool.output_tokens_per_s,
+                slo_attainment=pool.slo_attainment,
+            )
+            for pool in status.pools
+        ],
+        instances=[
+            pb.StatusReply.Instance(
+                name=one.name,
+                pool=one.pool,
+                profile=one.profile,
+                address=one.address,
+                state=one.state,
+                running=one.running,
+                ledger_tokens=one.ledger_tokens,
+                kv_capacity_tokens=one.kv_capacity_tokens,
+                predicted_wait_s=one.predicted_wait_s,
+                engine_running=one.engine_running,
+                engine_waiting=one.engine_waiting,
+                kv_cache_usage=one.kv_cache_usage,
+            )
+            for one in status.instances
+        ],
+        gateways=gateways,
+        dispatched_total=status.dispatched_total,
+        moved_total=status.moved_total,
+        topology_version=status.topology_version,
+        config_error=config_error,
+    )
+
+
+def to_advice(advice: Iterable[ScalingAdvice]) -> pb.AdviseScalingReply:
+    return pb.AdviseScalingReply(
+        advice=[
+            pb.AdviseScalingReply.Advice(
+                pool=one.pool,
+                profile=one.profile,
+                replicas=one.replicas,
+                desired_replicas=one.desired_replicas,
+                reason=one.reason,
+            )
+            for one in advice
+        ]
+    )
+
+
+def to_progress(status: DrainStatus, message: str) -> pb.DrainProgress:
+    return pb.DrainProgress(
+        instance=status.instance,
+        remaining=status.remaining,
+        moved=status.moved,
+        finished=status.finished,
+        failed=status.failed,
+        done=status.done,
+        message=message,
+    )

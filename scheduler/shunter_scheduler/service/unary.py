@@ -1,0 +1,98 @@
+"""Requests placed one by one with `Dispatch`, ended by `Complete` or by their lease."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from shunter_scheduler.domain.decisions import Assign, Decision, Reject
+from shunter_scheduler.domain.events import Finished, Submitted
+from shunter_scheduler.domain.request import Request
+from shunter_scheduler.service.errors import AlreadyExists, NotFound, PlacementTimeout, TooMany
+from shunter_scheduler.service.loop import Driver
+from shunter_scheduler.telemetry import Telemetry
+
+GATEWAY_ID = "(unary)"  # no session can have this name
+LEASE_S = 600.0
+MAX_OPEN = 65_536
+MAX_WAIT_S = 300.0
+UNMOVABLE = "placed by a unary call: nobody carries a move out"
+
+
+@dataclass(slots=True)
+class _Open:
+    epoch: int
+    placed: asyncio.Future[Assign | Reject]
+    lease: asyncio.TimerHandle | None = None
+
+
+class UnaryRequests:
+    """One entry a request, from its submission to its end."""
+
+    def __init__(self, driver: Driver, telemetry: Telemetry, *, lease_s: float = LEASE_S) -> None:
+        self._driver = driver
+        self._telemetry = telemetry
+        self._lease_s = lease_s
+        self._open: dict[str, _Open] = {}
+
+    async def dispatch(self, request: Request, timeout_s: float) -> Assign | Reject:
+        """Raises `AlreadyExists`, `TooMany`, `PlacementTimeout`."""
+        request_id = request.request_id
+        if request_id in self._open:
+            raise AlreadyExists(f"request {request_id} is placed already; Complete it first")
+        if len(self._open) >= MAX_OPEN:
+            raise TooMany(f"{MAX_OPEN} unary requests are open; Complete those that have ended")
+        entry = _Open(request.epoch, asyncio.get_running_loop().create_future())
+        self._open[request_id] = entry
+        unmovable = request.unmovable_reason or UNMOVABLE
+        self._driver.tell(Submitted(replace(request, unmovable_reason=unmovable)))
+        try:
+            async with asyncio.timeout(min(timeout_s, MAX_WAIT_S)):
+                outcome = await entry.placed
+        except TimeoutError:
+            self._end(request_id, "expired")
+            raise PlacementTimeout(
+                f"no place for {request_id} within {timeout_s:.1f} s; it no longer waits"
+            ) from None
+        except asyncio.CancelledError:
+            self._end(request_id, "cancelled")
+            raise
+        if isinstance(outcome, Reject):
+            del self._open[request_id]
+        else:
+            entry.lease = asyncio.get_running_loop().call_later(
+                self._lease_s, self._expire, request_id
+            )
+        return outcome
+
+    def complete(self, request_id: str, output_tokens: int) -> None:
+        """Raises `NotFound`."""
+        entry = self._open.get(request_id)
+        if entry is None or not entry.placed.done():
+            raise NotFound(f"no request {request_id} was placed by Dispatch, or its lease ended")
+        self._end(request_id, "stop", output_tokens)
+
+    def resolve(self, decisions: Sequence[Decision]) -> None:
+        for decision in decisions:
+            if decision.gateway_id != GATEWAY_ID:
+                continue
+            entry = self._open.get(decision.request_id)
+            if entry is None or not isinstance(decision, Assign | Reject):
+                continue
+            if not entry.placed.done() and decision.epoch == entry.epoch:
+                entry.placed.set_result(decision)
+
+    def close(self) -> None:
+        for entry in self._open.values():
+            if entry.lease is not None:
+                entry.lease.cancel()
+        self._open.clear()
+
+    def _expire(self, request_id: str) -> None:
+        self._telemetry.unary_leases_expired.inc()
+        self._end(request_id, "expired")
+
+    def _end(self, request_id: str, finish_reason: str, output_tokens: int = 0) -> None:
+        entry = self._open.pop(request_id)
+        if entry.lease is not None:
+            entry.lease.cancel()
+        self._driver.tell(Finished(request_id, entry.epoch, output_tokens, finish_reason))

@@ -1,0 +1,55 @@
+"""The configuration as the service needs it: addresses, drained instances, the wire's Topology."""
+
+from collections.abc import Callable
+
+from shunter_proto.v1 import scheduler_pb2 as pb
+from shunter_scheduler.domain.cluster import Topology
+from shunter_scheduler.service.errors import NotFound
+from shunter_scheduler.service.replies import Speed, to_topology
+
+EMPTY = Topology(version=0, pools=(), policies=(), instances=())
+
+
+class ClusterView:
+    """`message` is what gateways are sent; each change makes it anew."""
+
+    def __init__(
+        self, block_tokens: int, speeds_of: Callable[[Topology], dict[str, Speed]]
+    ) -> None:
+        self.topology = EMPTY
+        self.addresses: dict[str, str] = {}
+        self.config_error = ""
+        self._draining: frozenset[str] = frozenset()
+        self._block_tokens = block_tokens
+        self._speeds_of = speeds_of
+        self._speeds: dict[str, Speed] = {}
+        self.message = self._make_message()
+
+    @property
+    def ready(self) -> bool:
+        """A configuration was read."""
+        return self.topology is not EMPTY
+
+    def change(self, topology: Topology) -> None:
+        self.topology = topology
+        self.config_error = ""
+        self.addresses = {one.name: one.address for one in topology.instances}
+        self._draining &= self.addresses.keys()
+        self._speeds = self._speeds_of(topology)
+        self.message = self._make_message()
+
+    def set_draining(self, instance: str, draining: bool) -> None:
+        self._draining = self._draining | {instance} if draining else self._draining - {instance}
+        self.message = self._make_message()
+
+    def drain_timeout_s(self, instance: str) -> float:
+        """That of the instance's pool. Raises `NotFound` for an unknown instance."""
+        for one in self.topology.instances:
+            if one.name == instance:
+                pools = {pool.name: pool for pool in self.topology.pools}
+                return pools[one.pool].migration.drain_timeout_s
+        known = ", ".join(sorted(self.addresses)[:10]) or "none"
+        raise NotFound(f"no instance {instance!r}; known: {known}")
+
+    def _make_message(self) -> pb.Topology:
+        return to_topology(self.topology, self._draining, self._speeds, self._block_tokens)
