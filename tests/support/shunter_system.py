@@ -42,6 +42,13 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def ledger(scheduler_address: str) -> dict[str, int]:
+    """Requests in the scheduler's ledger, by instance."""
+    with grpc.insecure_channel(scheduler_address) as channel:
+        status = pb_grpc.SchedulerStub(channel).Status(pb.StatusRequest(), timeout=5)
+    return {instance.name: instance.running for instance in status.instances}
+
+
 def pool_document(name: str, specs: Sequence[EngineSpec], **spec: object) -> dict[str, object]:
     """A ModelPool that holds the engines of `specs` that name it."""
     mine = [s for s in specs if s.pool == name]
@@ -199,8 +206,7 @@ class System:
             return stub.Status(pb.StatusRequest(), timeout=5)
 
     def running(self) -> dict[str, int]:
-        """Requests in the scheduler's ledger, by instance."""
-        return {instance.name: instance.running for instance in self.status().instances}
+        return ledger(self.scheduler_address)
 
     def wait_idle(self, timeout_s: float = 10.0) -> pb.StatusReply:
         """Wait until the ledger is empty."""
