@@ -6,6 +6,7 @@ and the symlink swaps of mounted ConfigMaps alike. A bad edit is refused; what r
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ MAX_FILES = 1000
 MAX_FILE_BYTES = 4 * 1024 * 1024
 
 Files = tuple[tuple[str, str], ...]  # (name, text) of each
+Contents = Files | ConfigurationError
+Reader = Callable[[Sequence[Path]], Files]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class FileSource:
         *,
         interval_s: float = 0.5,
         dispatch_policies: Collection[str] = DISPATCH_POLICIES,
-        read: Callable[[Sequence[Path]], Files] | None = None,
+        read: Reader | None = None,
     ) -> None:
         self._paths = tuple(paths)
         self._interval_s = interval_s
@@ -51,41 +54,19 @@ class FileSource:
 
     async def changes(self) -> AsyncGenerator[Topology | ConfigRefused]:
         """What the files hold now, then again after each change. Never ends by itself."""
-        seen: Files | ConfigurationError | None = None
         version = 0
-        while True:
-            found = await self._settled(seen)
-            if not _same(found, seen):
-                seen = found
+        contents = watch_files(self._paths, self._interval_s, self._read)
+        async with aclosing(contents):
+            async for found in contents:
                 outcome = self._outcome(found, version + 1)
                 if isinstance(outcome, Topology):
                     version = outcome.version
                 yield outcome
-            await asyncio.sleep(self._interval_s)
 
-    async def _settled(
-        self, seen: Files | ConfigurationError | None
-    ) -> Files | ConfigurationError | None:
-        """Two equal looks in a row where something changed: a file half written is not read."""
-        found = await self._look()
-        if _same(found, seen):
-            return found
-        await asyncio.sleep(self._interval_s / 10)
-        again = await self._look()
-        return again if _same(again, found) else seen
-
-    async def _look(self) -> Files | ConfigurationError:
+    def _outcome(self, found: Contents, version: int) -> Topology | ConfigRefused:
         try:
-            return await asyncio.to_thread(self._read, self._paths)
-        except ConfigurationError as error:
-            return error
-
-    def _outcome(
-        self, found: Files | ConfigurationError | None, version: int
-    ) -> Topology | ConfigRefused:
-        try:
-            if found is None or isinstance(found, ConfigurationError):
-                raise found or ConfigurationError(())
+            if isinstance(found, ConfigurationError):
+                raise found
             topology = topology_of(load_configuration(found, self._policies), version)
         except ConfigurationError as error:
             refused = ConfigRefused(error.problems)
@@ -99,6 +80,31 @@ class FileSource:
         self.config_error = ""
         self._log.info("configuration loaded", version=version, pools=len(topology.pools))
         return topology
+
+
+async def watch_files(
+    paths: Sequence[Path], interval_s: float, read: Reader
+) -> AsyncGenerator[Contents]:
+    """The content of the files, and again after each change, errors of reading included.
+
+    What changed must look the same twice in a row: a file half written is not read.
+    """
+    seen: Contents | None = None
+    while True:
+        found = await _look(paths, read)
+        if not _same(found, seen):
+            await asyncio.sleep(interval_s / 10)
+            if _same(await _look(paths, read), found):
+                seen = found
+                yield found
+        await asyncio.sleep(interval_s)
+
+
+async def _look(paths: Sequence[Path], read: Reader) -> Contents:
+    try:
+        return await asyncio.to_thread(read, paths)
+    except ConfigurationError as error:
+        return error
 
 
 def topology_of(configuration: Configuration, version: int) -> Topology:
