@@ -40,6 +40,7 @@ class HttpListener:
         """New connections are refused at once; what is left after `grace_s` is cut off."""
         if self._runner is None or self._site is None:
             return
-        await self._site.stop()
+        site, self._site = self._site, None
+        await site.stop()
         await self._edge.drain(grace_s)
         await self._runner.cleanup()

@@ -119,9 +119,8 @@ class LogprobRenderer:
 
 
 def raw_event(raw: bytes) -> bytes:
-    """A text-level engine's event, framed; the engine's own end mark is left out."""
-    payload = raw.strip().removeprefix(b"data:").lstrip()
-    return b"" if not payload or payload == b"[DONE]" else b"data: " + payload + b"\n\n"
+    """A text-level engine's own event, framed."""
+    return b"data: " + raw + b"\n\n"
 
 
 def usage_event(shape: Shape, outcomes: Sequence[Outcome]) -> bytes:

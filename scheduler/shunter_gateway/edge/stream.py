@@ -240,8 +240,7 @@ class RawSink:
 
     def on_delta(self, delta: Delta) -> None:
         self._watch.on_first_delta()
-        if data := raw_event(delta.raw):
-            self._stream.send(data)
+        self._stream.send(raw_event(delta.raw))
 
     def on_done(self, outcome: Outcome) -> None:
         self._stream.choice_done(outcome)

@@ -1,15 +1,18 @@
 """The unmodified `openai` package as client, over a real socket."""
 
+from typing import Any
+
 import openai
 import pytest
 
+from edge_service import Service, run_service
 from shunter_gateway.edge.testing import Script
 from shunter_gateway.request import ClientError
 
 USER = [{"role": "user", "content": "hi"}]
 
 
-async def test_chat(service):
+async def test_chat(service: Service) -> None:
     answer = await service.client.chat.completions.create(model="chat", messages=USER)
     assert answer.choices[0].message.content == "Hello!"
     assert answer.choices[0].message.role == "assistant"
@@ -20,7 +23,7 @@ async def test_chat(service):
     assert answer.usage.total_tokens == 3 + len("user: hi\n")
 
 
-async def test_chat_stream(service):
+async def test_chat_stream(service: Service) -> None:
     stream = await service.client.chat.completions.create(model="chat", messages=USER, stream=True)
     chunks = [chunk async for chunk in stream]
     assert chunks[0].choices[0].delta.role == "assistant"
@@ -30,7 +33,7 @@ async def test_chat_stream(service):
     assert all(chunk.usage is None for chunk in chunks)
 
 
-async def test_stream_with_usage(service):
+async def test_stream_with_usage(service: Service) -> None:
     stream = await service.client.chat.completions.create(
         model="chat", messages=USER, stream=True, stream_options={"include_usage": True}
     )
@@ -39,7 +42,7 @@ async def test_stream_with_usage(service):
     assert chunks[-1].usage.completion_tokens == 3
 
 
-async def test_completion(service):
+async def test_completion(service: Service) -> None:
     answer = await service.client.completions.create(model="chat", prompt="abc", max_tokens=5)
     assert answer.choices[0].text == "Hello!"
     spec = service.runner.specs[0]
@@ -47,14 +50,14 @@ async def test_completion(service):
     assert (spec.max_tokens, spec.path) == (5, "/v1/completions")
 
 
-async def test_completion_stream(service):
+async def test_completion_stream(service: Service) -> None:
     stream = await service.client.completions.create(model="chat", prompt="abc", stream=True)
     chunks = [chunk async for chunk in stream]
     assert "".join(chunk.choices[0].text for chunk in chunks) == "Hello!"
     assert chunks[-1].choices[0].finish_reason == "stop"
 
 
-async def test_completion_of_several_prompts(service):
+async def test_completion_of_several_prompts(service: Service) -> None:
     answer = await service.client.completions.create(model="chat", prompt=["a", "bc"], n=2)
     assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
     assert [spec.prompt_token_ids for spec in service.runner.specs] == [
@@ -66,17 +69,19 @@ async def test_completion_of_several_prompts(service):
 
 
 @pytest.mark.parametrize(("prompt", "ids"), [([1, 2, 3], [(1, 2, 3)]), ([[1], [2]], [(1,), (2,)])])
-async def test_completion_of_token_ids(service, prompt, ids):
+async def test_completion_of_token_ids(
+    service: Service, prompt: Any, ids: list[tuple[int, ...]]
+) -> None:
     await service.client.completions.create(model="chat", prompt=prompt)
     assert [spec.prompt_token_ids for spec in service.runner.specs] == ids
 
 
-async def test_two_choices_stream_side_by_side(service):
+async def test_two_choices_stream_side_by_side(service: Service) -> None:
     stream = await service.client.chat.completions.create(
         model="chat", messages=USER, n=2, seed=7, stream=True
     )
     texts = ["", ""]
-    ends = []
+    ends: list[int] = []
     async for chunk in stream:
         choice = chunk.choices[0]
         texts[choice.index] += choice.delta.content or ""
@@ -87,13 +92,13 @@ async def test_two_choices_stream_side_by_side(service):
     assert [spec.sampling.seed for spec in service.runner.specs] == [7, 8]
 
 
-async def test_two_choices_without_a_seed_get_different_seeds(service):
+async def test_two_choices_without_a_seed_get_different_seeds(service: Service) -> None:
     await service.client.chat.completions.create(model="chat", messages=USER, n=2)
     first, second = (spec.sampling.seed for spec in service.runner.specs)
     assert first != second
 
 
-async def test_chat_logprobs(service):
+async def test_chat_logprobs(service: Service) -> None:
     answer = await service.client.chat.completions.create(
         model="chat", messages=USER, logprobs=True, top_logprobs=2
     )
@@ -103,7 +108,7 @@ async def test_chat_logprobs(service):
     assert [top.logprob for top in entries[0].top_logprobs] == [-0.5, -1.5]
 
 
-async def test_chat_logprobs_stream(service):
+async def test_chat_logprobs_stream(service: Service) -> None:
     stream = await service.client.chat.completions.create(
         model="chat", messages=USER, logprobs=True, stream=True
     )
@@ -114,7 +119,7 @@ async def test_chat_logprobs_stream(service):
     assert [entry.token for entry in entries] == ["a", "b", "c"]
 
 
-async def test_completion_logprobs(service):
+async def test_completion_logprobs(service: Service) -> None:
     answer = await service.client.completions.create(model="chat", prompt="x", logprobs=1)
     logprobs = answer.choices[0].logprobs
     assert logprobs.tokens == ["a", "b", "c"]
@@ -122,7 +127,7 @@ async def test_completion_logprobs(service):
     assert logprobs.top_logprobs[0] == {"a": -0.5}
 
 
-async def test_sampling_reaches_the_runner(service):
+async def test_sampling_reaches_the_runner(service: Service) -> None:
     await service.client.chat.completions.create(
         model="chat",
         messages=USER,
@@ -150,7 +155,7 @@ async def test_sampling_reaches_the_runner(service):
     assert (spec.max_tokens, spec.min_tokens) == (9, 2)
 
 
-async def test_token_ids_are_returned_where_asked_for(service):
+async def test_token_ids_are_returned_where_asked_for(service: Service) -> None:
     answer = await service.client.chat.completions.create(
         model="chat", messages=USER, extra_body={"return_token_ids": True}
     )
@@ -158,22 +163,28 @@ async def test_token_ids_are_returned_where_asked_for(service):
     assert answer.choices[0].model_extra["prompt_token_ids"] == list(b"user: hi\n")
 
 
-async def test_tools_reach_the_template_of_a_plain_engine(service):
-    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+async def test_tools_reach_the_template_of_a_plain_engine(service: Service) -> None:
+    tool = {
+        "type": "function",
+        "function": {"name": "f", "parameters": {}},
+    }
     await service.client.chat.completions.create(model="chat", messages=USER, tools=[tool])
     spec = service.runner.specs[0]
-    assert b"'name': 'f'" in bytes(spec.prompt_token_ids)
+    assert b"'name': 'f'" in bytes(spec.prompt_token_ids or ())
     assert spec.unmovable_reason == ""
 
 
-async def test_tools_go_to_the_engine_that_parses_calls(serve):
+async def test_tools_go_to_the_engine_that_parses_calls() -> None:
     call = b'{"id":"x","object":"chat.completion","created":1,"model":"g","choices":[{"index":0,'
     call += b'"message":{"role":"assistant","content":null,"tool_calls":[{"id":"c1","type":'
     call += (
         b'"function","function":{"name":"f","arguments":"{}"}}]},"finish_reason":"tool_calls"}]}'
     )
-    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
-    async with serve(lambda _: Script(raw=(call,), finish="tool_calls")) as service:
+    tool = {
+        "type": "function",
+        "function": {"name": "f", "parameters": {}},
+    }
+    async with run_service(lambda _: Script(raw=(call,), finish="tool_calls")) as service:
         answer = await service.client.chat.completions.create(
             model="guided", messages=USER, tools=[tool]
         )
@@ -184,7 +195,7 @@ async def test_tools_go_to_the_engine_that_parses_calls(serve):
     assert b'"tools"' in spec.body
 
 
-async def test_guided_decoding_is_the_engines_own(service):
+async def test_guided_decoding_is_the_engines_own(service: Service) -> None:
     await service.client.chat.completions.create(
         model="guided", messages=USER, response_format={"type": "json_object"}, stream=True
     )
@@ -192,13 +203,12 @@ async def test_guided_decoding_is_the_engines_own(service):
     assert service.runner.specs[0].prompt_token_ids is None
 
 
-async def test_text_level_stream_passes_through(serve):
-    events = (
+async def test_text_level_stream_passes_through() -> None:
+    event = (
         b'{"id":"e","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,'
-        b'"delta":{"content":"one"},"finish_reason":null}]}',
-        b"data: [DONE]",
+        b'"delta":{"content":"one"},"finish_reason":null}]}'
     )
-    async with serve(lambda _: Script(raw=events)) as service:
+    async with run_service(lambda _: Script(raw=(event,))) as service:
         stream = await service.client.chat.completions.create(
             model="raw", messages=USER, stream=True
         )
@@ -206,7 +216,7 @@ async def test_text_level_stream_passes_through(serve):
     assert texts == ["one"]
 
 
-async def test_models(service):
+async def test_models(service: Service) -> None:
     models = [model.id async for model in service.client.models.list()]
     assert models == ["chat", "guided", "raw"]
     one = await service.client.models.retrieve("guided")
@@ -215,7 +225,7 @@ async def test_models(service):
         await service.client.models.retrieve("nothing")
 
 
-async def test_embeddings(service):
+async def test_embeddings(service: Service) -> None:
     answer = await service.client.embeddings.create(
         model="raw", input="text", encoding_format="float"
     )
@@ -225,9 +235,9 @@ async def test_embeddings(service):
     assert caught.value.code == "embeddings_not_supported"
 
 
-async def test_error_before_the_first_token_is_a_status(serve):
+async def test_error_before_the_first_token_is_a_status() -> None:
     busy = ClientError(429, "Full.", "rate_limit_error", code="overloaded", retry_after_s=2.4)
-    async with serve(lambda _: Script(words=(), error=busy)) as service:
+    async with run_service(lambda _: Script(words=(), error=busy)) as service:
         for stream in (True, False):
             with pytest.raises(openai.RateLimitError) as caught:
                 await service.client.chat.completions.create(
@@ -237,21 +247,21 @@ async def test_error_before_the_first_token_is_a_status(serve):
             assert caught.value.code == "overloaded"
 
 
-async def test_error_after_the_first_token_is_an_event(serve):
+async def test_error_after_the_first_token_is_an_event() -> None:
     lost = ClientError(502, "The engine was lost.", "server_error", code="engine_lost")
-    async with serve(lambda _: Script(error=lost)) as service:
+    async with run_service(lambda _: Script(error=lost)) as service:
         stream = await service.client.chat.completions.create(
             model="chat", messages=USER, stream=True
         )
         texts = []
         with pytest.raises(openai.APIError, match="engine was lost"):
             async for chunk in stream:
-                texts.append(chunk.choices[0].delta.content)
+                texts += [chunk.choices[0].delta.content]
     assert texts == ["", "Hel", "lo", "!"]
 
 
-async def test_client_timeout_ends_the_engine_call(serve):
-    async with serve(lambda _: Script(hang=True)) as service:
+async def test_client_timeout_ends_the_engine_call() -> None:
+    async with run_service(lambda _: Script(hang=True)) as service:
         with pytest.raises(openai.APITimeoutError):
             await service.client.with_options(timeout=0.2).chat.completions.create(
                 model="chat", messages=USER
