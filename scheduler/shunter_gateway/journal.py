@@ -31,7 +31,7 @@ class TokenJournal:
         self.unjournaled_text = ""
         self._output_tokens = 0
         self._owner: Owner | None = None
-        self._epoch = 0
+        self._epoch = 1
 
     @property
     def owner(self) -> Owner | None:
@@ -39,7 +39,7 @@ class TokenJournal:
 
     @property
     def epoch(self) -> int:
-        """The highest epoch ever owned or vacated; grows only."""
+        """Begins at 1 and grows only: with each change of owner, and when an owner loses it."""
         return self._epoch
 
     @property

@@ -27,8 +27,21 @@ class EngineError(msgspec.Struct):
     code: int | str | None = None
 
 
+class _Message(msgspec.Struct):
+    content: str | None = None
+
+
 class _Choice(msgspec.Struct):
+    index: int = 0
+    text: str | None = None  # completions
+    delta: _Message | None = None  # chat, streamed
+    message: _Message | None = None  # chat, whole
     finish_reason: str | None = None
+
+    @property
+    def words(self) -> str:
+        message = self.delta or self.message
+        return (message.content if message is not None else self.text) or ""
 
 
 class _Event(msgspec.Struct):
@@ -71,7 +84,8 @@ class TextDecoder:
 
     def _chunk(self, event: _Event, data: bytes, output_tokens: int) -> TokenChunk:
         reason = next((c.finish_reason for c in event.choices if c.finish_reason), None)
-        chunk = TokenChunk(raw=data, output_tokens=output_tokens)
+        words = "".join(choice.words for choice in event.choices if choice.index == 0)
+        chunk = TokenChunk(raw=data, text=words, output_tokens=output_tokens)
         if reason is not None:
             chunk.finish_reason = finish_reason(reason)
         if (usage := event.usage) is not None:

@@ -1,0 +1,314 @@
+"""All requests of one gateway: takes them in, carries the scheduler's commands to them, reports
+progress, and places those that wait while there is no scheduler."""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import structlog
+
+from shunter_gateway import lifecycle_events as events
+from shunter_gateway.fallback import (
+    UNLIMITED_OUTPUT_TOKENS,
+    Load,
+    choose_instance,
+    choose_pool,
+)
+from shunter_gateway.lifecycle import RequestLifecycle
+from shunter_gateway.lifecycle_ports import (
+    Clock,
+    Decoders,
+    LifecycleLimits,
+    Observer,
+    SchedulerLink,
+    Services,
+)
+from shunter_gateway.ports import EngineAdapter
+from shunter_gateway.request import ClientError, ClientSink, RequestHandle, RequestSpec
+from shunter_gateway.topology import Topology, topology_from_proto
+from shunter_proto.v1 import scheduler_pb2 as pb
+
+_log = structlog.get_logger(__name__)
+TICK_S = 0.1
+_FAILED_INSTANCE_S = 5.0  # an instance that failed this lately is avoided without a scheduler
+
+
+class RetryBudget:
+    """Keeps retries from feeding an overload: at most 10 % of a pool's requests over 10 s.
+
+    A request's first retry is free: one dead engine must not fail what it ran. The floor lets small
+    pools retry at all.
+    """
+
+    WINDOW_S = 10.0
+    SHARE = 0.1
+    FLOOR = 10
+
+    def __init__(self) -> None:
+        self._requests: dict[str, deque[float]] = {}
+        self._retries: dict[str, deque[float]] = {}
+
+    def count_request(self, pool: str, now: float) -> None:
+        self._recent(self._requests, pool, now).append(now)
+
+    def allow(self, pool: str, failures: int, now: float) -> bool:
+        if failures <= 1:
+            return True
+        retries = self._recent(self._retries, pool, now)
+        allowed = max(self.FLOOR, self.SHARE * len(self._recent(self._requests, pool, now)))
+        if len(retries) >= allowed:
+            return False
+        retries.append(now)
+        return True
+
+    def _recent(self, table: dict[str, deque[float]], pool: str, now: float) -> deque[float]:
+        times = table.setdefault(pool, deque(maxlen=100_000))
+        while times and times[0] < now - self.WINDOW_S:
+            times.popleft()
+        return times
+
+
+@dataclass(slots=True)
+class _State:
+    topology: Topology | None = None
+    requests: dict[str, RequestLifecycle] = field(default_factory=dict)
+    progressed: dict[str, int] = field(default_factory=dict)  # output tokens last reported
+
+
+class Dispatcher:
+    """`RequestRunner` for the edge and `SessionListener` for the scheduler's session.
+
+    Bind it to its link, run `run()` as a task, end it with `close()`.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        link: SchedulerLink,
+        adapters: Mapping[str, EngineAdapter],
+        decoders: Decoders,
+        observer: Observer,
+        rng: random.Random | None = None,
+        limits: LifecycleLimits | None = None,
+    ) -> None:
+        self._clock = clock
+        self._link = link
+        self._observer = observer
+        self._limits = limits or LifecycleLimits()
+        self._state = _State()
+        self._budget = RetryBudget()
+        self._failed_at: dict[str, float] = {}
+        self._progress_at = clock.time()
+        self._closed = False
+        self._services = Services(
+            clock=clock,
+            link=link,
+            adapters=adapters,
+            decoders=decoders,
+            observer=observer,
+            rng=rng or random.SystemRandom(),
+            limits=self._limits,
+            topology=lambda: self._state.topology,
+            allow_retry=self._allow_retry,
+        )
+
+    # ------------------------------------------------------------ the edge
+
+    @property
+    def topology(self) -> Topology | None:
+        """The last one that a scheduler sent; it outlives the session."""
+        return self._state.topology
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._state.requests)
+
+    def submit(self, spec: RequestSpec, sink: ClientSink) -> RequestHandle:
+        """Runs one request. The sink hears nothing before this has returned, except that a request
+        placed without a scheduler is assigned at once."""
+        life = RequestLifecycle(self._services, spec, sink, self._ended)
+        refusal = self._refusal(spec)
+        if refusal is not None:
+            error = refusal
+            self._clock.call_later(0, lambda: life.refuse(error))
+            return life
+        self._state.requests[spec.request_id] = life
+        life.start()
+        if self._scheduler_lost(life):
+            self._place_alone(life)
+        return life
+
+    def _refusal(self, spec: RequestSpec) -> ClientError | None:
+        topology, wait_s = self._state.topology, self._limits.retry_after_s
+        if topology is None:
+            message = "no scheduler has said yet what there is to serve"
+            return events.unavailable(message, "no_topology", wait_s)
+        if self._closed:
+            return events.unavailable("the gateway is shutting down", "shutting_down", wait_s)
+        if len(self._state.requests) >= self._limits.max_requests:
+            return ClientError(
+                429,
+                f"{self._limits.max_requests} requests are in flight in this gateway",
+                "rate_limit_error",
+                "overloaded",
+                retry_after_s=wait_s,
+            )
+        if spec.request_id in self._state.requests:
+            return ClientError(
+                409, "a request with this id is in flight", "invalid_request_error", "duplicate_id"
+            )
+        return None
+
+    def _ended(self, life: RequestLifecycle) -> None:
+        if self._state.requests.get(life.spec.request_id) is life:
+            del self._state.requests[life.spec.request_id]
+        self._state.progressed.pop(life.spec.request_id, None)
+
+    # ------------------------------------------------------------ the scheduler
+
+    def on_commands(self, commands: pb.SchedulerCommands) -> None:
+        for command in commands.commands:
+            self._on_command(command)
+
+    def _on_command(self, command: pb.SchedulerCommand) -> None:
+        match command.WhichOneof("command"):
+            case "topology":
+                self._on_topology(command.topology)
+            case "assign":
+                if (life := self._find(command.assign.request_id)) is not None:
+                    if life.pool is None:
+                        self._budget.count_request(command.assign.pool, self._clock.time())
+                    life.on_assign(command.assign)
+            case "hold":
+                if (life := self._find(command.hold.request_id)) is not None:
+                    life.on_hold(command.hold)
+            case "reject":
+                if (life := self._find(command.reject.request_id)) is not None:
+                    life.on_reject(command.reject)
+            case "move":
+                if (life := self._find(command.move.request_id)) is not None:
+                    life.on_move(command.move)
+            case "suspend":
+                if (life := self._find(command.suspend.request_id)) is not None:
+                    life.on_suspend(command.suspend)
+            case "cancel":
+                if (life := self._find(command.cancel.request_id)) is not None:
+                    life.on_cancel(command.cancel)
+            case None:
+                pass
+
+    def _find(self, request_id: str) -> RequestLifecycle | None:
+        return self._state.requests.get(request_id)
+
+    def _on_topology(self, message: pb.Topology) -> None:
+        topology = topology_from_proto(message)
+        self._state.topology = topology
+        unknown = {p.engine_type for p in topology.pools.values()} - set(self._services.adapters)
+        if unknown:
+            _log.warning("pools_with_unknown_engine_type", engine_types=sorted(unknown))
+
+    def on_session(self) -> None:
+        """A scheduler that may know nothing is told of everything in flight."""
+        self._state.progressed.clear()
+        for life in list(self._state.requests.values()):
+            if life.state in ("assigned", "streaming"):
+                self._link.send(life.running_event())
+            elif life.state == "waiting" and not life.backing_off:
+                self._link.send(life.submitted_event())
+
+    # ------------------------------------------------------------ time
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.tick()
+
+    def tick(self) -> None:
+        """Reports progress, and places what waits for a scheduler that is not there."""
+        now = self._clock.time()
+        if now - self._progress_at >= self._limits.progress_interval_s:
+            self._progress_at = now
+            self._report_progress()
+        for life in list(self._state.requests.values()):
+            if life.state == "waiting" and self._scheduler_lost(life):
+                self._place_alone(life)
+
+    def _report_progress(self) -> None:
+        progressed, items = self._state.progressed, []
+        for request_id, life in self._state.requests.items():
+            tokens = life.answer.output_tokens
+            if life.state == "streaming" and progressed.get(request_id) != tokens:
+                progressed[request_id] = tokens
+                items.append(
+                    pb.Progress.Item(request_id=request_id, epoch=life.epoch, output_tokens=tokens)
+                )
+        if items:
+            self._link.send(pb.Progress(items=items))
+
+    def _scheduler_lost(self, life: RequestLifecycle) -> bool:
+        """No session for a while, or one that has been silent since this request was submitted."""
+        if life.backing_off:
+            return False
+        now, grace_s = self._clock.time(), self._limits.scheduler_grace_s
+        if (lost_since := self._link.lost_since) is not None:
+            return now - lost_since >= grace_s
+        silent = self._link.heard_at < life.submitted_at
+        return silent and not life.held and now - life.submitted_at >= grace_s
+
+    def _place_alone(self, life: RequestLifecycle) -> None:
+        topology = self._state.topology
+        assert topology is not None
+        spec, now = life.spec, self._clock.time()
+        pinned = life.pool.name if life.pool is not None and life.answer.began else ""
+        pool = choose_pool(topology, spec.model, pinned)
+        instance = choose_instance(
+            topology.instances_by_pool.get(pool.name, ()) if pool is not None else (),
+            self._loads(),
+            {*life.failed_instances, *self._lately_failed(now)},
+            spec.prompt_tokens,
+            spec.max_tokens or UNLIMITED_OUTPUT_TOKENS,
+        )
+        if pool is None or instance is None:
+            life.refuse(
+                events.unavailable(
+                    "no scheduler, and no instance of this model is known",
+                    "no_instance",
+                    self._limits.retry_after_s,
+                )
+            )
+            return
+        self._observer.placed_without_scheduler()
+        life.place_alone(instance, pool)
+
+    def _loads(self) -> dict[str, Load]:
+        loads: dict[str, Load] = {}
+        for life in self._state.requests.values():
+            if life.state == "waiting":
+                continue
+            load = loads.setdefault(life.instance, Load())
+            if life.state == "assigned":
+                load.prompt_tokens += life.spec.prompt_tokens
+            limit = life.spec.max_tokens or UNLIMITED_OUTPUT_TOKENS
+            load.output_tokens += max(limit - life.answer.output_tokens, 1)
+        return loads
+
+    def _lately_failed(self, now: float) -> list[str]:
+        stale = [n for n, at in self._failed_at.items() if now - at > _FAILED_INSTANCE_S]
+        for name in stale:
+            del self._failed_at[name]
+        return list(self._failed_at)
+
+    def _allow_retry(self, pool: str, instance: str, failures: int) -> bool:
+        now = self._clock.time()
+        self._failed_at[instance] = now
+        return self._budget.allow(pool, failures, now)
+
+    def close(self) -> None:
+        """Ends every request that is still in flight; new ones are refused."""
+        self._closed = True
+        error = events.unavailable("the gateway is shutting down", "shutting_down", 1.0)
+        for life in list(self._state.requests.values()):
+            life.refuse(error)

@@ -1,0 +1,176 @@
+"""The answer of one request as it grows: journal, text, limits and counts. Pure."""
+
+from collections.abc import Sequence
+
+from shunter_gateway.journal import TokenJournal
+from shunter_gateway.lifecycle_text import AnswerText, Decoder
+from shunter_gateway.ports import FinishReason, TokenChunk
+from shunter_gateway.request import Delta, Outcome, RequestSpec
+
+
+class Diverged(Exception):
+    """A continuation does not begin with the text that the client already has."""
+
+
+class Answer:
+    """Takes an engine's chunks, gives the client's deltas.
+
+    `stopped` is set when the gateway itself ends the answer: a stop string, or too many tokens.
+    """
+
+    __slots__ = (
+        "_cached_tokens",
+        "_call_base",
+        "_expected",
+        "_limit",
+        "_prompt_tokens",
+        "_raw_tokens",
+        "_silent_ids",
+        "_spec",
+        "_text",
+        "began",
+        "journal",
+        "stopped",
+    )
+
+    def __init__(self, spec: RequestSpec) -> None:
+        self._spec = spec
+        self.journal = TokenJournal(spec.prompt_token_ids or ())
+        self._text = AnswerText(None, spec.stop, spec.include_stop, spec.min_tokens)
+        self._silent_ids: frozenset[int] = frozenset(spec.sampling.stop_token_ids)
+        self._limit = spec.max_tokens
+        self._cached_tokens: int | None = None
+        self._prompt_tokens = spec.prompt_tokens
+        self._raw_tokens = 0
+        self._call_base = 0
+        self._expected = ""
+        self.began = False  # something of the answer has been received
+        self.stopped: FinishReason | None = None
+
+    def prepare(
+        self, decoder: Decoder | None, eos_token_ids: frozenset[int], context_length: int
+    ) -> None:
+        """Once the model is known and before the first token. `context_length` 0: not known."""
+        spec = self._spec
+        self._text = AnswerText(decoder, spec.stop, spec.include_stop, spec.min_tokens)
+        self._silent_ids = eos_token_ids.union(spec.sampling.stop_token_ids)
+        room = context_length - spec.prompt_tokens if context_length else 0
+        self._limit = spec.max_tokens or max(room, 0)
+
+    # ------------------------------------------------------------ engine calls
+
+    def begin_call(self) -> None:
+        """A new engine goes on from the known ids, and has to say again what lies beyond."""
+        self._expected = self.journal.rewind_to_known() + self._expected
+        self._call_base = self.journal.output_tokens
+
+    @property
+    def remaining_tokens(self) -> int:
+        """Still to generate; 0: no limit is known. Only meaningful unless `exhausted`."""
+        return self._limit - len(self.journal.generated) if self._limit else 0
+
+    @property
+    def remaining_min_tokens(self) -> int:
+        return max(self._spec.min_tokens - len(self.journal.generated), 0)
+
+    @property
+    def exhausted(self) -> bool:
+        return bool(self._limit) and self.journal.output_tokens >= self._limit
+
+    def take(self, epoch: int, chunk: TokenChunk) -> Delta | None:
+        """Raises `Diverged`. None where the chunk brings nothing for the client."""
+        self._count(chunk)
+        if chunk.raw:
+            self.began = True
+            if self._spec.prompt_token_ids is None:
+                return Delta(raw=chunk.raw)
+            return self._take_words(chunk.text or "")
+        if chunk.text is not None:
+            return self._take_text(epoch, chunk, chunk.text)
+        if not chunk.token_ids:
+            return None
+        return self._take_ids(epoch, chunk)
+
+    def _take_words(self, text: str) -> Delta:
+        """The edge renders this answer itself, but the engine takes no ids."""
+        out = self._text.push_text(text, 1)
+        if self._text.matched is not None:
+            self.stopped = "stop"
+        return Delta(out)
+
+    def _take_ids(self, epoch: int, chunk: TokenChunk) -> Delta | None:
+        ids: Sequence[int] = chunk.token_ids
+        if self._limit and self.journal.output_tokens + len(ids) > self._limit:
+            ids = ids[: self._limit - self.journal.output_tokens]
+            self.stopped = "length"
+        visible = ids
+        if chunk.finish_reason == "stop" and ids and ids[-1] in self._silent_ids:
+            visible = ids[:-1]
+        text, used = self._text.push_ids(visible)
+        if self._text.matched is not None:
+            ids = ids[:used]
+            self.stopped = "stop"
+        self.journal.append(epoch, ids)
+        if not ids:
+            return None
+        self.began = True
+        return Delta(text, ids, chunk.logprobs[: len(ids)] if chunk.logprobs else ())
+
+    def _take_text(self, epoch: int, chunk: TokenChunk, text: str) -> Delta | None:
+        journal, ids = self.journal, chunk.token_ids
+        before = journal.output_tokens
+        count = before + len(ids)
+        if chunk.output_tokens is not None:
+            count = self._call_base + chunk.output_tokens
+        if not journal.has_gap and count == before + len(ids):
+            journal.append(epoch, ids)
+        else:
+            journal.note_gap(epoch, count, text)
+        fresh = self._verify(text)
+        if not fresh and (self._expected or not ids):
+            return None
+        self.began = True
+        out = self._text.push_text(fresh, journal.output_tokens - before)
+        if self._text.matched is not None:
+            self.stopped = "stop"
+        return Delta(out, ids, chunk.logprobs)
+
+    def _verify(self, text: str) -> str:
+        """What of `text` is new to the client."""
+        expected = self._expected
+        if not expected:
+            return text
+        if expected.startswith(text):
+            self._expected = expected[len(text) :]
+            return ""
+        if not text.startswith(expected):
+            raise Diverged
+        self._expected = ""
+        return text[len(expected) :]
+
+    def _count(self, chunk: TokenChunk) -> None:
+        if chunk.cached_tokens is not None and self._cached_tokens is None:
+            self._cached_tokens = min(chunk.cached_tokens, self._prompt_tokens)
+        if chunk.raw:
+            self._raw_tokens = max(self._raw_tokens, chunk.output_tokens or 0)
+            if chunk.prompt_tokens is not None:
+                self._prompt_tokens = chunk.prompt_tokens
+
+    # ------------------------------------------------------------ the end
+
+    @property
+    def output_tokens(self) -> int:
+        return self.journal.output_tokens or self._raw_tokens
+
+    @property
+    def cached_tokens(self) -> int:
+        return self._cached_tokens or 0
+
+    def flush(self) -> str:
+        """Text held back until the end."""
+        return self._text.flush()
+
+    def outcome(self, reason: FinishReason) -> Outcome:
+        return Outcome(
+            reason, self._prompt_tokens, self.output_tokens, self.cached_tokens, self._text.matched
+        )

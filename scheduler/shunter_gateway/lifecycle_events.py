@@ -1,0 +1,108 @@
+"""What the lifecycle says to the scheduler and to the client. Pure."""
+
+from collections.abc import Iterable, Mapping
+
+from shunter_gateway.ports import EngineFailure, SamplingParams
+from shunter_gateway.request import ClientError, RequestSpec
+from shunter_gateway.topology import Topology
+from shunter_proto.v1 import scheduler_pb2 as pb
+
+_REJECTIONS: Mapping[str, tuple[int, str, str]] = {
+    "unknown_model": (404, "invalid_request_error", "model_not_found"),
+    "overloaded": (429, "rate_limit_error", "overloaded"),
+    "queue_timeout": (429, "rate_limit_error", "queue_timeout"),
+    "no_instance": (503, "server_error", "no_instance"),
+    "context_length": (400, "invalid_request_error", "context_length_exceeded"),
+    "class_not_allowed": (403, "invalid_request_error", "class_not_allowed"),
+    "deadline": (504, "timeout_error", "deadline_exceeded"),
+}
+_WITH_RETRY_AFTER = frozenset((429, 503))
+
+
+def submitted(
+    spec: RequestSpec, epoch: int, now: float, arrived_at: float, topology: Topology | None
+) -> pb.Submitted:
+    """The first submission; later ones set what a continuation adds."""
+    wanted = topology.rule_headers if topology is not None else frozenset()
+    waited_s = now - arrived_at
+    message = pb.Submitted(
+        request_id=spec.request_id,
+        epoch=epoch,
+        model=spec.model,
+        tenant=spec.tenant,
+        slo_class=spec.slo_class,
+        allowed_classes=spec.allowed_classes,
+        headers={name: value for name, value in spec.headers.items() if name in wanted},
+        prompt_tokens=spec.prompt_tokens,
+        prompt_tokens_exact=spec.prompt_token_ids is not None,
+        max_output_tokens=spec.max_tokens,
+        block_hashes=spec.block_hashes,
+        waited_ms=int(waited_s * 1000),
+        unmovable_reason=spec.unmovable_reason,
+        trace_parent=spec.trace_parent,
+    )
+    if spec.deadline_s:
+        message.deadline_in_ms = max(1, int((spec.deadline_s - waited_s) * 1000))
+    return message
+
+
+def excluded_instances(
+    failed: Iterable[str], pool: str, topology: Topology | None
+) -> tuple[str, ...]:
+    """Those that failed this request; nobody where that would leave no instance at all."""
+    names = tuple(failed)
+    if topology is None:
+        return names
+    members = topology.instances_by_pool.get(pool, ())
+    return names if any(member.name not in names for member in members) else ()
+
+
+def sampling_state(sampling: SamplingParams, drawn_seed: int | None) -> str:
+    """The part of sampling that an engine without `output_offset` loses across a replay."""
+    if sampling.presence_penalty or sampling.frequency_penalty:
+        return "penalties"
+    if sampling.repetition_penalty not in (None, 1.0):
+        return "penalties"
+    if sampling.seed is not None and drawn_seed is None and sampling.temperature != 0:
+        return "seeded_sampling"
+    return ""
+
+
+def rejection(reject: pb.Reject) -> ClientError:
+    status, kind, code = _REJECTIONS.get(reject.reason, (503, "server_error", reject.reason))
+    retry_after_s = reject.retry_after_ms / 1000
+    if status in _WITH_RETRY_AFTER:
+        retry_after_s = max(retry_after_s, 1.0)
+    message = reject.message or f"the request was turned away: {reject.reason}"
+    param = "model" if reject.reason == "unknown_model" else None
+    return ClientError(status, message, kind, code, param, retry_after_s)
+
+
+def engine_client_error(failure: EngineFailure) -> ClientError:
+    """An engine's 4xx: the client's own fault, told in the engine's words."""
+    status = failure.status if 400 <= failure.status < 500 else 400
+    return ClientError(status, failure.message, "invalid_request_error", body=failure.body)
+
+
+def engine_error(failure: EngineFailure, why: str) -> ClientError:
+    """The end of a request whose engine failed and that cannot go on elsewhere."""
+    message = f"{why}: {failure.message}"
+    if failure.reason == "overloaded":
+        wait_s = max(failure.retry_after_s, 1.0)
+        return ClientError(429, message, "rate_limit_error", "overloaded", retry_after_s=wait_s)
+    status = 504 if failure.reason == "timeout" else 502
+    return ClientError(status, message, "server_error", "engine_failed")
+
+
+def unavailable(message: str, code: str, retry_after_s: float) -> ClientError:
+    return ClientError(503, message, "server_error", code, retry_after_s=retry_after_s)
+
+
+def deadline_error(deadline_s: float) -> ClientError:
+    message = f"not finished within the request's deadline of {deadline_s:g} s"
+    return ClientError(504, message, "timeout_error", "deadline_exceeded")
+
+
+def cancelled(reason: str) -> ClientError:
+    message = f"cancelled by the scheduler: {reason or 'no reason given'}"
+    return ClientError(503, message, "server_error", "cancelled", retry_after_s=1.0)

@@ -1,0 +1,149 @@
+"""The one gRPC stream to the scheduler: batches whatever is queued, reconnects for ever."""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import grpc
+import structlog
+
+from shunter_gateway.lifecycle_ports import SchedulerEvent, SessionListener
+from shunter_proto.v1 import scheduler_pb2 as pb
+from shunter_proto.v1.scheduler_pb2_grpc import SchedulerStub
+
+if TYPE_CHECKING:
+    from shunter_proto.v1.scheduler_pb2_grpc import SchedulerAsyncStub
+
+    SessionCall = grpc.aio.StreamStreamCall[pb.GatewayEvents, pb.SchedulerCommands]
+
+_log = structlog.get_logger(__name__)
+_BATCH = 256
+_QUEUE = 200_000
+_ENDS = (pb.Finished, pb.Failed, pb.MoveDone)
+_CHANNEL_OPTIONS = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.max_receive_message_length", 16 << 20),
+    ("grpc.max_send_message_length", 16 << 20),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerTarget:
+    address: str  # host:port
+    gateway_id: str
+    version: str
+    credentials: grpc.ChannelCredentials | None = None
+    backoff_s: float = 0.1
+    max_backoff_s: float = 1.0
+
+
+class SchedulerClient:
+    """`SchedulerLink` over `Scheduler.Session`. Run `run(listener)` as a task until cancelled."""
+
+    def __init__(self, target: SchedulerTarget) -> None:
+        self._target = target
+        self._time = asyncio.get_running_loop().time
+        self._queue: deque[SchedulerEvent] = deque()
+        self._queued = asyncio.Event()
+        self.lost_since: float | None = self._time()
+        self.heard_at = 0.0
+
+    def send(self, event: SchedulerEvent) -> None:
+        """Never blocks. Without a session only ends of epochs are kept: the rest is told anew."""
+        if self.lost_since is not None and not isinstance(event, _ENDS):
+            return
+        if len(self._queue) >= _QUEUE:
+            self._queue.popleft()
+        self._queue.append(event)
+        self._queued.set()
+
+    async def run(self, listener: SessionListener) -> None:
+        backoff_s = self._target.backoff_s
+        async with self._channel() as channel:
+            stub: SchedulerAsyncStub = SchedulerStub(channel)
+            while True:
+                began = self._time()
+                reason = await self._session(stub, listener)
+                self._lose(reason)
+                if self._time() - began > self._target.max_backoff_s:
+                    backoff_s = self._target.backoff_s
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(2 * backoff_s, self._target.max_backoff_s)
+
+    def _channel(self) -> grpc.aio.Channel:
+        target = self._target
+        if target.credentials is None:
+            return grpc.aio.insecure_channel(target.address, options=_CHANNEL_OPTIONS)
+        return grpc.aio.secure_channel(target.address, target.credentials, options=_CHANNEL_OPTIONS)
+
+    def _lose(self, reason: str) -> None:
+        if self.lost_since is None:
+            _log.warning("scheduler_lost", scheduler=self._target.address, reason=reason)
+            self.lost_since = self._time()
+            kept = [event for event in self._queue if isinstance(event, _ENDS)]
+            self._queue.clear()
+            self._queue.extend(kept)
+
+    async def _session(self, stub: "SchedulerAsyncStub", listener: SessionListener) -> str:
+        """One session from Hello to its end; returns why it ended."""
+        call = stub.Session()
+        writer: asyncio.Task[None] | None = None
+        try:
+            hello = pb.Hello(gateway_id=self._target.gateway_id, version=self._target.version)
+            await call.write(pb.GatewayEvents(events=[pb.GatewayEvent(hello=hello)]))
+            while isinstance(message := await call.read(), pb.SchedulerCommands):
+                self.heard_at = self._time()
+                listener.on_commands(message)
+                if writer is None:  # the first message: a topology, so this scheduler is alive
+                    self._begin(listener)
+                    writer = asyncio.create_task(self._write(call))
+            return "closed by the scheduler"
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+        finally:
+            if writer is not None:
+                writer.cancel()
+                await asyncio.gather(writer, return_exceptions=True)
+            call.cancel()
+
+    def _begin(self, listener: SessionListener) -> None:
+        _log.info("scheduler_session", scheduler=self._target.address)
+        self.lost_since = None
+        listener.on_session()
+        self._queued.set()
+
+    async def _write(self, call: "SessionCall") -> None:
+        queue = self._queue
+        while True:
+            await self._queued.wait()
+            self._queued.clear()
+            while queue:
+                count = min(len(queue), _BATCH)
+                batch = [_wrapped(queue.popleft()) for _ in range(count)]
+                try:
+                    await call.write(pb.GatewayEvents(events=batch))
+                except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                    return  # the reader hears why
+
+
+def _wrapped(event: SchedulerEvent) -> pb.GatewayEvent:
+    match event:
+        case pb.Submitted():
+            return pb.GatewayEvent(submitted=event)
+        case pb.Running():
+            return pb.GatewayEvent(running=event)
+        case pb.FirstToken():
+            return pb.GatewayEvent(first_token=event)
+        case pb.Progress():
+            return pb.GatewayEvent(progress=event)
+        case pb.Finished():
+            return pb.GatewayEvent(finished=event)
+        case pb.Failed():
+            return pb.GatewayEvent(failed=event)
+        case pb.MoveDone():
+            return pb.GatewayEvent(move_done=event)

@@ -1,0 +1,89 @@
+"""A whole gateway core in virtual time: dispatcher, fake scheduler, scripted engines."""
+
+import random
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from shunter_gateway.dispatcher import Dispatcher
+from shunter_gateway.lifecycle_ports import LifecycleLimits
+from shunter_gateway.ports import EngineFailure
+from shunter_gateway.request import RequestHandle, RequestSpec
+from shunter_gateway.testing import (
+    CountingObserver,
+    FakeScheduler,
+    LetterDecoders,
+    ManualClock,
+    RecordingSink,
+    ScriptedCall,
+    ScriptedEngine,
+    topology_message,
+)
+
+LOST = EngineFailure("connection", "connection lost", retriable=True)
+PROMPT = (5, 4, 3)
+SPEC = RequestSpec(
+    request_id="r1",
+    model="chat",
+    tenant="",
+    path="/v1/completions",
+    body=b"{}",
+    prompt_token_ids=PROMPT,
+    prompt_tokens=len(PROMPT),
+    block_hashes=b"",
+    max_tokens=8,
+)
+
+
+@dataclass(slots=True)
+class World:
+    instances: dict[str, str] = field(
+        default_factory=lambda: {"chat-0": "chat", "chat-1": "chat", "chat-2": "chat"}
+    )
+    limits: LifecycleLimits = field(default_factory=LifecycleLimits)
+    connected: bool = True
+    clock: ManualClock = field(default_factory=ManualClock)
+    observer: CountingObserver = field(default_factory=CountingObserver)
+    engine: ScriptedEngine = field(init=False)
+    scheduler: FakeScheduler = field(init=False)
+    dispatcher: Dispatcher = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.engine = ScriptedEngine(self.clock)
+        self.scheduler = FakeScheduler(self.clock, topology_message(self.instances))
+        self.dispatcher = Dispatcher(
+            clock=self.clock,
+            link=self.scheduler,
+            adapters={"simulated": self.engine},
+            decoders=LetterDecoders(),
+            observer=self.observer,
+            rng=random.Random(1),
+            limits=self.limits,
+        )
+        if self.connected:
+            self.scheduler.connect(self.dispatcher)
+
+    def submit(self, **changes: Any) -> tuple[RequestHandle, RecordingSink]:
+        """Submits a request and lets the scheduler answer."""
+        sink = RecordingSink()
+        handle = self.dispatcher.submit(replace(SPEC, **changes), sink)
+        self.settle()
+        return handle, sink
+
+    def settle(self, seconds: float = 0.0) -> None:
+        """Lets time pass, with the dispatcher's ticks."""
+        self.clock.advance(0)
+        for _ in range(round(seconds / 0.1)):
+            self.clock.advance(0.1)
+            self.dispatcher.tick()
+            self.clock.advance(0)
+
+    def call_of(self, request_id: str = "r1") -> ScriptedCall:
+        """The call that owns the request."""
+        return [call for call in self.engine.live if call.request.request_id == request_id][-1]
+
+    def run_out(self, rounds: int = 200) -> None:
+        """Lets everything that is there come to its end."""
+        for _ in range(rounds):
+            for call in self.engine.live:
+                call.step()
+            self.settle(0.1)
