@@ -85,6 +85,7 @@ class RequestLifecycle:
         self._paused = False
         self._move: ReplayMove | None = None
         self._stalled_since: float | None = None  # switched, and no token since
+        self._move_rung = ""
         self._deadline: Timer | None = None
         self._backoff: Timer | None = None
 
@@ -424,7 +425,8 @@ class RequestLifecycle:
         if not journal.take(journal.epoch, Owner(destination.name, journal.epoch + 1)):
             return False
         self._abort_call()
-        self._stalled_since = self.last_token_at or self._call_started_at
+        self._move_rung = "replay" if self.answer.began else "restart"
+        self._stalled_since = self.last_token_at if self.answer.began else self._call_started_at
         self.instance = destination.name
         self.state = "assigned"
         self._sink.on_assigned(destination.name, destination.pool)
@@ -443,11 +445,9 @@ class RequestLifecycle:
             self._report_move(moved=False, rung="replay", reason=reason)
 
     def _report_switched(self, now: float) -> None:
-        stall_s = now - (self._stalled_since or now)
+        stall_s = 0.0 if self._stalled_since is None else now - self._stalled_since
         self._stalled_since = None
-        self._report_move(
-            moved=True, rung="replay" if self.answer.began else "restart", stall_s=stall_s
-        )
+        self._report_move(moved=True, rung=self._move_rung, stall_s=stall_s)
 
     def _report_move(self, moved: bool, rung: str, reason: str = "", stall_s: float = 0.0) -> None:
         if moved:

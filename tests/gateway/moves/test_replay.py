@@ -1,0 +1,191 @@
+"""Moves: warm the destination, switch, and leave the source alone if anything goes wrong before."""
+
+import pytest
+
+from shunter_gateway.moves.rules import MoveRequest, move_refusal
+from shunter_gateway.request import RequestHandle
+from shunter_gateway.testing import RecordingSink, ScriptedCall, answer_ids
+from shunter_gateway.testing_world import LOST, PROMPT, World
+from shunter_proto.v1 import scheduler_pb2 as pb
+
+UNDISTURBED = answer_ids(PROMPT, 8)
+
+
+def other(sink: RecordingSink) -> str:
+    return next(f"chat-{i}" for i in range(3) if f"chat-{i}" not in sink.assigned)
+
+
+def warm_up(world: World) -> ScriptedCall:
+    calls = [call for call in world.engine.live if "-warm" in call.request.request_id]
+    assert len(calls) == 1
+    return calls[0]
+
+
+def move_done(world: World) -> pb.MoveDone:
+    (event,) = world.scheduler.sent(pb.MoveDone)
+    assert isinstance(event, pb.MoveDone)
+    return event
+
+
+def started(world: World, tokens: int = 3) -> tuple[RequestHandle, RecordingSink, str]:
+    handle, sink = world.submit()
+    world.call_of().step(tokens)
+    destination = other(sink)
+    world.scheduler.move("r1", destination)
+    return handle, sink, destination
+
+
+def test_source_goes_on_while_the_destination_is_warmed() -> None:
+    world = World()
+    _, sink, destination = started(world)
+    source, warm = world.call_of(), warm_up(world)
+    assert warm.request.token_ids == (*PROMPT, *UNDISTURBED[:3])
+    assert warm.request.max_tokens == 1
+    source.step(2)
+    warm.step()
+    assert source.aborted
+    request = world.call_of().request
+    assert request.token_ids == (*PROMPT, *UNDISTURBED[:5])
+    assert (request.epoch, request.address) == (2, f"{destination}:1")
+    world.settle(0.3)
+    world.run_out(10)
+    assert sink.token_ids == UNDISTURBED
+    done = move_done(world)
+    assert done.moved and (done.epoch, done.instance, done.rung) == (2, destination, "replay")
+    assert done.stall_ms == pytest.approx(300, abs=1)
+    assert world.scheduler.ledger == {}
+
+
+def test_far_behind_destination_is_warmed_again() -> None:
+    world = World()
+    _, sink = world.submit(max_tokens=100)
+    world.call_of().step(3)
+    world.scheduler.move("r1", other(sink))
+    world.call_of().step(40)
+    warm_up(world).step()
+    assert not world.call_of().aborted
+    again = warm_up(world)
+    assert again.request.output_offset == 43
+    again.step()
+    world.run_out(120)
+    assert sink.token_ids == answer_ids(PROMPT, 100)
+    assert move_done(world).moved
+
+
+def test_failed_warm_up_leaves_the_source_alone() -> None:
+    world = World()
+    _, sink, _ = started(world)
+    warm_up(world).fail(LOST)
+    done = move_done(world)
+    assert not done.moved and done.epoch == 1 and done.reason == "warm-up failed: connection"
+    world.run_out(10)
+    assert sink.token_ids == UNDISTURBED and len(sink.assigned) == 1
+
+
+def test_source_fails_during_the_warm_up() -> None:
+    world = World()
+    _, sink, _ = started(world)
+    warm = warm_up(world)
+    world.call_of().fail(LOST)
+    assert warm.aborted and not move_done(world).moved
+    world.run_out(10)
+    assert sink.token_ids == UNDISTURBED
+
+
+def test_destination_fails_after_the_switch() -> None:
+    world = World()
+    _, sink, destination = started(world)
+    warm_up(world).step()
+    world.call_of().fail(LOST)
+    world.settle()
+    done = move_done(world)
+    assert done.moved and done.epoch == 2
+    (failed,) = world.scheduler.sent(pb.Failed)
+    assert isinstance(failed, pb.Failed)
+    assert (failed.epoch, failed.instance) == (2, destination)
+    world.run_out(10)
+    assert sink.token_ids == UNDISTURBED
+
+
+def test_answer_that_ends_during_the_warm_up_stays() -> None:
+    world = World()
+    _, sink, _ = started(world)
+    warm = warm_up(world)
+    world.call_of().step(5)
+    assert warm.aborted and sink.outcome is not None
+    assert not move_done(world).moved
+    assert world.scheduler.ledger == {}
+
+
+def test_cancel_during_the_warm_up_frees_both_sides() -> None:
+    world = World()
+    handle, _, _ = started(world)
+    source, warm = world.call_of(), warm_up(world)
+    handle.cancel()
+    assert source.aborted and warm.aborted
+    assert world.scheduler.ledger == {} and world.engine.live == []
+
+
+def test_move_before_the_first_token_starts_again() -> None:
+    world = World()
+    _, sink = world.submit()
+    destination = other(sink)
+    world.scheduler.move("r1", destination)
+    assert world.call_of().request.address == f"{destination}:1"
+    world.run_out(10)
+    done = move_done(world)
+    assert done.moved and done.rung == "restart"
+    assert sink.token_ids == UNDISTURBED
+
+
+def test_stale_move_is_dropped() -> None:
+    world = World()
+    world.submit()
+    world.call_of().step()
+    world.scheduler.ledger["r1"] = (9, "chat-0")
+    world.scheduler.move("r1", "chat-2")
+    assert world.scheduler.sent(pb.MoveDone) == []
+
+
+def test_seed_is_drawn_once_and_kept() -> None:
+    world = World()
+    started(world)
+    warm_up(world).step()
+    seeds = {call.request.sampling.seed for call in world.engine.calls}
+    assert len(seeds) == 1 and None not in seeds
+
+
+def test_suspended_request_waits_and_goes_on() -> None:
+    world = World()
+    _, sink = world.submit()
+    world.call_of().step(3)
+    world.scheduler.auto = False
+    world.scheduler.suspend("r1")
+    world.settle(3)
+    assert world.engine.live == []
+    submitted = world.scheduler.waiting["r1"]
+    assert (submitted.epoch, submitted.output_tokens, submitted.pool) == (2, 3, "chat")
+    assert list(submitted.excluded_instances) == []
+    world.scheduler.heard_at = world.clock.time()
+    world.scheduler.assign(submitted, "chat-1")
+    world.run_out(10)
+    assert sink.token_ids == UNDISTURBED
+
+
+BASE = MoveRequest("a", "b", True, False, True, False, "")
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        (BASE, ""),
+        (MoveRequest("a", "a", True, False, True, False, ""), "already_there"),
+        (MoveRequest("a", "b", False, False, True, False, ""), "other_revision"),
+        (MoveRequest("a", "b", True, True, True, False, ""), "already_moving"),
+        (MoveRequest("a", "b", True, False, True, True, ""), "unknown_token_ids"),
+        (MoveRequest("a", "b", True, False, True, False, "guided_decoding"), "guided_decoding"),
+        (MoveRequest("a", "b", True, False, False, True, "guided_decoding"), ""),
+    ],
+)
+def test_what_may_move(request_: MoveRequest, reason: str) -> None:
+    assert move_refusal(request_) == reason
