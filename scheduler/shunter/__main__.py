@@ -12,6 +12,7 @@ from shunter.commands.explain import explain
 from shunter.commands.gateway import gateway
 from shunter.commands.scheduler import scheduler
 from shunter.commands.status import status, top
+from shunter.commands.up import up
 from shunter.commands.validate import validate
 from shunter.failure import Failure
 
@@ -28,6 +29,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
+    app.command()(up)
     app.command()(validate)
     for operate in (status, top, explain, drain, undrain):
         app.command(rich_help_panel=OPERATE)(operate)

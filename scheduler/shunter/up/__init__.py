@@ -1,0 +1,1 @@
+"""`shunter up`: the whole system on one machine, every process owned and restarted."""

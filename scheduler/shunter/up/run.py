@@ -1,0 +1,177 @@
+"""The life of one `shunter up`, from reading the files to the last process's end."""
+
+import asyncio
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+
+from shunter.config import parse
+from shunter.failure import Failure
+from shunter.state import read_state
+from shunter.terminal import out
+from shunter.up import screen
+from shunter.up.launch import Endpoints
+from shunter.up.plan import plan_engines
+from shunter.up.ports import free_ports, port_or_free
+from shunter.up.system import System, SystemOptions
+from shunter.up.weights import fetch_weights
+from shunter_api.problems import ConfigurationError
+from shunter_api.validate import Configuration
+from shunter_runtime.signals import stop_signals
+from shunter_scheduler.sources.files import Files, read_files
+
+SCREENS_PER_S = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """Port 0: any free one. `duration_s` None: until a signal."""
+
+    paths: tuple[Path, ...]
+    host: str
+    port: int
+    grpc_port: int
+    scheduler_port: int
+    state_dir: Path
+    duration_s: float | None
+    speed: float
+    api_keys: Path | None
+    start_timeout_s: float
+
+
+def run(options: UpOptions) -> None:
+    """Raises `Failure`."""
+    console = out()
+    files, configuration = _read(options.paths)
+    state_dir = options.state_dir.absolute()
+    with _only_one(state_dir):
+        endpoints = _endpoints(options)
+        fetch_weights(plan_engines(configuration)[0].values(), console)
+        system_options = SystemOptions(
+            paths=options.paths,
+            state_dir=state_dir,
+            endpoints=endpoints,
+            speed=options.speed,
+            api_keys=options.api_keys,
+            start_timeout_s=options.start_timeout_s,
+        )
+        life = _Life(console, system_options, files, configuration)
+        asyncio.run(life.live(options.duration_s))
+
+
+def _read(paths: tuple[Path, ...]) -> tuple[Files, Configuration]:
+    try:
+        files = read_files(paths)
+        return files, parse(files)
+    except ConfigurationError as error:
+        names = " ".join(map(str, paths))
+        raise Failure(
+            f"the configuration is refused\n{error}", f"mend it; `shunter validate {names}` checks"
+        ) from error
+
+
+@contextmanager
+def _only_one(state_dir: Path) -> Iterator[None]:
+    """The lock of a process that died is free."""
+    state_dir.mkdir(parents=True, exist_ok=True)
+    with (state_dir / "lock").open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            state = read_state(state_dir)
+            who = f" (pid {state.pid})" if state else ""
+            raise Failure(
+                f"a `shunter up`{who} uses {state_dir} already",
+                "end it, or give this one a --state-dir and ports of its own",
+            ) from None
+        yield
+
+
+def _endpoints(options: UpOptions) -> Endpoints:
+    local = "127.0.0.1"
+    return Endpoints(
+        http=f"{options.host}:{port_or_free(options.host, options.port, '--port')}",
+        grpc=f"{options.host}:{port_or_free(options.host, options.grpc_port, '--grpc-port')}",
+        scheduler=f"{local}:{port_or_free(local, options.scheduler_port, '--scheduler-port')}",
+        scheduler_metrics=f"{local}:{free_ports(1)[0]}",
+    )
+
+
+class _Life:
+    def __init__(
+        self, console: Console, options: SystemOptions, files: Files, configuration: Configuration
+    ) -> None:
+        self._console = console
+        self._options = options
+        self._files = files
+        self._configuration = configuration
+
+    async def live(self, duration_s: float | None) -> None:
+        """Until a signal, or `duration_s` of service. Raises `Failure`."""
+        system = System(self._options, self._tell)
+        with stop_signals() as stop:
+            serving = asyncio.create_task(self._serve(system, duration_s))
+            stopped = asyncio.create_task(stop.wait())
+            try:
+                await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                serving.cancel()
+                stopped.cancel()
+                outcome, _ = await asyncio.gather(serving, stopped, return_exceptions=True)
+                self._console.print("stopping")
+                await system.close()
+        if isinstance(outcome, Exception):
+            raise outcome
+
+    async def _serve(self, system: System, duration_s: float | None) -> None:
+        probing = asyncio.create_task(system.fleet.probe())
+        try:
+            with self._progress(system):
+                await system.start(self._files, self._configuration)
+            self._console.print(
+                screen.summary(self._configuration, system.plans, self._options.endpoints)
+            )
+            following = asyncio.create_task(system.follow(self._files))
+            try:
+                await asyncio.wait({probing, following}, timeout=duration_s)
+            finally:
+                following.cancel()
+                await _settled(following)
+            down = [name for name, child in system.fleet.children.items() if not child.ready]
+            if down:
+                raise Failure(f"not serving at the end: {', '.join(down)}")
+        finally:
+            probing.cancel()
+            await _settled(probing)
+
+    @contextmanager
+    def _progress(self, system: System) -> Iterator[None]:
+        """A live table on a terminal, one line elsewhere."""
+        if not self._console.is_terminal:
+            self._console.print("starting; logs are in", str(self._options.state_dir / "logs"))
+            yield
+            return
+
+        with Live(
+            console=self._console,
+            get_renderable=lambda: screen.starting(system.fleet.children),
+            refresh_per_second=SCREENS_PER_S,
+            transient=True,
+        ):
+            yield
+
+    def _tell(self, news: str) -> None:
+        screen.print_plainly(self._console, news)
+
+
+async def _settled(task: asyncio.Task[None]) -> None:
+    """Wait for a cancelled task; what went wrong in it is raised."""
+    try:
+        await task
+    except asyncio.CancelledError:
+        return
