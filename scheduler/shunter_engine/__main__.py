@@ -1,0 +1,166 @@
+"""`shunter engine`: builds backend, tokenizer and server, and runs them until a signal comes."""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Literal, Protocol, get_args, runtime_checkable
+
+import structlog
+from aiohttp import web
+
+from shunter_engine.options import BackendName, EngineOptions
+from shunter_engine.server import EngineParts, EngineServer, listen
+from shunter_engine.simulated import simulated_backend
+from shunter_runtime.logs import configure_logging
+from shunter_runtime.loop import run as run_loop
+from shunter_runtime.metrics import port_of
+from shunter_runtime.signals import stop_signals
+from shunter_text.sources import TokenizerUnavailable, load_tokenizer, sim_word_ids
+
+__all__ = ["EngineFailed", "EngineOptions", "EngineStartError", "main", "run", "serve"]
+
+
+class EngineStartError(Exception):
+    """The engine cannot start; the message names cause and remedy."""
+
+
+class EngineFailed(Exception):
+    """The backend broke while it ran. The process ends, and its streams are moved elsewhere."""
+
+
+@runtime_checkable
+class WatchedBackend(Protocol):
+    """A backend with a task of its own that can break."""
+
+    async def failed(self) -> None:
+        """Returns only by raising what broke the backend."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m shunter_engine`: flags as `EngineOptions` has fields."""
+    configure_logging()
+    try:
+        run(_parse(arguments))
+    except (EngineStartError, EngineFailed) as error:
+        structlog.get_logger("shunter.engine").error("engine ended", error=str(error))
+        return 1
+    return 0
+
+
+def run(options: EngineOptions) -> None:
+    """Serves until SIGTERM or SIGINT. Raises `EngineStartError` and `EngineFailed`."""
+    run_loop(_run(options))
+
+
+async def _run(options: EngineOptions) -> None:
+    with stop_signals() as stop:
+        await serve(options, stop, lambda port: _announce(options, port))
+
+
+async def serve(
+    options: EngineOptions, stop: asyncio.Event, on_listening: Callable[[int], None]
+) -> None:
+    """Listens at once (`/health` says 503), loads the model, serves until `stop` is set.
+
+    `on_listening` gets the bound port. Raises `EngineStartError` and `EngineFailed`.
+    """
+    server = EngineServer(options.model_name, options.seed, options.allow_faults)
+    try:
+        runner = await listen(server, options.host, options.port)
+    except OSError as error:
+        raise EngineStartError(f"{options.host}:{options.port}: {error.strerror}") from error
+    try:
+        on_listening(port_of(runner))
+        await _serve_until(stop, options, server, runner)
+    finally:
+        await runner.cleanup()
+
+
+async def _serve_until(
+    stop: asyncio.Event, options: EngineOptions, server: EngineServer, runner: web.AppRunner
+) -> None:
+    stopping = asyncio.ensure_future(stop.wait())
+    loading = asyncio.ensure_future(load(options))
+    try:
+        await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not loading.done():
+            return
+        parts = loading.result()
+        await parts.backend.start()
+        try:
+            server.load(parts)
+            structlog.get_logger("shunter.engine").info("ready", model=options.model_name)
+            await _stopped_or_failed(stopping, parts.backend)
+            # Connections break before the backend ends: the gateway moves what was running.
+            await runner.cleanup()
+        finally:
+            await parts.backend.stop()
+    finally:
+        loading.cancel()
+        stopping.cancel()
+        await asyncio.gather(loading, stopping, return_exceptions=True)
+
+
+async def _stopped_or_failed(stopping: "asyncio.Task[Literal[True]]", backend: object) -> None:
+    if not isinstance(backend, WatchedBackend):
+        await stopping
+        return
+    failing = asyncio.ensure_future(backend.failed())
+    await asyncio.wait({stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
+    failure = failing.exception() if failing.done() else None
+    failing.cancel()
+    if failure is not None:
+        raise EngineFailed(f"the backend broke: {failure!r}") from failure
+
+
+async def load(options: EngineOptions) -> EngineParts:
+    """Raises `EngineStartError`."""
+    try:
+        return await asyncio.to_thread(_LOADERS[options.backend], options)
+    except (TokenizerUnavailable, ValueError, OSError) as error:
+        raise EngineStartError(str(error)) from error
+
+
+def _load_simulated(options: EngineOptions) -> EngineParts:
+    tokenizer = load_tokenizer("sim://any")
+    assert tokenizer is not None
+    backend = simulated_backend(options, sim_word_ids(), tokenizer.eos_token_ids)
+    return EngineParts(backend, tokenizer)
+
+
+_LOADERS: dict[BackendName, Callable[[EngineOptions], EngineParts]] = {
+    "simulated": _load_simulated,
+}
+
+
+def _announce(options: EngineOptions, port: int) -> None:
+    structlog.get_logger("shunter.engine").info(
+        "listening", host=options.host, port=port, model=options.model_name
+    )
+    if options.port_file is not None:
+        part = options.port_file.with_name(options.port_file.name + ".part")
+        part.write_text(f"{port}\n", encoding="utf-8")
+        os.replace(part, options.port_file)
+
+
+def _parse(arguments: Sequence[str] | None) -> EngineOptions:
+    parser = argparse.ArgumentParser(prog="python -m shunter_engine", description=__doc__)
+    for field in fields(EngineOptions):
+        flag = "--" + field.name.replace("_", "-")
+        default = field.default
+        if isinstance(default, bool):
+            parser.add_argument(flag, action="store_true")
+        elif field.name == "backend":
+            parser.add_argument(flag, choices=get_args(BackendName), default=default)
+        else:
+            kind = Path if default is None else type(default)
+            parser.add_argument(flag, type=kind, default=default)
+    return EngineOptions(**vars(parser.parse_args(arguments)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

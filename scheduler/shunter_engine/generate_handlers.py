@@ -1,0 +1,181 @@
+"""`/v1/completions`, `/v1/chat/completions` and the abort call."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+from itertools import count
+
+from aiohttp import web
+
+from shunter_engine.backend import Backend, PromptTooLong, QueueFull
+from shunter_engine.errors import ApiError, bad_request
+from shunter_engine.faults import Faults
+from shunter_engine.generation import Generation, Piece, Surroundings
+from shunter_engine.metrics import EngineMetrics
+from shunter_engine.openai_answers import (
+    DONE,
+    AnswerHead,
+    Collected,
+    EventEncoder,
+    LogprobNames,
+    whole_answer,
+)
+from shunter_engine.openai_requests import (
+    AbortBody,
+    ChatBody,
+    CompletionBody,
+    GenerateBody,
+    GenerateCall,
+    chat_call,
+    check_model,
+    check_prompts,
+    completion_call,
+    decode_body,
+    has_text,
+    token_prompts,
+)
+from shunter_engine.sse import EventStream
+from shunter_text.chat import ChatTemplateError
+from shunter_text.tokenizer import Tokenizer
+
+QUEUE_RETRY_AFTER_S = 1.0
+
+
+class GenerateHandlers:
+    """Holds the requests that run, for aborts by id."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        tokenizer: Tokenizer,
+        model_name: str,
+        default_seed: int,
+        metrics: EngineMetrics,
+        faults: Faults,
+        now_s: Callable[[], float],
+    ) -> None:
+        self._backend = backend
+        self._tokenizer = tokenizer
+        self._model_name = model_name
+        self._default_seed = default_seed
+        self._faults = faults
+        self._serials = count()
+        self._running: dict[int, Generation] = {}
+        self._around = Surroundings(backend, tokenizer, metrics, now_s, faults.on_token)
+
+    async def completions(self, request: web.Request) -> web.StreamResponse:
+        body = decode_body(await request.read(), CompletionBody)
+        self._check(body)
+        encode = self._tokenizer.encode
+        if has_text(body.prompt):
+            prompts = await asyncio.to_thread(token_prompts, body.prompt, encode, "prompt")
+        else:
+            prompts = token_prompts(body.prompt, encode, "prompt")
+        self._check_prompts(prompts, "prompt")
+        call = completion_call(body, prompts, self._default_seed)
+        return await self._answer(request, call, body.request_id)
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        body = decode_body(await request.read(), ChatBody)
+        self._check(body)
+        try:
+            prompt = await asyncio.to_thread(self._encode_chat, body)
+        except ChatTemplateError as error:
+            raise bad_request(str(error), "messages") from error
+        self._check_prompts((prompt,), "messages")
+        call = chat_call(body, prompt, self._default_seed)
+        return await self._answer(request, call, body.request_id)
+
+    async def abort(self, request: web.Request) -> web.StreamResponse:
+        """Unknown ids are ignored: they may just have ended."""
+        body = decode_body(await request.read(), AbortBody)
+        wanted = set(body.request_ids)
+        for generation in list(self._running.values()):
+            for choice in generation.choices:
+                names = (generation.request_id, generation.answer_id)
+                if any(n in wanted or f"{n}-{choice.index}" in wanted for n in names):
+                    generation.finish("abort", choice.index)
+        return web.json_response({})
+
+    def _check(self, body: GenerateBody) -> None:
+        self._faults.check_accepts()
+        check_model(body.model, self._model_name)
+
+    def _check_prompts(self, prompts: tuple[tuple[int, ...], ...], param: str) -> None:
+        check_prompts(prompts, self._tokenizer.vocab_size, self._backend.context_length, param)
+
+    def _encode_chat(self, body: ChatBody) -> tuple[int, ...]:
+        tools = None if body.tool_choice == "none" else body.tools
+        return tuple(self._tokenizer.encode_chat(body.messages, tools, body.add_generation_prompt))
+
+    async def _answer(
+        self, request: web.Request, call: GenerateCall, request_id: str | None
+    ) -> web.StreamResponse:
+        request_id = request_id or request.headers.get("X-Request-Id") or uuid.uuid4().hex
+        answer_id = f"{'chatcmpl' if call.chat else 'cmpl'}-{request_id[:256]}"
+        head = AnswerHead(answer_id, int(time.time()), self._model_name)
+        names = LogprobNames(self._tokenizer, call.name_tokens_by_id)
+        if call.stream:
+            return await self._stream(request, call, head, names)
+        return await self._collect(call, head, names)
+
+    async def _stream(
+        self, request: web.Request, call: GenerateCall, head: AnswerHead, names: LogprobNames
+    ) -> web.StreamResponse:
+        encoder = EventEncoder(call, head, names)
+        stream = EventStream(on_stuck=lambda: generation.abort())
+
+        def on_piece(piece: Piece) -> None:
+            event = encoder.piece(piece)
+            if event is not None:
+                stream.write(event)
+
+        generation = Generation(call, head.answer_id, self._around, on_piece)
+        serial = self._submit(generation)
+        try:
+            if call.chat:
+                for choice in generation.choices:
+                    stream.write(encoder.opening(choice.index))
+            await stream.open(request)
+            await generation.done.wait()
+            if call.include_usage:
+                stream.write(encoder.usage(generation.usage()))
+            stream.write(DONE)
+            return await stream.close()
+        finally:
+            self._retire(serial)
+
+    async def _collect(
+        self, call: GenerateCall, head: AnswerHead, names: LogprobNames
+    ) -> web.StreamResponse:
+        choices = [Collected() for _ in range(len(call.prompts) * call.n)]
+        generation = Generation(
+            call, head.answer_id, self._around, lambda piece: choices[piece.index].add(piece)
+        )
+        serial = self._submit(generation)
+        try:
+            await generation.done.wait()
+        finally:
+            self._retire(serial)
+        if any(choice.finish_reason == "error" for choice in choices):
+            raise ApiError(500, "the engine failed to compute an answer")
+        body = whole_answer(call, head, names, choices, generation.usage())
+        return web.Response(body=body, content_type="application/json")
+
+    def _submit(self, generation: Generation) -> int:
+        serial = next(self._serials)
+        try:
+            generation.submit(serial)
+        except PromptTooLong as error:
+            param = "messages" if generation.call.chat else "prompt"
+            raise bad_request(str(error), param, "context_length_exceeded") from error
+        except QueueFull as error:
+            raise ApiError(429, str(error), retry_after_s=QUEUE_RETRY_AFTER_S) from error
+        self._running[serial] = generation
+        return serial
+
+    def _retire(self, serial: int) -> None:
+        """The request has ended, or its client has gone."""
+        generation = self._running.pop(serial)
+        generation.abort()

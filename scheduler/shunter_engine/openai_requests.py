@@ -1,0 +1,297 @@
+"""OpenAI request bodies as typed values, and what they ask of the engine.
+
+Unknown fields are ignored, as vLLM does; fields that change the answer and are not built are
+refused by name.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from shunter_engine.backend import Sampling
+from shunter_engine.errors import ApiError, bad_request
+
+MAX_CHOICES = 128
+MAX_STOP_STRINGS = 16
+MAX_TOP_LOGPROBS = 20
+_SEED_BITS = 2**63 - 1
+
+Count = Annotated[int, Meta(ge=1)]
+NonNegative = Annotated[int, Meta(ge=0)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+TokenId = Annotated[int, Meta(ge=0, lt=2**32)]
+TopLogprobs = Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)]
+RequestId = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+Prompt = str | list[str | TokenId | list[TokenId]]
+
+
+class StreamOptions(Struct):
+    include_usage: bool = False
+
+
+class GenerateBody(Struct, kw_only=True):
+    """What completions and chat completions share."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    min_tokens: NonNegative | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[TokenId] | None = None
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
+    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    priority: int | None = None
+    request_id: RequestId | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    response_format: dict[str, Any] | None = None
+
+
+class CompletionBody(GenerateBody, kw_only=True):
+    prompt: Prompt
+    max_tokens: Count | None = None  # up to the context length
+    logprobs: TopLogprobs | None = None
+    output_offset: NonNegative | None = None
+    echo: bool = False
+    best_of: int | None = None
+    suffix: str | None = None
+
+
+class ChatBody(GenerateBody, kw_only=True):
+    messages: Annotated[list[dict[str, Any]], Meta(min_length=1)]
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: TopLogprobs | None = None
+    add_generation_prompt: bool = True
+
+
+class TokenizeBody(Struct, kw_only=True):
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool = True
+
+
+class DetokenizeBody(Struct, kw_only=True):
+    model: str | None = None
+    tokens: list[TokenId]
+
+
+class AbortBody(Struct, kw_only=True):
+    request_ids: list[str]
+
+
+class EmbeddingBody(Struct, kw_only=True):
+    model: str | None = None
+    input: Prompt
+    encoding_format: str = "float"
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateCall:
+    """One request, checked: `len(prompts) * n` sequences, numbered prompt by prompt."""
+
+    chat: bool
+    prompts: tuple[tuple[int, ...], ...]
+    n: int
+    max_tokens: int | None  # None: up to the context length
+    min_tokens: int
+    sampling: Sampling
+    stop: tuple[str, ...]
+    include_stop: bool
+    stream: bool
+    include_usage: bool
+    return_token_ids: bool
+    name_tokens_by_id: bool
+    priority: int
+    output_offset: int
+
+
+Body = TypeVar("Body", bound=Struct)
+_PLACE = re.compile(r"^(?P<problem>.*?) - at `(?P<path>[^`]*)`$", re.DOTALL)
+_MISSING = re.compile(r"missing required field `(?P<field>[^`]*)`")
+
+
+def decode_body(data: bytes, body_type: type[Body]) -> Body:
+    """Raises `ApiError` 400 that names the field, never its value."""
+    try:
+        return msgspec.json.decode(data, type=body_type)
+    except msgspec.ValidationError as error:
+        problem = str(error)
+        field: str | None = None
+        if place := _PLACE.match(problem):
+            problem = place["problem"]
+            field = place["path"].removeprefix("$").lstrip(".") or None
+        if missing := _MISSING.search(problem):
+            field = ".".join(part for part in (field, missing["field"]) if part)
+        raise bad_request(f"{field}: {problem}" if field else problem, field) from None
+    except msgspec.DecodeError:
+        raise bad_request("the body is not valid JSON") from None
+
+
+def has_text(prompt: Prompt) -> bool:
+    """Whether there is something to tokenise, which is work for a thread."""
+    return isinstance(prompt, str) or any(isinstance(part, str) for part in prompt[:1])
+
+
+def token_prompts(
+    prompt: Prompt, encode: Callable[[str], Sequence[int]], param: str
+) -> tuple[tuple[int, ...], ...]:
+    """One prompt or several, as text or as token ids. Raises `ApiError` 400 for a mixture."""
+    if isinstance(prompt, str):
+        return (tuple(encode(prompt)),)
+    texts = [part for part in prompt if isinstance(part, str)]
+    token_ids = [part for part in prompt if isinstance(part, int)]
+    lists = [tuple(part) for part in prompt if isinstance(part, list)]
+    if len(token_ids) == len(prompt):
+        return (tuple(token_ids),)
+    if len(lists) == len(prompt):
+        return tuple(lists)
+    if len(texts) == len(prompt):
+        return tuple(tuple(encode(text)) for text in texts)
+    raise bad_request(f"{param} must be text or token ids, one prompt or a list of them", param)
+
+
+def check_prompts(
+    prompts: Sequence[Sequence[int]], vocab_size: int, context_length: int, param: str
+) -> None:
+    """Raises `ApiError` 400."""
+    if not prompts or not all(prompts):
+        raise bad_request(f"{param} must not be empty", param)
+    for ids in prompts:
+        if len(ids) >= context_length:
+            raise bad_request(
+                f"{param} has {len(ids)} tokens, and this model's context length is "
+                f"{context_length} tokens, prompt and answer together",
+                param,
+                "context_length_exceeded",
+            )
+        if max(ids) >= vocab_size:
+            raise bad_request(f"{param}: token ids must be below {vocab_size}", param)
+
+
+def completion_call(
+    body: CompletionBody, prompts: tuple[tuple[int, ...], ...], default_seed: int
+) -> GenerateCall:
+    """Raises `ApiError` 400."""
+    for field, refused in (
+        ("echo", body.echo),
+        ("best_of", body.best_of not in (None, 1, body.n)),
+        ("suffix", body.suffix),
+    ):
+        if refused:
+            raise bad_request(f"{field} is not supported by this engine", field)
+    offset = body.output_offset or 0
+    if offset and any(offset >= len(ids) for ids in prompts):
+        raise bad_request("output_offset must be below the number of prompt ids", "output_offset")
+    return _call(body, prompts, body.max_tokens, body.logprobs, offset, default_seed)
+
+
+def chat_call(body: ChatBody, prompt: tuple[int, ...], default_seed: int) -> GenerateCall:
+    """Raises `ApiError` 400."""
+    if body.tool_choice not in (None, "auto", "none"):
+        raise bad_request("tool_choice: this engine cannot force a tool", "tool_choice")
+    if body.top_logprobs and not body.logprobs:
+        raise bad_request("top_logprobs needs logprobs: true", "top_logprobs")
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    max_tokens = body.max_completion_tokens or body.max_tokens
+    return _call(body, (prompt,), max_tokens, logprobs, 0, default_seed)
+
+
+def _call(
+    body: GenerateBody,
+    prompts: tuple[tuple[int, ...], ...],
+    max_tokens: int | None,
+    logprobs: int | None,
+    output_offset: int,
+    default_seed: int,
+) -> GenerateCall:
+    if body.response_format and body.response_format.get("type") != "text":
+        raise bad_request("response_format: only text is supported", "response_format")
+    min_tokens = body.min_tokens or 0
+    if max_tokens is not None and min_tokens > max_tokens:
+        raise bad_request("min_tokens must not exceed max_tokens", "min_tokens")
+    n = body.n or 1
+    if n * len(prompts) > MAX_CHOICES:
+        raise bad_request(f"n times prompts must not exceed {MAX_CHOICES}", "n")
+    return GenerateCall(
+        chat=isinstance(body, ChatBody),
+        prompts=prompts,
+        n=n,
+        max_tokens=max_tokens,
+        min_tokens=min_tokens,
+        sampling=_sampling(body, logprobs, default_seed),
+        stop=_stop_strings(body.stop),
+        include_stop=body.include_stop_str_in_output,
+        stream=bool(body.stream),
+        include_usage=bool(body.stream_options and body.stream_options.include_usage),
+        return_token_ids=bool(body.return_token_ids),
+        name_tokens_by_id=bool(body.return_tokens_as_token_ids),
+        priority=body.priority or 0,
+        output_offset=output_offset,
+    )
+
+
+def _sampling(body: GenerateBody, logprobs: int | None, default_seed: int) -> Sampling:
+    return Sampling(
+        temperature=1.0 if body.temperature is None else body.temperature,
+        top_p=body.top_p or 1.0,
+        top_k=max(0, body.top_k or 0),
+        min_p=body.min_p or 0.0,
+        seed=(default_seed if body.seed is None else body.seed) & _SEED_BITS,
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        repetition_penalty=body.repetition_penalty or 1.0,
+        logit_bias=_logit_bias(body.logit_bias or {}),
+        logprobs=logprobs,
+        ignore_eos=body.ignore_eos,
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+    )
+
+
+def _logit_bias(bias: dict[str, float]) -> dict[int, float]:
+    try:
+        return {int(token_id): value for token_id, value in bias.items()}
+    except ValueError:
+        raise bad_request("logit_bias: keys must be token ids", "logit_bias") from None
+
+
+def _stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
+    strings = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if len(strings) > MAX_STOP_STRINGS:
+        raise bad_request(f"stop: at most {MAX_STOP_STRINGS} strings", "stop")
+    if not all(strings):
+        raise bad_request("stop: a stop string must not be empty", "stop")
+    return strings
+
+
+def check_model(model: str | None, served: str) -> None:
+    """Raises `ApiError` 404. A request may leave the model out: there is only one."""
+    if model is not None and model != served:
+        raise ApiError(
+            404,
+            f"the model {model!r} does not exist; this engine serves {served!r}",
+            "model",
+            "model_not_found",
+        )

@@ -1,0 +1,31 @@
+"""What one engine process is told at its start."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+BackendName = Literal["simulated", "numpy"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    backend: BackendName = "simulated"
+    model: str = "sim://llama-3.1-8b"
+    served_name: str = ""  # empty: the last part of `model`
+    accelerator: str = "h100-sxm-80gb"  # simulated: a key of the catalogue
+    tensor_parallel: int = 1
+    context_length: int = 8192  # at most the model's own counts
+    host: str = "127.0.0.1"
+    port: int = 8000  # 0: the system chooses
+    port_file: Path | None = None  # gets the bound port once the server listens
+    speed: float = 1.0  # simulated: times real time; 0 or inf: without waiting
+    allow_faults: bool = False
+    deterministic: bool = False  # numpy: logits do not depend on batch mates
+    max_num_seqs: int = 256
+    max_waiting: int = 1024
+    block_tokens: int = 16
+    seed: int = 0  # of requests that bring none
+
+    @property
+    def model_name(self) -> str:
+        return self.served_name or self.model.rstrip("/").rpartition("/")[2]

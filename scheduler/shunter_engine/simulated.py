@@ -1,0 +1,193 @@
+"""The simulated engine in real time: its steps take as long as the predicted GPU would."""
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from shunter_api.accelerators import accelerator
+from shunter_engine.backend import (
+    BackendStats,
+    PromptTooLong,
+    QueueFull,
+    SequenceRequest,
+    SequenceSink,
+    TokenEvent,
+)
+from shunter_engine.options import EngineOptions
+from shunter_scheduler.costmodel import cost_model, model_shape
+from shunter_simulator.engine import (
+    PromptTooLong as SimulatedPromptTooLong,
+)
+from shunter_simulator.engine import (
+    QueueFull as SimulatedQueueFull,
+)
+from shunter_simulator.engine import SequenceSpec, SimulatedEngine, TokenRule, TokenSampling
+from shunter_simulator.engine.model import engine_config
+from shunter_simulator.engine.values import NewToken
+
+# Shorter waits are left to add up: a timer costs about as much as it would wait.
+SHORTEST_SLEEP_S = 0.001
+# A process that was held up catches up on this much; older delays are forgotten.
+LONGEST_LAG_S = 0.25
+
+
+def simulated_backend(
+    options: EngineOptions, word_ids: Sequence[int], eos_token_ids: Sequence[int]
+) -> "SimulatedBackend":
+    """Sized like the accelerator's memory. Raises `ValueError` (`UnknownModel`,
+    `UnknownAccelerator`, `ModelDoesNotFit`)."""
+    shape = model_shape(options.model)
+    cost = cost_model(shape, accelerator(options.accelerator), options.tensor_parallel)
+    context_length = min(options.context_length, shape.context_length)
+    config = engine_config(cost, context_length, options.block_tokens)
+    config = replace(
+        config,
+        max_num_seqs=options.max_num_seqs,
+        max_waiting=options.max_waiting,
+        max_batch_tokens=max(config.max_batch_tokens, options.max_num_seqs),
+    )
+    rule = TokenRule(allowed=tuple(word_ids), eos_token_id=eos_token_ids[0])
+    return SimulatedBackend(
+        SimulatedEngine(config, cost, rule), options.model_name, eos_token_ids, options.speed
+    )
+
+
+class SimulatedBackend:
+    """`Backend` and `FaultyBackend`. One task runs the steps; it sleeps while nothing is to do."""
+
+    def __init__(
+        self,
+        engine: SimulatedEngine,
+        model_name: str,
+        eos_token_ids: Sequence[int],
+        speed: float = 1.0,
+    ) -> None:
+        """`speed`: how many simulated seconds pass in one; 0 or infinite: no waiting at all."""
+        if speed < 0 or math.isnan(speed):
+            raise ValueError(f"speed must be 0 or more, not {speed}")
+        self.model_name = model_name
+        self.context_length = engine.config.max_tokens_per_sequence
+        self.eos_token_ids = tuple(eos_token_ids)
+        self._engine = engine
+        self._wall_s_per_s = 1 / speed if speed and math.isfinite(speed) else 0.0
+        self._slowness = 1.0
+        self._stalled_until_s = 0.0
+        self._sinks: dict[str, SequenceSink] = {}
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="simulated-engine")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def failed(self) -> None:
+        """Returns only by raising what broke the step loop."""
+        assert self._task is not None, "not started"
+        await asyncio.shield(self._task)
+
+    def submit(self, request: SequenceRequest, sink: SequenceSink) -> None:
+        sampling = request.sampling
+        spec = SequenceSpec(
+            request_id=request.request_id,
+            token_ids=request.token_ids,
+            max_tokens=request.max_tokens,
+            min_tokens=request.min_tokens,
+            output_offset=request.output_offset,
+            priority=request.priority,
+        )
+        rules = TokenSampling(
+            seed=sampling.seed if sampling.temperature > 0 else None,
+            ignore_eos=sampling.ignore_eos,
+            stop_token_ids=frozenset(sampling.stop_token_ids),
+        )
+        try:
+            self._engine.add(spec, rules)
+        except SimulatedPromptTooLong as error:
+            raise PromptTooLong(str(error)) from error
+        except SimulatedQueueFull as error:
+            raise QueueFull(str(error)) from error
+        self._sinks[request.request_id] = sink
+        self._wake.set()
+
+    def abort(self, request_id: str) -> bool:
+        """Also ends a sequence whose last step is under way."""
+        self._engine.abort(request_id)
+        self._wake.set()  # its memory may be what another one waits for
+        return self._sinks.pop(request_id, None) is not None
+
+    def stats(self) -> BackendStats:
+        stats = self._engine.stats()
+        return BackendStats(
+            running=stats.running,
+            waiting=stats.waiting,
+            kv_blocks_total=stats.kv_blocks_total,
+            kv_blocks_used=stats.kv_blocks_used,
+            block_tokens=stats.block_tokens,
+            prompt_tokens_total=stats.prompt_tokens_total,
+            generation_tokens_total=stats.generation_tokens_total,
+            prefix_cache_queries_total=stats.prefix_cache_queries_total,
+            prefix_cache_hits_total=stats.prefix_cache_hits_total,
+            preemptions_total=stats.preemptions_total,
+        )
+
+    def stall(self, seconds: float) -> None:
+        self._stalled_until_s = asyncio.get_running_loop().time() + seconds
+        self._wake.set()
+
+    def slow(self, factor: float) -> None:
+        self._slowness = factor
+
+    def shrink_kv(self, fraction: float) -> None:
+        self._engine.shrink_kv(fraction)
+        self._wake.set()
+
+    async def _run(self) -> None:
+        """Keeps an absolute schedule, so that late wake-ups do not add up."""
+        now_s = asyncio.get_running_loop().time
+        due_s = now_s()
+        while True:
+            step = self._engine.step()
+            if step is None:
+                self._wake.clear()
+                await self._wake.wait()
+                due_s = now_s()
+                continue
+            due_s = max(due_s, now_s() - LONGEST_LAG_S)
+            due_s += step.duration_s * self._wall_s_per_s * self._slowness
+            due_s = await self._wait_until(due_s, now_s)
+            for token in step.outcome.tokens:
+                self._deliver(token)
+
+    async def _wait_until(self, due_s: float, now_s: Callable[[], float]) -> float:
+        """Waits for the step's end, and for the end of a stall. Gives when it was due."""
+        left_s = due_s - now_s()
+        await asyncio.sleep(left_s if left_s >= SHORTEST_SLEEP_S else 0)
+        while (left_s := self._stalled_until_s - now_s()) > 0:
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), left_s)
+            due_s = now_s()
+        return due_s
+
+    def _deliver(self, token: NewToken) -> None:
+        sink = self._sinks.get(token.request_id)
+        if sink is None:
+            return
+        if token.finish_reason is not None:
+            del self._sinks[token.request_id]
+        # The token rule leaves no choice: every token has probability 1.
+        sink.on_token(
+            TokenEvent(
+                token.token_id,
+                token.finish_reason,
+                logprob=0.0,
+                top_logprobs=((token.token_id, 0.0),),
+                cached_tokens=token.cached_tokens,
+            )
+        )

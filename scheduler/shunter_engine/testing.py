@@ -1,0 +1,172 @@
+"""Helpers for tests: a scripted backend, and engines behind real sockets."""
+
+import asyncio
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from shunter_engine.backend import (
+    BackendStats,
+    FinishReason,
+    PromptTooLong,
+    QueueFull,
+    SequenceRequest,
+    SequenceSink,
+    TokenEvent,
+)
+from shunter_engine.options import EngineOptions
+from shunter_engine.server import EngineParts, EngineServer, listen
+from shunter_engine.simulated import simulated_backend
+from shunter_runtime.metrics import port_of
+from shunter_text.sources import sim_tokenizer, sim_word_ids
+
+PROCESS_START_S = 20.0
+
+
+class ScriptedBackend:
+    """`Backend` that answers every sequence with the same tokens, one per turn of the event loop.
+
+    After the last one the sequence ends by `ending`, or waits to be aborted if that is None.
+    """
+
+    def __init__(
+        self,
+        token_ids: Sequence[int],
+        ending: FinishReason | None = "stop",
+        context_length: int = 4096,
+        max_sequences: int = 100,
+    ) -> None:
+        self.model_name = "scripted"
+        self.context_length = context_length
+        self.eos_token_ids: tuple[int, ...] = ()
+        self.submitted: list[SequenceRequest] = []
+        self.aborted: list[str] = []
+        self._token_ids = tuple(token_ids)
+        self._ending = ending
+        self._max_sequences = max_sequences
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def submit(self, request: SequenceRequest, sink: SequenceSink) -> None:
+        if len(request.token_ids) >= self.context_length:
+            raise PromptTooLong("too long")
+        if len(self._tasks) >= self._max_sequences:
+            raise QueueFull(f"{self._max_sequences} sequences run")
+        self.submitted.append(request)
+        self._tasks[request.request_id] = asyncio.create_task(self._run(request, sink))
+
+    def abort(self, request_id: str) -> bool:
+        self.aborted.append(request_id)
+        task = self._tasks.pop(request_id, None)
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+        return task is not None
+
+    def stats(self) -> BackendStats:
+        return BackendStats(len(self._tasks), 0, 100, len(self._tasks), 16, 0, 0, 0, 0, 0)
+
+    async def _run(self, request: SequenceRequest, sink: SequenceSink) -> None:
+        token_ids = self._token_ids[: request.max_tokens]
+        for index, token_id in enumerate(token_ids):
+            await asyncio.sleep(0)
+            if request.request_id not in self._tasks:
+                return
+            last = index == len(token_ids) - 1
+            reason: FinishReason | None = self._ending if last else None
+            if reason is not None:
+                del self._tasks[request.request_id]
+            top = ((token_id, -0.5), (token_id + 1, -1.5))
+            cached = 7 if index == 0 else None
+            sink.on_token(TokenEvent(token_id, reason, -0.5, top, cached))
+
+
+def simulated_parts(options: EngineOptions | None = None) -> EngineParts:
+    """A simulated engine that does not wait."""
+    options = options or EngineOptions(served_name="m", speed=math.inf)
+    tokenizer = sim_tokenizer()
+    backend = simulated_backend(options, sim_word_ids(), tokenizer.eos_token_ids)
+    return EngineParts(backend, tokenizer)
+
+
+def scripted_parts(backend: ScriptedBackend) -> EngineParts:
+    return EngineParts(backend, sim_tokenizer())
+
+
+@asynccontextmanager
+async def running_engine(parts: EngineParts, allow_faults: bool = False) -> AsyncIterator[str]:
+    """The engine behind a real socket, in this process, as model `m`; gives its base address."""
+    server = EngineServer("m", allow_faults=allow_faults)
+    runner = await listen(server, "127.0.0.1", 0)
+    try:
+        await parts.backend.start()
+        server.load(parts)
+        yield f"http://127.0.0.1:{port_of(runner)}"
+    finally:
+        await runner.cleanup()
+        await parts.backend.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineProcess:
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+
+@contextmanager
+def engine_process(folder: Path, *flags: str) -> Iterator[EngineProcess]:
+    """`python -m shunter_engine` on a port of the system's choice, once it is healthy."""
+    port_file, log = folder / "port", folder / "engine.log"
+    command = [sys.executable, "-m", "shunter_engine", "--port", "0"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "--port-file", str(port_file), *flags], stdout=output, stderr=output
+        )
+        try:
+            deadline_at = time.monotonic() + PROCESS_START_S
+            _wait(port_file.is_file, process, log, deadline_at)
+            url = f"http://127.0.0.1:{port_file.read_text().strip()}"
+            _wait(lambda: _is_healthy(url), process, log, deadline_at)
+            yield EngineProcess(process, url, log)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                os.kill(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _wait(condition: object, process: subprocess.Popen[bytes], log: Path, until_s: float) -> None:
+    assert callable(condition)
+    while not condition():
+        if process.poll() is not None or time.monotonic() > until_s:
+            raise RuntimeError(f"the engine did not start:\n{log.read_text()[-2000:]}")
+        time.sleep(0.02)
+
+
+def _is_healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=2):
+            return True
+    except (urllib.error.HTTPError, OSError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+        return False
