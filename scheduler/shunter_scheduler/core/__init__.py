@@ -11,3 +11,8 @@
 
 `now` is monotonic seconds; the core never reads a clock and never draws from a global generator.
 """
+
+from shunter_scheduler.core.scheduler import SchedulerCore
+from shunter_scheduler.core.settings import CoreSettings
+
+__all__ = ["CoreSettings", "SchedulerCore"]

@@ -1,0 +1,207 @@
+"""From Submitted to a place in a pool's queue, or to a clear refusal."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from shunter_api.routingpolicy import RoutingPolicySpec, SloClass
+from shunter_api.rules import DEFAULT_CLASS, Resolution
+from shunter_scheduler.core.entry import Entry
+from shunter_scheduler.core.pool import PoolRecord
+from shunter_scheduler.core.state import CoreState, spec_of
+from shunter_scheduler.core.trail import Trail
+from shunter_scheduler.domain.decisions import RejectReason
+from shunter_scheduler.domain.request import Request
+from shunter_scheduler.policies import DISPATCH_POLICIES
+
+NO_INSTANCE_RETRY_S = 5.0
+STANDARD = SloClass(name=DEFAULT_CLASS, priority=50)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a request may go and as what."""
+
+    pools: tuple[PoolRecord, ...]
+    slo_class: SloClass
+    rule: str
+    spec: RoutingPolicySpec
+
+
+class Refused(Exception):
+    """A request that gets no place; `reason` and the message go to the client."""
+
+    def __init__(self, reason: RejectReason, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.reason: RejectReason = reason
+        self.retry_after_s = retry_after_s
+
+
+def admit(state: CoreState, request: Request, now: float) -> None:
+    """Queues a request, or puts a Reject into the outbox."""
+    trail = state.ended.take_back(request.request_id)
+    try:
+        route = find_route(state, request)
+        pool = route.pools[0]
+        _check(request, pool)
+        _check_retry(state, request, pool, trail, now)
+    except Refused as refused:
+        trail = trail or make_trail(request, None)
+        state.reject(request, trail, now, refused.reason, str(refused), refused.retry_after_s)
+        return
+    entry = make_entry(state, request, route, trail, now)
+    state.add_entry(entry)
+    enqueue(state, entry, now)
+
+
+def enqueue(state: CoreState, entry: Entry, now: float) -> None:
+    pool = entry.pool
+    pool.queue.push(entry, now)
+    pool.newcomers.append(entry)
+    state.busy[pool.name] = None
+
+
+def find_route(state: CoreState, request: Request, owner: PoolRecord | None = None) -> Route:
+    """`owner` is the pool of a request that runs already. Raises `Refused`."""
+    found = state.table.resolve(
+        model=request.model,
+        headers=request.headers,
+        tenant=request.tenant,
+        prompt_tokens=request.prompt_tokens,
+        draw=state.rng.random(),
+    )
+    names: Iterable[str] = (request.pool,) if request.pool else found.pools if found else ()
+    pools = [owner] if owner else [state.pools[name] for name in names if name in state.pools]
+    if not pools and request.pool:
+        raise Refused(
+            "no_instance", f"pool {request.pool} is gone: its model cannot go on elsewhere"
+        )
+    if not pools:
+        raise Refused("unknown_model", f"no pool and no rule serves model {request.model!r}")
+    slo_class = _asked_class(state, request, found) if request.slo_class else None
+    return Route(
+        _ready_first(pools),
+        slo_class or (found.slo_class if found else STANDARD),
+        found.rule if found else "",
+        spec_of(found.policy if found else None),
+    )
+
+
+def _ready_first(pools: list[PoolRecord]) -> tuple[PoolRecord, ...]:
+    """In the rule's order, but pools that serve before those that do not."""
+    if len(pools) == 1:
+        return tuple(pools)
+    return tuple(sorted(pools, key=lambda pool: not pool.any_in_service()))
+
+
+def _asked_class(state: CoreState, request: Request, found: Resolution | None) -> SloClass:
+    name = request.slo_class
+    if request.allowed_classes and name not in request.allowed_classes:
+        allowed = ", ".join(request.allowed_classes)
+        raise Refused("class_not_allowed", f"class {name!r} is not allowed; allowed: {allowed}")
+    if found is not None and found.slo_class.name == name:
+        return found.slo_class
+    asked = state.table.slo_class(name, found.policy if found else None)
+    if asked is None:
+        raise Refused("class_not_allowed", f"no routing policy defines class {name!r}")
+    return asked
+
+
+def _check(request: Request, pool: PoolRecord) -> None:
+    tokens = request.prompt_tokens + request.output_tokens
+    limit = pool.spec.context_length
+    if request.prompt_tokens_exact and request.prompt_tokens >= limit:
+        raise Refused(
+            "context_length",
+            f"the prompt has {request.prompt_tokens} tokens, but pool {pool.name} has a context of "
+            f"{limit} tokens",
+        )
+    if not pool.instances:
+        raise Refused("no_instance", f"pool {pool.name} has no instance", NO_INSTANCE_RETRY_S)
+    largest = pool.largest_kv_tokens
+    if request.prompt_tokens_exact and tokens >= largest:
+        raise Refused(
+            "context_length",
+            f"{tokens} tokens do not fit into the KV memory of any instance of pool {pool.name}: "
+            f"the largest holds {largest}",
+        )
+
+
+def _check_retry(
+    state: CoreState, request: Request, pool: PoolRecord, trail: Trail | None, now: float
+) -> None:
+    """The first fail-over off an engine that was taken out is not charged: it happens once per
+    request, and is no storm. Retries against engines that are still in service are."""
+    pool.retries.count_request(now)
+    failures = trail.failures if trail else 0
+    if not failures and not request.excluded_instances:
+        return
+    name = trail.failed_on if trail else request.excluded_instances[-1]
+    failed_on = state.instances.get(name)
+    if failures < 2 and (failed_on is None or not failed_on.in_service):
+        return
+    if not pool.retries.take_retry(now):
+        raise Refused(
+            "overloaded",
+            f"too many retries in pool {pool.name}",
+            float(pool.retries.limits.window_s),
+        )
+
+
+def make_trail(request: Request, route: Route | None) -> Trail:
+    return Trail(
+        request.request_id,
+        request.model,
+        route.pools[0].name if route else request.pool,
+        route.slo_class.name if route else request.slo_class,
+        route.rule if route else "",
+        request.prompt_tokens,
+    )
+
+
+def make_entry(
+    state: CoreState, request: Request, route: Route, trail: Trail | None, now: float
+) -> Entry:
+    pool, slo_class = route.pools[0], route.slo_class
+    trail = trail or make_trail(request, route)
+    trail.state = "waiting"
+    trail.output_tokens = request.output_tokens
+    limit = request.max_output_tokens
+    whole = state.lengths.expected(request.model, slo_class.name, limit)
+    expected = max(1.0, whole - request.output_tokens)
+    admission = route.spec.admission
+    pool.max_queued = admission.max_queued
+    return Entry(
+        request=request,
+        request_id=request.request_id,
+        epoch=request.epoch,
+        pool=pool,
+        fallback=() if request.pool else tuple(p.name for p in route.pools[1:]),
+        policy=DISPATCH_POLICIES.get(
+            route.spec.dispatch.policy, DISPATCH_POLICIES["predicted-cost"]
+        ),
+        slo_class=slo_class,
+        rank=state.ranks.get(slo_class.priority, 0),
+        queued_at=now,
+        timeout_at=now + admission.queue_timeout_s,
+        latest_start_at=_latest_start(request, slo_class, pool, expected),
+        expected_tokens=expected,
+        trail=trail,
+        output_tokens=request.output_tokens,
+    )
+
+
+def _latest_start(
+    request: Request, slo_class: SloClass, pool: PoolRecord, expected_tokens: float
+) -> float:
+    """Deadline minus predicted service time. A class without a deadline has its TTFT target."""
+    tokens = request.prompt_tokens + request.output_tokens
+    first_token_s, per_token_s = pool.typical_speed(tokens)
+    deadline_at = request.deadline_at
+    if deadline_at is None and slo_class.deadline_s is not None:
+        deadline_at = request.arrived_at + slo_class.deadline_s
+    if deadline_at is not None:
+        return deadline_at - first_token_s - expected_tokens * per_token_s
+    return request.arrived_at + (slo_class.ttft_s or PATIENCE_S) - first_token_s
+
+
+PATIENCE_S = 30.0  # of a class that has neither a deadline nor a TTFT target

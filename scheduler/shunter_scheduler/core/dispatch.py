@@ -1,0 +1,145 @@
+"""Filter, score, pick: one request against the instances of its pool."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+
+from shunter_scheduler.core.entry import Entry
+from shunter_scheduler.core.instance import InstanceRecord
+from shunter_scheduler.core.ledger import Reservation, reserve
+from shunter_scheduler.core.pool import PoolRecord
+from shunter_scheduler.core.prefix import Match
+from shunter_scheduler.core.trail import MAX_CANDIDATES, Ranking
+from shunter_scheduler.policies.columns import Ask, InstanceColumns
+from shunter_scheduler.policies.policy import DispatchPolicy
+from shunter_scheduler.policies.predicted_cost import ttft_s
+
+
+@dataclass(slots=True)
+class Pick:
+    instance: InstanceRecord
+    predicted_ttft_s: float
+    cached_tokens: int
+    ranking: Ranking
+    match: Match | None
+
+
+def make_ask(entry: Entry, now: float) -> Ask:
+    pool, slo_class = entry.pool, entry.slo_class
+    tokens = entry.context_tokens
+    outputs = left_to_generate(entry)
+    largest = pool.largest_kv_tokens * (1 - pool.settings.head_room.kv_watermark)
+    budget_s = math.inf
+    if slo_class.ttft_s is not None and not entry.started:
+        budget_s = slo_class.ttft_s - (now - entry.request.arrived_at)
+    return Ask(
+        now,
+        tokens,
+        outputs,
+        min(tokens + outputs, largest),
+        budget_s,
+        math.inf if slo_class.tpot_s is None else slo_class.tpot_s,
+        pool.turn,
+        pool.settings.weights,
+    )
+
+
+# A request that runs longer than expected is taken to go on for at least this many tokens.
+SHORTEST_REST = 8
+
+
+def left_to_generate(entry: Entry) -> float:
+    generated = entry.output_tokens - entry.request.output_tokens
+    return max(float(SHORTEST_REST), entry.expected_tokens - generated)
+
+
+def pick(entry: Entry, now: float, rng: Generator, excluded: tuple[int, ...]) -> Pick | None:
+    """None where no instance has head room. Changes nothing but scratch space."""
+    pool, policy = entry.pool, entry.policy
+    pool.refresh(now)
+    columns, ask = pool.columns, make_ask(entry, now)
+    columns.exclude(ask.kv_tokens, excluded)
+    eligible = columns.capacity - int(np.count_nonzero(columns.excluded))
+    if not eligible:
+        return None
+    match = None
+    hashes = entry.request.block_hashes
+    if policy.uses_prefix:
+        match = pool.prefix.match(hashes)
+        limit = ask.prefill_tokens - 1  # the last token is always computed
+        pool.prefix.fill(match, pool.settings.block_tokens, limit, columns.cached_tokens)
+    policy.score(columns, ask, rng)
+    np.putmask(columns.score, columns.excluded, np.inf)
+    slot = int(columns.score.argmin())
+    cached = int(columns.cached_tokens[slot]) if match else 0
+    row = columns.rows[slot]
+    assert row is not None
+    ranking = _ranking(pool, policy, ask, excluded, eligible)
+    return Pick(pool.at_slot(slot), ttft_s(row, ask, cached), cached, ranking, match)
+
+
+def nothing_fits(entry: Entry, now: float) -> Ranking:
+    """Who was looked at, and why each was taken out, for the explanation of a hold."""
+    pool = entry.pool
+    pool.refresh(now)
+    ask, excluded = make_ask(entry, now), excluded_slots(entry)
+    pool.columns.exclude(ask.kv_tokens, excluded)
+    pool.columns.score.fill(np.inf)
+    pool.columns.cached_tokens.fill(0.0)
+    return _ranking(pool, entry.policy, ask, excluded, 0)
+
+
+def excluded_slots(entry: Entry) -> tuple[int, ...]:
+    """Slots the request has failed on. Where nothing else is in service they count again: an
+    engine that has come back is better than none."""
+    names = entry.request.excluded_instances
+    if not names:
+        return ()
+    instances = entry.pool.instances
+    if all(r.name in names for r in instances.values() if r.in_service):
+        return ()
+    return tuple(instances[name].slot for name in names if name in instances)
+
+
+def _ranking(
+    pool: PoolRecord, policy: DispatchPolicy, ask: Ask, excluded: tuple[int, ...], eligible: int
+) -> Ranking:
+    columns = pool.columns
+    best = _best_slots(columns, len(pool.instances))
+    rows, cached = columns.rows, columns.cached_tokens
+    kept = [(rows[slot], slot) for slot in best if rows[slot] is not None]
+    return Ranking(
+        policy,
+        ask,
+        tuple(row for row, _ in kept if row is not None),
+        tuple(float(columns.score[slot]) for _, slot in kept),
+        tuple(int(cached[slot]) for _, slot in kept) if policy.uses_prefix else (0,) * len(kept),
+        excluded,
+        eligible,
+        len(pool.instances),
+    )
+
+
+def _best_slots(columns: InstanceColumns, live: int) -> list[int]:
+    """The lowest scores, in no order; the winner among them."""
+    if columns.capacity <= 2 * MAX_CANDIDATES:
+        return [slot for slot, row in enumerate(columns.rows) if row is not None]
+    best: list[int] = columns.score.argpartition(MAX_CANDIDATES)[:MAX_CANDIDATES].tolist()
+    return best
+
+
+def reserve_for(entry: Entry, picked: Pick, now: float) -> Reservation:
+    """Books the pick: ledger, queue ahead, prefix index. The caller keeps the reservation."""
+    record, pool = picked.instance, entry.pool
+    prefill_s = record.model.prefill_s(entry.context_tokens - picked.cached_tokens)
+    outputs = math.ceil(left_to_generate(entry))
+    record.queue_starts(now, prefill_s)
+    reservation = reserve(record.load, entry.context_tokens + outputs, prefill_s, outputs)
+    record.requests[entry.request_id] = None
+    if picked.match is not None:
+        pool.prefix.insert(record.slot, entry.request.block_hashes, picked.match)
+    pool.mark(record)
+    pool.turn = record.slot + 1
+    return reservation

@@ -1,0 +1,174 @@
+"""Admit and dispatch: waiting requests of a pool, in order, to instances with head room."""
+
+import math
+
+from shunter_scheduler.core.admission import enqueue
+from shunter_scheduler.core.dispatch import excluded_slots, nothing_fits, pick, reserve_for
+from shunter_scheduler.core.entry import Entry
+from shunter_scheduler.core.pool import PoolRecord
+from shunter_scheduler.core.state import CoreState
+from shunter_scheduler.domain.decisions import Hold
+
+MIN_RETRY_AFTER_S, MAX_RETRY_AFTER_S = 1.0, 30.0
+# A position changed materially when it fell to this share, or rose by the reverse.
+MATERIAL = 0.5
+
+
+def dispatch_pool(state: CoreState, pool: PoolRecord, now: float) -> None:
+    """Places what fits, sheds what is over the bound, tells the others that they are held."""
+    pool.queue.advance(now)
+    _place_all(state, pool, now)
+    while len(pool.queue) > pool.max_queued:
+        shed = pool.queue.last()
+        assert shed is not None
+        _overflow(state, shed, now)
+    newcomers, pool.newcomers = pool.newcomers, []
+    for entry in newcomers:
+        if entry.request_id in pool.queue:
+            _hold_first(state, entry, now)
+    if pool.queue and pool.holds_refresh_at is None:
+        pool.holds_refresh_at = now + state.settings.hold_refresh_s
+        state.timers.push(pool.holds_refresh_at, "holds", pool.name)
+
+
+def _place_all(state: CoreState, pool: PoolRecord, now: float) -> None:
+    """One that fits nowhere lets at most `lookahead` others be tried."""
+    misses: set[str] = set()
+    lookahead = state.settings.lookahead
+    while len(misses) <= lookahead and len(pool.queue) > len(misses):
+        for entry in pool.queue.first(lookahead + 1 + len(misses)):
+            if entry.request_id in misses:
+                continue
+            if not place(state, entry, now):
+                misses.add(entry.request_id)
+                if len(misses) > lookahead:
+                    return
+
+
+def place(state: CoreState, entry: Entry, now: float) -> bool:
+    """False where no instance has head room."""
+    picked = pick(entry, now, state.rng, excluded_slots(entry))
+    if picked is None:
+        return False
+    record = picked.instance
+    entry.pool.queue.remove(entry.request_id)
+    entry.reservation = reserve_for(entry, picked, now)
+    entry.instance = record
+    entry.instance_name = record.name
+    entry.assigned_at = now
+    entry.predicted_ttft_s = picked.predicted_ttft_s
+    entry.state = entry.trail.state = "running"
+    state.trace(
+        entry,
+        now,
+        "resume" if entry.request.output_tokens else "dispatch",
+        winner=record.name,
+        reason="lowest score",
+        ranking=picked.ranking,
+        cached_tokens=picked.cached_tokens,
+    )
+    entry.pool.level.assigned(now)
+    state.dispatched_total += 1
+    state.assign(entry, record.name)
+    return True
+
+
+def _overflow(state: CoreState, entry: Entry, now: float) -> None:
+    """The queue is full: on to a fallback pool with room, else shed."""
+    if try_fallback(state, entry, now):
+        return
+    pool = entry.pool
+    waiting = len(pool.queue) - 1
+    request, trail = entry.request, entry.trail
+    state.end(entry, now)
+    pool.level.ended(now, False, 0)
+    state.reject(
+        request,
+        trail,
+        now,
+        "overloaded",
+        f"the queue of pool {pool.name} is full: {waiting} requests wait",
+        _eta_s(pool, waiting, now),
+    )
+
+
+def try_fallback(state: CoreState, entry: Entry, now: float) -> bool:
+    """Moves a waiting request on to the next pool of its rule that serves and has room."""
+    if entry.started:
+        return False
+    while entry.fallback:
+        name, entry.fallback = entry.fallback[0], entry.fallback[1:]
+        pool = state.pools.get(name)
+        if pool is None or not pool.any_in_service() or len(pool.queue) > pool.max_queued:
+            continue
+        entry.pool.queue.remove(entry.request_id)
+        entry.pool = pool
+        entry.trail.pool = name
+        enqueue(state, entry, now)
+        return True
+    return False
+
+
+def _hold_first(state: CoreState, entry: Entry, now: float) -> None:
+    due = entry.timeout_at
+    if entry.request.deadline_at is not None:
+        due = min(due, entry.request.deadline_at)
+    state.timers.push(due, "timeout", entry.request_id)
+    reason = "no instance has head room"
+    if not entry.pool.any_in_service():
+        reason = "no instance is in service"
+    state.trace(entry, now, "hold", reason=reason, ranking=nothing_fits(entry, now))
+    _hold(state, entry, entry.pool.queue.position(entry), now)
+
+
+def refresh_holds(state: CoreState, pool: PoolRecord, now: float) -> None:
+    """Tells waiting requests whose position changed materially."""
+    pool.holds_refresh_at = None
+    for position, entry in enumerate(pool.queue):
+        told = entry.held_position
+        if told is None or position == told:
+            continue
+        if position <= told * MATERIAL or position > told / MATERIAL + 1:
+            _hold(state, entry, position, now)
+    if pool.queue:
+        state.busy[pool.name] = None
+
+
+def _hold(state: CoreState, entry: Entry, position: int, now: float) -> None:
+    entry.held_position = position
+    eta_s = _eta_s(entry.pool, position, now)
+    request = entry.request
+    state.outbox.append(Hold(entry.request_id, request.gateway_id, entry.epoch, position, eta_s))
+
+
+def _eta_s(pool: PoolRecord, ahead: int, now: float) -> float:
+    """From the rate at which requests lately left the queue."""
+    rate = pool.level.assign_rate(now)
+    eta_s = (ahead + 1) / rate if rate else math.inf
+    return min(MAX_RETRY_AFTER_S, max(MIN_RETRY_AFTER_S, eta_s))
+
+
+def timed_out(state: CoreState, entry: Entry, now: float) -> None:
+    """A waiting request whose time is up."""
+    request, trail, pool = entry.request, entry.trail, entry.pool
+    if entry.state != "waiting":
+        return
+    deadline_at = request.deadline_at
+    if deadline_at is not None and now >= deadline_at:
+        state.end(entry, now)
+        pool.level.ended(now, False, 0)
+        state.reject(request, trail, now, "deadline", "its deadline passed while it waited")
+        return
+    if now < entry.timeout_at:
+        return
+    served = pool.any_in_service()
+    eta_s = _eta_s(pool, len(pool.queue), now)
+    state.end(entry, now)
+    pool.level.ended(now, False, 0)
+    waited_s = now - entry.queued_at
+    if served:
+        message = f"waited {waited_s:.0f} s for room in pool {pool.name}"
+        state.reject(request, trail, now, "queue_timeout", message, eta_s)
+    else:
+        message = f"no instance of pool {pool.name} came into service within {waited_s:.0f} s"
+        state.reject(request, trail, now, "no_instance", message, eta_s)

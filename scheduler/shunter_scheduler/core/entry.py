@@ -1,0 +1,65 @@
+"""One request as the core tracks it, from Submitted to its end."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from shunter_api.routingpolicy import SloClass
+from shunter_scheduler.core.instance import InstanceRecord
+from shunter_scheduler.core.ledger import Reservation
+from shunter_scheduler.core.trail import Trail
+from shunter_scheduler.domain.request import Request
+from shunter_scheduler.policies.policy import DispatchPolicy
+
+if TYPE_CHECKING:
+    from shunter_scheduler.core.pool import PoolRecord
+
+State = Literal["waiting", "running", "moving"]
+
+
+@dataclass(slots=True)
+class PendingMove:
+    destination: InstanceRecord
+    reservation: Reservation
+    started_at: float
+
+
+@dataclass(slots=True)
+class Entry:
+    """`instance` is the owner as far as is known here: the gateway's journal is the record."""
+
+    request: Request
+    request_id: str
+    epoch: int
+    pool: "PoolRecord"
+    fallback: tuple[str, ...]  # further pools, tried while the request has not started
+    policy: DispatchPolicy
+    slo_class: SloClass
+    rank: int
+    queued_at: float
+    timeout_at: float
+    latest_start_at: float
+    expected_tokens: float  # of output still to come
+    trail: Trail
+    state: State = "waiting"
+    output_tokens: int = 0
+    instance: InstanceRecord | None = None
+    instance_name: str = ""
+    reservation: Reservation | None = None
+    assigned_at: float = 0.0
+    predicted_ttft_s: float = 0.0
+    first_token_at: float | None = None
+    move: PendingMove | None = None
+    move_not_before: float = 0.0
+    refused_by: set[str] = field(default_factory=set)  # destinations of moves that came to nothing
+    held_position: int | None = None
+    held_at: float = 0.0
+
+    @property
+    def context_tokens(self) -> int:
+        """Prompt and what has been generated: what a replay has to prefill."""
+        return self.request.prompt_tokens + self.output_tokens
+
+    @property
+    def started(self) -> bool:
+        """The client has received something, from this or an earlier engine."""
+        return self.first_token_at is not None or self.output_tokens > 0

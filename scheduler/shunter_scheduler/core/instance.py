@@ -1,0 +1,197 @@
+"""One instance: its rates, its load, its health, and the row of columns that follows from them."""
+
+from dataclasses import dataclass, field
+
+from shunter_scheduler.core.costs import Correction, ProfileCost
+from shunter_scheduler.core.ledger import NS, Load
+from shunter_scheduler.core.settings import CoreSettings
+from shunter_scheduler.domain.cluster import Instance
+from shunter_scheduler.domain.events import InstanceObserved
+from shunter_scheduler.domain.status import InstanceState, InstanceStatus
+from shunter_scheduler.policies.columns import InstanceRow
+
+
+@dataclass(slots=True)
+class ProfileModel:
+    """Shared by the instances of one profile: the prior and what observations made of it."""
+
+    cost: ProfileCost
+    prefill: Correction = field(default_factory=Correction)
+    decode: Correction = field(default_factory=Correction)
+
+    def prefill_s(self, tokens: int) -> float:
+        rates = self.cost.rates
+        return (rates.prefill_base_s + tokens * rates.prefill_s_per_token) * self.prefill.published
+
+    def decode_step_s(self, sequences: float, context_tokens: float) -> float:
+        rates = self.cost.rates
+        return self.decode.published * (
+            rates.decode_base_s
+            + sequences * rates.decode_s_per_sequence
+            + context_tokens * rates.decode_s_per_context_token
+        )
+
+
+@dataclass(slots=True)
+class Drain:
+    deadline_at: float
+    moved: int = 0
+    finished: int = 0
+    failed: int = 0
+    cancelled: bool = False
+
+
+@dataclass(slots=True)
+class InstanceRecord:
+    """Mutable. `requests` are the ids with a reservation here, moves towards it included."""
+
+    value: Instance
+    slot: int
+    model: ProfileModel
+    load: Load = field(default_factory=Load)
+    requests: dict[str, None] = field(default_factory=dict)
+    observed: InstanceObserved | None = None
+    foreign: tuple[int, int] = (0, 0)  # requests and KV tokens that are not in the ledger
+    excess: tuple[int, int] = (0, 0)
+    queued_until: float = 0.0
+    failures: int = 0
+    ejections: int = 0
+    ejected_until: float | None = None
+    drain: Drain | None = None
+
+    @property
+    def name(self) -> str:
+        return self.value.name
+
+    @property
+    def kv_capacity_tokens(self) -> int:
+        reported = self.observed.kv_capacity_tokens if self.observed else 0
+        return reported or self.model.cost.kv_capacity_tokens
+
+    @property
+    def healthy(self) -> bool:
+        return self.observed is not None and self.observed.healthy
+
+    @property
+    def in_service(self) -> bool:
+        """May get work, be it after a wait."""
+        return self.healthy and self.ejected_until is None and self.drain is None
+
+    def observe(self, seen: InstanceObserved) -> None:
+        """What the engine has beyond the ledger counts only once it was there twice: the two
+        do not change at the same moment."""
+        recovered = seen.healthy and self.observed is not None and not self.observed.healthy
+        if recovered:
+            self.succeeded()
+        self.observed = seen
+        used_tokens = int(seen.kv_cache_usage * self.kv_capacity_tokens)
+        excess = (
+            max(0, seen.running + seen.waiting - self.load.requests),
+            max(0, used_tokens - self.load.kv_tokens),
+        )
+        self.foreign = (min(excess[0], self.excess[0]), min(excess[1], self.excess[1]))
+        self.excess = excess
+
+    def failed(self, now: float, settings: CoreSettings) -> bool:
+        """Counts a failure; True where it takes the instance out."""
+        limits = settings.ejection
+        self.failures += 1
+        late = self.ejected_until is not None and now < self.ejected_until
+        if late or self.failures < limits.failures_in_a_row:
+            return False
+        backoff_s = min(limits.max_backoff_s, limits.first_backoff_s * 2**self.ejections)
+        self.ejections += 1
+        self.ejected_until = now + backoff_s
+        return True
+
+    def succeeded(self) -> bool:
+        """An answer came; True where that puts an ejected instance back."""
+        self.failures = 0
+        if self.ejected_until is None:
+            return False
+        self.ejections = 0
+        self.ejected_until = None
+        return True
+
+    def queue_starts(self, now: float, prefill_s: float) -> None:
+        ahead = self.queued_until if self.load.prefilling else now
+        self.queued_until = max(ahead, now) + prefill_s
+
+    def queue_moves(self, now: float) -> None:
+        """A prefill ended: the others ahead are still to be done."""
+        self.queued_until = now + self.load.prefill_ns / NS
+
+    def blocked_because(self, now: float, settings: CoreSettings) -> str:
+        room = settings.head_room
+        if self.observed is None:
+            return "starting: not seen yet"
+        if not self.observed.healthy:
+            return "unhealthy"
+        if self.drain is not None:
+            return "draining"
+        if self.ejected_until is not None:
+            if now < self.ejected_until:
+                return f"ejected after {self.failures} failures in a row"
+            if self.load.requests:
+                return "being probed after failures"
+        if self.load.requests + self.foreign[0] >= room.max_requests:
+            return f"no head room: {self.load.requests} requests"
+        queued_s = self.load.prefill_ns / NS
+        if self.load.prefilling > 1 and queued_s > room.max_queue_s:
+            return f"no head room: {queued_s:.1f} s of prefills ahead"
+        return ""
+
+    def row(self, now: float, settings: CoreSettings) -> InstanceRow:
+        load, capacity = self.load, self.kv_capacity_tokens
+        rates, decode = self.model.cost.rates, self.model.decode.published
+        prefill = self.model.prefill.published
+        room = settings.head_room
+        requests = load.requests + self.foreign[0]
+        used = load.kv_tokens + self.foreign[1]
+        tpot_s = self.model.decode_step_s(requests + 1, used)
+        remaining_s = tpot_s * load.decode_tokens / load.requests if load.requests else 0.0
+        return InstanceRow(
+            self.value.name,
+            self.value.profile,
+            self.slot,
+            self.blocked_because(now, settings),
+            requests,
+            self.queued_until,
+            1.0 if load.prefilling else 0.0,
+            capacity * (1 - room.kv_watermark) - used,
+            capacity * room.kv_soft_limit - used,
+            remaining_s / used if used else 0.0,
+            rates.prefill_base_s * prefill,
+            rates.prefill_s_per_token * prefill,
+            tpot_s,
+            rates.decode_s_per_sequence * decode,
+            rates.decode_s_per_context_token * decode,
+            self.model.cost.dollars_per_s * settings.money_s_per_dollar,
+        )
+
+    def state(self, now: float) -> InstanceState:
+        if self.observed is None:
+            return "starting"
+        if not self.observed.healthy or (self.ejected_until or 0.0) > now:
+            return "failed"
+        if self.drain is not None:
+            return "draining" if self.load.requests else "drained"
+        return "ready"
+
+    def status(self, now: float) -> InstanceStatus:
+        seen = self.observed or InstanceObserved(self.value.name, healthy=False)
+        waiting = self.load.prefilling > 0
+        return InstanceStatus(
+            name=self.value.name,
+            pool=self.value.pool,
+            profile=self.value.profile,
+            address=self.value.address,
+            state=self.state(now),
+            running=self.load.requests,
+            ledger_tokens=self.load.kv_tokens,
+            kv_capacity_tokens=self.kv_capacity_tokens,
+            predicted_wait_s=max(0.0, self.queued_until - now) if waiting else 0.0,
+            engine_running=seen.running,
+            engine_waiting=seen.waiting,
+            kv_cache_usage=seen.kv_cache_usage,
+        )

@@ -1,0 +1,74 @@
+"""The in-flight ledger: what each instance has promised, in whole numbers so that it stays exact.
+
+A reservation is made at the pick and released exactly once, by whichever event ends it first.
+"""
+
+from dataclasses import dataclass
+
+NS = 1_000_000_000
+
+
+@dataclass(slots=True)
+class Load:
+    """Sum of the reservations on one instance."""
+
+    requests: int = 0
+    kv_tokens: int = 0
+    prefilling: int = 0
+    prefill_ns: int = 0
+    decode_tokens: int = 0
+
+    def add(self, other: "Reservation", sign: int) -> None:
+        self.requests += sign
+        self.kv_tokens += sign * other.kv_tokens
+        self.decode_tokens += sign * other.decode_tokens
+        if other.prefilling:
+            self.prefilling += sign
+            self.prefill_ns += sign * other.prefill_ns
+
+
+@dataclass(slots=True)
+class Reservation:
+    """Room for one request on one instance: KV tokens, prefill work, output tokens to come."""
+
+    load: Load | None
+    kv_tokens: int
+    prefill_ns: int
+    decode_tokens: int
+    prefilling: bool = True
+
+    @property
+    def open(self) -> bool:
+        return self.load is not None
+
+    def started(self) -> bool:
+        """The prefill is done. False where it was before, or where nothing is reserved."""
+        load = self.load
+        if load is None or not self.prefilling:
+            return False
+        load.prefilling -= 1
+        load.prefill_ns -= self.prefill_ns
+        self.prefilling = False
+        return True
+
+    def resize(self, kv_tokens: int, decode_tokens: int) -> None:
+        load = self.load
+        if load is not None:
+            load.kv_tokens += kv_tokens - self.kv_tokens
+            load.decode_tokens += decode_tokens - self.decode_tokens
+            self.kv_tokens, self.decode_tokens = kv_tokens, decode_tokens
+
+    def release(self) -> bool:
+        """False where it was released before."""
+        load = self.load
+        if load is None:
+            return False
+        self.load = None
+        load.add(self, -1)
+        return True
+
+
+def reserve(load: Load, kv_tokens: int, prefill_s: float, decode_tokens: int) -> Reservation:
+    made = Reservation(load, kv_tokens, round(prefill_s * NS), decode_tokens)
+    load.add(made, 1)
+    return made

@@ -1,0 +1,217 @@
+"""What gateways report about requests: first token, progress, end, failure, loss of a gateway."""
+
+import math
+
+from shunter_scheduler.core.admission import (
+    STANDARD,
+    Refused,
+    Route,
+    admit,
+    find_route,
+    make_entry,
+    make_trail,
+)
+from shunter_scheduler.core.dispatch import SHORTEST_REST, left_to_generate
+from shunter_scheduler.core.entry import Entry
+from shunter_scheduler.core.instance import InstanceRecord
+from shunter_scheduler.core.ledger import reserve
+from shunter_scheduler.core.state import CoreState, spec_of
+from shunter_scheduler.domain.events import (
+    Failed,
+    Finished,
+    FirstToken,
+    GatewayLost,
+    Progress,
+    Running,
+    Submitted,
+)
+
+# Fewer tokens than this say little about the time per token.
+MIN_TOKENS_FOR_RATE = 8
+NOT_THE_ENGINES_FAULT = frozenset({"overloaded"})
+ANSWERED = frozenset({"stop", "length", "tool_calls", "content_filter"})
+
+
+def submitted(state: CoreState, event: Submitted, now: float) -> None:
+    request = event.request
+    known = state.entries.get(request.request_id)
+    if known is None:
+        ended = state.ended.get(request.request_id)
+        if ended is None or request.epoch > ended.ended_epoch:
+            admit(state, request, now)
+    elif request.epoch > known.epoch:
+        state.end(known, now)
+        admit(state, request, now)
+    elif request.epoch == known.epoch and known.instance is not None:
+        state.assign(known, known.instance.name)  # the gateway has not seen the first one
+
+
+def running(state: CoreState, event: Running, now: float) -> None:
+    """The gateway's journal is the record: what it says replaces what was known."""
+    request = event.request
+    known = state.entries.get(request.request_id)
+    if known is not None:
+        if request.epoch < known.epoch:
+            return
+        if request.epoch == known.epoch and known.instance_name == event.instance:
+            return
+        state.end(known, now)
+    trail = state.ended.take_back(request.request_id)
+    if trail is not None and trail.ended_epoch >= request.epoch:
+        state.ended.keep(trail)
+        return
+    adopt(state, event, now)
+
+
+def adopt(state: CoreState, event: Running, now: float) -> None:
+    request = event.request
+    record = state.instances.get(event.instance)
+    pool_name = request.pool or (record.value.pool if record else "")
+    pool = state.pools.get(pool_name)
+    if pool is None:
+        return  # neither the instance nor the pool is configured: nothing to account for
+    try:
+        route = find_route(state, request, pool)
+    except Refused:  # configured otherwise since; it runs all the same
+        route = Route((pool,), STANDARD, "", spec_of(None))
+    trail = make_trail(request, route)
+    entry = make_entry(state, request, route, trail, now)
+    entry.state = trail.state = "running"
+    entry.instance_name = event.instance
+    entry.assigned_at = now
+    state.add_entry(entry)
+    if record is not None:
+        occupy(state, entry, record)
+    state.trace(entry, now, "dispatch", winner=event.instance, reason="reported as running")
+
+
+def occupy(state: CoreState, entry: Entry, record: InstanceRecord) -> None:
+    """Books a request that runs on an instance already."""
+    outputs = math.ceil(left_to_generate(entry))
+    reservation = reserve(record.load, entry.context_tokens + outputs, 0.0, outputs)
+    if entry.output_tokens:
+        reservation.started()
+    entry.reservation = reservation
+    entry.instance = record
+    entry.instance_name = record.name
+    record.requests[entry.request_id] = None
+    entry.pool.mark(record)
+
+
+def first_token(state: CoreState, event: FirstToken, now: float) -> None:
+    entry = _owned(state, event.request_id, event.epoch)
+    if entry is None or entry.first_token_at is not None:
+        return
+    entry.first_token_at = now
+    _prefill_done(state, entry, now, event.ttft_s)
+    trail, pool = entry.trail, entry.pool
+    if trail.first_token_at is None and not entry.request.output_tokens:
+        ttft_s = now - entry.request.arrived_at
+        pool.level.first_token(now, ttft_s)
+        trail.first_token_at = now
+        trail.met_ttft = entry.slo_class.ttft_s is None or ttft_s <= entry.slo_class.ttft_s
+
+
+def _prefill_done(state: CoreState, entry: Entry, now: float, ttft_s: float) -> None:
+    record, reservation, pool = entry.instance, entry.reservation, entry.pool
+    if record is None or reservation is None:
+        return
+    if reservation.started():
+        record.queue_moves(now)
+        pool.mark(record)
+    if record.succeeded():
+        pool.mark(record)
+    if entry.predicted_ttft_s and record.model.prefill.observe(ttft_s, entry.predicted_ttft_s):
+        pool.mark_profile(record.model)
+    state.wake(pool)
+
+
+def progress(state: CoreState, event: Progress, now: float) -> None:
+    entry = _owned(state, event.request_id, event.epoch)
+    if entry is None or event.output_tokens <= entry.output_tokens:
+        return
+    _generated(entry, event.output_tokens)
+
+
+def _generated(entry: Entry, output_tokens: int) -> None:
+    """The reservation grows where a request runs longer than expected."""
+    entry.output_tokens = entry.trail.output_tokens = output_tokens
+    reservation, record = entry.reservation, entry.instance
+    if reservation is None or record is None:
+        return
+    outputs = math.ceil(left_to_generate(entry))
+    reservation.resize(max(reservation.kv_tokens, entry.context_tokens + SHORTEST_REST), outputs)
+    entry.pool.mark(record)
+
+
+def finished(state: CoreState, event: Finished, now: float) -> None:
+    entry = state.entries.get(event.request_id)
+    if entry is None or event.epoch < entry.epoch:
+        return
+    _learn(state, entry, event, now)
+    record = entry.instance
+    if record is not None and record.drain is not None:
+        record.drain.finished += 1
+    trail = entry.trail
+    trail.output_tokens = max(trail.output_tokens, event.output_tokens)
+    trail.ended_epoch = event.epoch
+    trail.state = "cancelled" if event.finish_reason == "cancelled" else "finished"
+    if event.finish_reason in ("error", "expired"):
+        trail.state = "failed"
+    state.end(entry, now)
+
+
+def _learn(state: CoreState, entry: Entry, event: Finished, now: float) -> None:
+    """What an answer says about output lengths, decode rates and the service level."""
+    if event.finish_reason == "cancelled":
+        return
+    trail, pool, tokens = entry.trail, entry.pool, event.output_tokens
+    if event.finish_reason not in ANSWERED:
+        pool.level.ended(now, False, tokens)
+        return
+    state.lengths.observe(entry.request.model, entry.slo_class.name, tokens)
+    met = trail.met_ttft
+    if trail.first_token_at is not None and tokens > 1 and entry.slo_class.tpot_s is not None:
+        met = met and (now - trail.first_token_at) / (tokens - 1) <= entry.slo_class.tpot_s
+    pool.level.ended(now, met, tokens)
+    record = entry.instance
+    if record is None or entry.first_token_at is None:
+        return
+    here = tokens - entry.request.output_tokens - 1
+    if here >= MIN_TOKENS_FOR_RATE:
+        predicted_s = record.model.decode_step_s(record.load.requests, record.load.kv_tokens)
+        if record.model.decode.observe((now - entry.first_token_at) / here, predicted_s):
+            pool.mark_profile(record.model)
+
+
+def failed(state: CoreState, event: Failed, now: float) -> None:
+    entry = _owned(state, event.request_id, event.epoch)
+    if entry is None:
+        return
+    record = state.instances.get(event.instance)
+    if record is not None and event.reason not in NOT_THE_ENGINES_FAULT:
+        if record.failed(now, state.settings) and record.ejected_until is not None:
+            state.timers.push(record.ejected_until, "instance", record.name)
+        entry.pool.mark(record)
+    if record is not None and record.drain is not None:
+        record.drain.failed += 1
+    trail = entry.trail
+    trail.output_tokens = max(trail.output_tokens, event.output_tokens)
+    trail.state = "failed"
+    trail.ended_epoch = event.epoch
+    trail.failures += 1
+    trail.failed_on = event.instance
+    state.end(entry, now)
+
+
+def gateway_lost(state: CoreState, event: GatewayLost, now: float) -> None:
+    for request_id in sorted(state.of_gateway.get(event.gateway_id, ())):
+        entry = state.entries[request_id]
+        entry.trail.state = "cancelled"
+        state.end(entry, now)
+
+
+def _owned(state: CoreState, request_id: str, epoch: int) -> Entry | None:
+    """None where the request is unknown, or the event is of another epoch than the owner's."""
+    entry = state.entries.get(request_id)
+    return entry if entry is not None and entry.epoch == epoch else None

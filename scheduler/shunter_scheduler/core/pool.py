@@ -1,0 +1,120 @@
+"""One model pool: its instances in slots, its prefix index, its queue, and what it has seen."""
+
+from collections.abc import Iterator
+
+from shunter_api.modelpool import ModelPool
+from shunter_scheduler.core.costs import ProfileCost
+from shunter_scheduler.core.entry import Entry
+from shunter_scheduler.core.instance import InstanceRecord, ProfileModel
+from shunter_scheduler.core.prefix import PrefixIndex
+from shunter_scheduler.core.queue import AdmissionQueue
+from shunter_scheduler.core.settings import CoreSettings
+from shunter_scheduler.core.windows import RetryBudget, ServiceLevel
+from shunter_scheduler.domain.cluster import Instance
+from shunter_scheduler.domain.events import InstanceObserved
+from shunter_scheduler.policies.columns import InstanceColumns
+
+
+class PoolRecord:
+    """Rows of `columns` are brought up to date by `refresh`, for the slots marked since."""
+
+    def __init__(self, spec: ModelPool, settings: CoreSettings) -> None:
+        self.spec = spec
+        self.settings = settings
+        self.columns = InstanceColumns(settings.weights)
+        self.prefix = PrefixIndex(settings.max_prefix_blocks)
+        self.queue: AdmissionQueue[Entry] = AdmissionQueue(settings.ageing_step_s)
+        self.newcomers: list[Entry] = []
+        self.retries = RetryBudget(settings.retries)
+        self.level = ServiceLevel()
+        self.instances: dict[str, InstanceRecord] = {}
+        self.models: dict[str, ProfileModel] = {}
+        self.turn = 0
+        self.max_queued = 0
+        self.largest_kv_tokens = 0
+        self.holds_refresh_at: float | None = None
+        self._slots: list[InstanceRecord | None] = []
+        self._marked: set[int] = set()
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def at_slot(self, slot: int) -> InstanceRecord:
+        record = self._slots[slot]
+        assert record is not None, f"slot {slot} of pool {self.name} is empty"
+        return record
+
+    def records(self) -> Iterator[InstanceRecord]:
+        return iter(self.instances.values())
+
+    def any_in_service(self) -> bool:
+        return any(record.in_service for record in self.instances.values())
+
+    def typical_speed(self, prompt_tokens: int) -> tuple[float, float]:
+        """Seconds to the first token on an idle instance, and per token in a middling batch, of
+        the fastest profile."""
+        models = self.models.values()
+        first_token_s = min((m.prefill_s(prompt_tokens) for m in models), default=0.0)
+        per_token_s = min((m.decode_step_s(16, 16 * prompt_tokens) for m in models), default=0.0)
+        return first_token_s, per_token_s
+
+    def add(self, value: Instance, cost: ProfileCost) -> InstanceRecord:
+        slot = self._free_slot()
+        model = self.models.setdefault(value.profile, ProfileModel(cost))
+        record = InstanceRecord(value, slot, model)
+        self._slots[slot] = record
+        self.instances[value.name] = record
+        self._sized(record)
+        self.mark(record)
+        return record
+
+    def remove(self, record: InstanceRecord) -> None:
+        """Its reservations are released before."""
+        del self.instances[record.name]
+        self._slots[record.slot] = None
+        self._marked.discard(record.slot)
+        self.columns.clear(record.slot)
+        self.prefix.clear(record.slot)
+        self._largest()
+
+    def observe(self, record: InstanceRecord, seen: InstanceObserved) -> None:
+        before, was_healthy = record.kv_capacity_tokens, record.healthy
+        record.observe(seen)
+        if was_healthy and not record.healthy:
+            self.prefix.clear(record.slot)  # an engine that comes back begins with an empty cache
+        if record.kv_capacity_tokens != before or record.healthy != was_healthy:
+            self._sized(record)
+        self.mark(record)
+
+    def mark(self, record: InstanceRecord) -> None:
+        self._marked.add(record.slot)
+
+    def mark_profile(self, model: ProfileModel) -> None:
+        self._marked.update(r.slot for r in self.instances.values() if r.model is model)
+
+    def refresh(self, now: float) -> None:
+        if not self._marked:
+            return
+        for slot in self._marked:
+            record = self._slots[slot]
+            if record is not None:
+                self.columns.put(record.row(now, self.settings))
+        self._marked.clear()
+
+    def _sized(self, record: InstanceRecord) -> None:
+        self.prefix.open(record.slot, record.kv_capacity_tokens // self.settings.block_tokens)
+        self._largest()
+
+    def _largest(self) -> None:
+        capacities = [record.kv_capacity_tokens for record in self.instances.values()]
+        self.largest_kv_tokens = max(capacities, default=0)
+
+    def _free_slot(self) -> int:
+        for slot, record in enumerate(self._slots):
+            if record is None:
+                return slot
+        self._slots.append(None)
+        if len(self._slots) > self.columns.capacity:
+            self.columns.grow()
+        return len(self._slots) - 1

@@ -1,0 +1,234 @@
+"""Which instance holds which prompt prefix: a radix tree over chain-hashed blocks.
+
+An edge is a run of packed block hashes (8 bytes each), compared in one go; each node has the bit
+set of the slots that hold it. Who holds a node holds all nodes above it, so one walk from the root
+answers for all instances. Slots are bits, so `clear` a slot before another instance gets it.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+HASH_BYTES = 8
+
+
+class _Node:
+    __slots__ = ("_slots", "children", "edge", "holders", "parent")
+
+    def __init__(self, edge: bytes, parent: "_Node | None", holders: int) -> None:
+        self.edge = edge
+        self.parent = parent
+        self.holders = holders
+        self.children: dict[bytes, _Node] = {}
+        self._slots: NDArray[np.intp] | None = None
+
+    @property
+    def blocks(self) -> int:
+        return len(self.edge) // HASH_BYTES
+
+    def hold(self, holders: int) -> None:
+        self.holders = holders
+        self._slots = None
+
+    def slots(self) -> NDArray[np.intp]:
+        """The holders as an index array, kept until they change."""
+        if self._slots is None:
+            packed = self.holders.to_bytes(self.holders.bit_length() // 8 + 1, "little")
+            bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8), bitorder="little")
+            self._slots = np.flatnonzero(bits)
+        return self._slots
+
+
+class Match:
+    """Where a walk ended: nodes from the root down with the blocks matched up to each."""
+
+    __slots__ = ("matched_bytes", "partial_bytes", "path")
+
+    def __init__(self) -> None:
+        self.path: list[tuple[_Node, int]] = []
+        self.matched_bytes = 0
+        self.partial_bytes = 0  # of the last node's edge, where it matched in part only
+
+
+class PrefixIndex:
+    """Bounded: each slot by its own capacity, all together by `max_blocks`; least recent go first.
+
+    Blocks go a node at a time, and with them all that continues them.
+    """
+
+    def __init__(self, max_blocks: int) -> None:
+        self.max_blocks = max_blocks
+        self.blocks = 0
+        self._root = _Node(b"", None, 0)
+        self._capacity: dict[int, int] = {}
+        self._held: dict[int, int] = {}
+        self._recent: dict[int, OrderedDict[_Node, None]] = {}
+        self._recent_anywhere: OrderedDict[_Node, None] = OrderedDict()
+
+    def open(self, slot: int, capacity_blocks: int) -> None:
+        """Starts or resizes a slot."""
+        self._capacity[slot] = capacity_blocks
+        self._held.setdefault(slot, 0)
+        self._recent.setdefault(slot, OrderedDict())
+        self._shrink(slot)
+
+    def clear(self, slot: int) -> None:
+        """Forgets all that a slot holds, and the slot."""
+        recent = self._recent.get(slot, ())
+        while recent:
+            self._drop(next(iter(recent)), slot)
+        for table in (self._capacity, self._held, self._recent):
+            table.pop(slot, None)
+
+    def held_blocks(self, slot: int) -> int:
+        return self._held.get(slot, 0)
+
+    def match(self, hashes: bytes) -> Match:
+        """One walk for all slots."""
+        found = Match()
+        node, at, end = self._root, 0, len(hashes)
+        while at < end:
+            child = node.children.get(hashes[at : at + HASH_BYTES])
+            if child is None:
+                break
+            edge = child.edge
+            if not hashes.startswith(edge, at):
+                found.partial_bytes = _common_bytes(edge, hashes, at)
+                at += found.partial_bytes
+                found.path.append((child, at // HASH_BYTES))
+                break
+            at += len(edge)
+            found.path.append((child, at // HASH_BYTES))
+            node = child
+        found.matched_bytes = at
+        return found
+
+    def fill(
+        self, found: Match, tokens_per_block: int, limit: int, out: NDArray[np.float64]
+    ) -> None:
+        """Writes the tokens held per slot into `out`, at most `limit` each."""
+        out.fill(0.0)
+        for node, blocks in found.path:
+            holders = node.holders
+            tokens = min(blocks * tokens_per_block, limit)
+            if holders & (holders - 1):
+                out[node.slots()] = tokens
+            else:
+                out[holders.bit_length() - 1] = tokens
+
+    def insert(self, slot: int, hashes: bytes, found: Match) -> None:
+        """Notes that a slot holds `hashes`. `found` is their match, with no change since."""
+        capacity = self._capacity[slot]
+        if len(hashes) > capacity * HASH_BYTES:
+            hashes = hashes[: capacity * HASH_BYTES]
+            found = self.match(hashes)
+        if not hashes:
+            return
+        bit = 1 << slot
+        path = [node for node, _ in found.path]
+        rest = hashes[found.matched_bytes :]
+        if found.partial_bytes and (rest or not path[-1].holders & bit):
+            path[-1] = self._split(path[-1], found.partial_bytes)
+        for node in path:
+            if not node.holders & bit:
+                node.hold(node.holders | bit)
+                self._held[slot] += node.blocks
+        if rest:
+            path.append(self._grow(path[-1] if path else self._root, rest, slot))
+        self._touch(slot, path)
+        if self._held[slot] > capacity:
+            self._shrink(slot)
+        while self.blocks > self.max_blocks and self._recent_anywhere:
+            self._drop_everywhere(next(iter(self._recent_anywhere)))
+
+    def holders_of(self, hashes: bytes) -> dict[int, int]:
+        """Blocks held per slot, of slots that hold any."""
+        return {
+            slot: blocks for node, blocks in self.match(hashes).path for slot in _bits(node.holders)
+        }
+
+    def _touch(self, slot: int, path: list[_Node]) -> None:
+        """From the leaf up, so that what continues a node never outlives it in the order."""
+        recent, anywhere = self._recent[slot], self._recent_anywhere
+        for node in reversed(path):
+            recent[node] = None
+            recent.move_to_end(node)
+            anywhere[node] = None
+            anywhere.move_to_end(node)
+
+    def _grow(self, parent: _Node, edge: bytes, slot: int) -> _Node:
+        node = _Node(edge, parent, 1 << slot)
+        parent.children[edge[:HASH_BYTES]] = node
+        self._held[slot] += node.blocks
+        self.blocks += node.blocks
+        return node
+
+    def _split(self, node: _Node, at_bytes: int) -> _Node:
+        """Cuts a node in two and returns the upper part, which is new."""
+        assert node.parent is not None
+        upper = _Node(node.edge[:at_bytes], node.parent, node.holders)
+        node.parent.children[upper.edge[:HASH_BYTES]] = upper
+        node.edge = node.edge[at_bytes:]
+        node.parent = upper
+        upper.children[node.edge[:HASH_BYTES]] = node
+        for slot in _bits(node.holders):
+            self._recent[slot][upper] = None
+        self._recent_anywhere[upper] = None
+        return upper
+
+    def _shrink(self, slot: int) -> None:
+        recent, capacity = self._recent[slot], self._capacity[slot]
+        while self._held[slot] > capacity:
+            self._drop(next(iter(recent)), slot)
+
+    def _drop(self, top: _Node, slot: int) -> None:
+        """Takes a slot off a node and off all that continues it."""
+        bit = 1 << slot
+        recent = self._recent[slot]
+        for node in list(_held_below(top, bit)):
+            node.hold(node.holders & ~bit)
+            del recent[node]
+            self._held[slot] -= node.blocks
+            if not node.holders:
+                self._unlink(node)
+
+    def _drop_everywhere(self, top: _Node) -> None:
+        for slot in list(_bits(top.holders)):
+            self._drop(top, slot)
+
+    def _unlink(self, node: _Node) -> None:
+        assert node.parent is not None
+        del node.parent.children[node.edge[:HASH_BYTES]]
+        del self._recent_anywhere[node]
+        self.blocks -= node.blocks
+
+
+def _held_below(top: _Node, bit: int) -> Iterator[_Node]:
+    """A node and all nodes under it that a slot holds, from the top down."""
+    stack = [top]
+    while stack:
+        node = stack.pop()
+        yield node
+        stack.extend(child for child in node.children.values() if child.holders & bit)
+
+
+def _bits(mask: int) -> Iterator[int]:
+    while mask:
+        low = mask & -mask
+        yield low.bit_length() - 1
+        mask ^= low
+
+
+def _common_bytes(edge: bytes, hashes: bytes, at: int) -> int:
+    """Length of the common prefix of `edge` and `hashes[at:]`, in whole hashes. At least one."""
+    low, high = 1, min(len(edge), len(hashes) - at) // HASH_BYTES
+    while low < high:
+        middle = (low + high + 1) // 2
+        end = middle * HASH_BYTES
+        if hashes.startswith(edge[:end], at):
+            low = middle
+        else:
+            high = middle - 1
+    return low * HASH_BYTES

@@ -1,0 +1,111 @@
+"""`SchedulerCore`: events in, decisions out."""
+
+from collections.abc import Callable
+from typing import Any
+
+from numpy.random import Generator
+
+from shunter_scheduler.core import lifecycle, moves, topology
+from shunter_scheduler.core.dispatching import dispatch_pool, refresh_holds, timed_out
+from shunter_scheduler.core.report import cluster_status
+from shunter_scheduler.core.scaling import advise
+from shunter_scheduler.core.settings import CoreSettings
+from shunter_scheduler.core.state import CoreState
+from shunter_scheduler.core.timers import Timer
+from shunter_scheduler.core.trail import EndedTrails
+from shunter_scheduler.core.windows import OutputLengths
+from shunter_scheduler.domain import events
+from shunter_scheduler.domain.decisions import Decision
+from shunter_scheduler.domain.events import Event
+from shunter_scheduler.domain.explanation import Explanation
+from shunter_scheduler.domain.status import ClusterStatus, DrainStatus, ScalingAdvice
+
+Handler = Callable[[CoreState, Any, float], None]
+
+HANDLERS: dict[type, Handler] = {
+    events.Submitted: lifecycle.submitted,
+    events.Running: lifecycle.running,
+    events.FirstToken: lifecycle.first_token,
+    events.Progress: lifecycle.progress,
+    events.Finished: lifecycle.finished,
+    events.Failed: lifecycle.failed,
+    events.GatewayLost: lifecycle.gateway_lost,
+    events.MoveDone: moves.move_done,
+    events.DrainRequested: moves.drain_requested,
+    events.DrainCancelled: moves.drain_cancelled,
+    events.TopologyChanged: topology.topology_changed,
+    events.InstanceObserved: topology.instance_observed,
+}
+
+
+class SchedulerCore:
+    """Not safe for threads: one owner calls it. `now` never goes back."""
+
+    def __init__(self, settings: CoreSettings, rng: Generator) -> None:
+        self._state = CoreState(
+            settings,
+            rng,
+            EndedTrails(settings.max_explanations),
+            OutputLengths(settings.default_output_tokens),
+        )
+
+    def apply(self, event: Event, now: float) -> None:
+        HANDLERS[type(event)](self._state, event, now)
+
+    def decide(self, now: float) -> list[Decision]:
+        """1. What is due. 2. Admit and dispatch, pool by pool. 3. Plan moves."""
+        state = self._state
+        for timer in state.timers.due(now):
+            self._fire(timer, now)
+        while state.busy:
+            name = next(iter(state.busy))
+            del state.busy[name]
+            dispatch_pool(state, state.pools[name], now)
+        if state.draining:
+            moves.plan_drains(state, now)
+        decided, state.outbox = state.outbox, []
+        return decided
+
+    def next_wake(self, now: float) -> float | None:
+        """When `decide` could have something new without an event; None: never."""
+        return self._state.timers.next()
+
+    def explain(self, request_id: str, now: float) -> Explanation | None:
+        """Of a request that runs or has ended lately; "" is the one decided about last."""
+        state = self._state
+        request_id = request_id or state.latest
+        entry = state.entries.get(request_id)
+        trail = entry.trail if entry else state.ended.get(request_id)
+        return trail.explanation() if trail else None
+
+    def status(self, now: float) -> ClusterStatus:
+        return cluster_status(self._state, now)
+
+    def drain_status(self, instance: str) -> DrainStatus | None:
+        """None where the instance is unknown or was not asked to drain."""
+        return moves.drain_status(self._state, instance)
+
+    def advise_scaling(self, pool: str, now: float) -> list[ScalingAdvice]:
+        """Of one pool, or of all where `pool` is empty."""
+        pools = self._state.pools
+        chosen = [pools[pool]] if pool in pools else [] if pool else list(pools.values())
+        return [advice for record in chosen for advice in advise(self._state, record)]
+
+    def _fire(self, timer: Timer, now: float) -> None:
+        state = self._state
+        if timer.kind == "holds":
+            pool = state.pools.get(timer.key)
+            if pool is not None:
+                refresh_holds(state, pool, now)
+        elif timer.kind == "instance":
+            record = state.instances.get(timer.key)
+            if record is not None:
+                pool = state.pools[record.value.pool]
+                pool.mark(record)
+                state.wake(pool)
+        else:
+            entry = state.entries.get(timer.key)
+            if entry is not None and timer.kind == "timeout":
+                timed_out(state, entry, now)
+            elif entry is not None:
+                moves.move_timed_out(state, entry, now)

@@ -1,0 +1,56 @@
+"""What can be set about the core, grouped by meaning. Resources set the rest."""
+
+from dataclasses import dataclass, field
+
+from shunter_scheduler.policies.columns import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class HeadRoom:
+    """When an instance takes no more work, so that requests wait in the queue instead."""
+
+    kv_watermark: float = 0.02  # share of the KV memory that stays free
+    kv_soft_limit: float = 0.9  # share from which admission to KV memory takes time
+    max_requests: int = 256  # at once on one instance: the usual batch limit of engines
+    max_queue_s: float = 1.0  # of prefills ahead, once there are two
+
+
+@dataclass(frozen=True, slots=True)
+class Ejection:
+    """An engine that fails again and again is taken out, then probed with one request."""
+
+    failures_in_a_row: int = 3
+    first_backoff_s: float = 1.0
+    max_backoff_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """Of requests that failed on an engine which is still in service, per pool."""
+
+    share: float = 0.1
+    at_least: int = 10
+    window_s: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    cooldown_s: float = 1.0  # before a move that did not happen is tried again
+    timeout_s: float = 120.0  # a gateway that says nothing: the destination's room is given back
+
+
+@dataclass(frozen=True, slots=True)
+class CoreSettings:
+    block_tokens: int = 64  # tokens per prompt block hash
+    max_prefix_blocks: int = 2_000_000  # per pool: 16 MB of hashes
+    max_explanations: int = 8192  # of ended requests
+    ageing_step_s: float = 10.0  # of waiting lift a request by one class
+    hold_refresh_s: float = 1.0  # between two Hold decisions for one request
+    lookahead: int = 16  # requests looked at behind one that fits nowhere
+    default_output_tokens: int = 256  # expected before anything was seen
+    money_s_per_dollar: float = 100.0  # what a dollar is worth against latency
+    weights: Weights = field(default_factory=Weights)
+    head_room: HeadRoom = field(default_factory=HeadRoom)
+    ejection: Ejection = field(default_factory=Ejection)
+    retries: Retries = field(default_factory=Retries)
+    moves: Moves = field(default_factory=Moves)

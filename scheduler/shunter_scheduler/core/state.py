@@ -1,0 +1,161 @@
+"""All that the core knows. The modules beside this one read and change it; nobody else does."""
+
+from dataclasses import dataclass, field
+
+from numpy.random import Generator
+
+from shunter_api.routingpolicy import RoutingPolicy, RoutingPolicySpec
+from shunter_api.rules import RouteTable
+from shunter_scheduler.core.entry import Entry
+from shunter_scheduler.core.instance import InstanceRecord
+from shunter_scheduler.core.ledger import Reservation
+from shunter_scheduler.core.pool import PoolRecord
+from shunter_scheduler.core.settings import CoreSettings
+from shunter_scheduler.core.timers import Timers
+from shunter_scheduler.core.trail import EndedTrails, Kind, Ranking, Trace, Trail
+from shunter_scheduler.core.windows import OutputLengths
+from shunter_scheduler.domain.cluster import Topology
+from shunter_scheduler.domain.decisions import Assign, Decision, Reject, RejectReason
+from shunter_scheduler.domain.request import Request
+
+NO_TOPOLOGY = Topology(version=0, pools=(), policies=(), instances=())
+
+
+@dataclass(slots=True)
+class CoreState:
+    """`busy` are pools in which a waiting request may have become placeable."""
+
+    settings: CoreSettings
+    rng: Generator
+    ended: EndedTrails
+    lengths: OutputLengths
+    topology: Topology = NO_TOPOLOGY
+    table: RouteTable = field(default_factory=lambda: RouteTable((), ()))
+    ranks: dict[int, int] = field(default_factory=dict)  # priority of a class -> rank
+    pools: dict[str, PoolRecord] = field(default_factory=dict)
+    instances: dict[str, InstanceRecord] = field(default_factory=dict)
+    entries: dict[str, Entry] = field(default_factory=dict)
+    of_gateway: dict[str, set[str]] = field(default_factory=dict)
+    timers: Timers = field(default_factory=Timers)
+    outbox: list[Decision] = field(default_factory=list)
+    busy: dict[str, None] = field(default_factory=dict)
+    draining: dict[str, None] = field(default_factory=dict)
+    latest: str = ""
+    dispatched_total: int = 0
+    moved_total: int = 0
+
+    def add_entry(self, entry: Entry) -> None:
+        self.entries[entry.request_id] = entry
+        self.of_gateway.setdefault(entry.request.gateway_id, set()).add(entry.request_id)
+
+    def remove_entry(self, entry: Entry) -> None:
+        del self.entries[entry.request_id]
+        gateway_id = entry.request.gateway_id
+        ids = self.of_gateway[gateway_id]
+        ids.discard(entry.request_id)
+        if not ids:
+            del self.of_gateway[gateway_id]
+
+    def release(self, entry: Entry, now: float) -> None:
+        """Gives back whatever a request has reserved, a move's destination included."""
+        if entry.reservation is not None and entry.instance is not None:
+            self.give_back(entry, entry.reservation, entry.instance, now)
+        entry.reservation = None
+        entry.instance = None
+        self.abandon_move(entry, now)
+
+    def abandon_move(self, entry: Entry, now: float) -> None:
+        if entry.move is not None:
+            self.give_back(entry, entry.move.reservation, entry.move.destination, now)
+            entry.move = None
+
+    def give_back(
+        self, entry: Entry, reservation: Reservation, record: InstanceRecord, now: float
+    ) -> None:
+        """Does nothing where that was done before."""
+        if not reservation.release():
+            return
+        if reservation.prefilling:
+            record.queue_moves(now)
+        record.requests.pop(entry.request_id, None)
+        entry.pool.mark(record)
+        self.wake(entry.pool)
+
+    def wake(self, pool: PoolRecord) -> None:
+        if pool.queue:
+            self.busy[pool.name] = None
+
+    def end(self, entry: Entry, now: float) -> None:
+        """Forgets a request but for its trail."""
+        entry.pool.queue.remove(entry.request_id)
+        self.release(entry, now)
+        self.remove_entry(entry)
+        self.ended.keep(entry.trail)
+
+    def trace(
+        self,
+        entry: Entry,
+        now: float,
+        kind: Kind,
+        *,
+        winner: str = "",
+        reason: str = "",
+        ranking: Ranking | None = None,
+        cached_tokens: int = 0,
+    ) -> None:
+        queued_s = now - entry.queued_at
+        entry.trail.add(
+            Trace(kind, entry.epoch, now, winner, reason, queued_s, cached_tokens, ranking)
+        )
+        self.latest = entry.request_id
+
+    def assign(self, entry: Entry, instance: str) -> None:
+        top_rank = len(self.ranks)
+        self.outbox.append(
+            Assign(
+                entry.request_id,
+                entry.request.gateway_id,
+                entry.epoch,
+                instance,
+                entry.pool.name,
+                entry.slo_class.name,
+                max(0, top_rank - 1 - entry.rank),
+                entry.predicted_ttft_s,
+            )
+        )
+
+    def reject(
+        self,
+        request: Request,
+        trail: Trail,
+        now: float,
+        reason: RejectReason,
+        message: str,
+        retry_after_s: float = 0.0,
+    ) -> None:
+        trail.state = "failed"
+        trail.ended_epoch = request.epoch
+        queued_s = max(0.0, now - request.arrived_at)
+        trail.add(
+            Trace("reject", request.epoch, now, "", f"{reason}: {message}", queued_s, 0, None)
+        )
+        self.ended.keep(trail)
+        self.latest = request.request_id
+        self.outbox.append(
+            Reject(
+                request.request_id,
+                request.gateway_id,
+                request.epoch,
+                reason,
+                message,
+                retry_after_s,
+            )
+        )
+
+
+_DEFAULTS = RoutingPolicySpec()
+
+
+def spec_of(policy: RoutingPolicy | None) -> RoutingPolicySpec:
+    """Admission limits and dispatch policy, with their defaults where no policy applies."""
+    return policy.spec if policy else _DEFAULTS

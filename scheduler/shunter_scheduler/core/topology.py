@@ -1,0 +1,121 @@
+"""A new configuration: pools and instances come and go, what runs stays accounted for."""
+
+from collections.abc import Iterable
+
+from shunter_api.modelpool import ModelPool
+from shunter_api.routingpolicy import RoutingPolicy
+from shunter_api.rules import RouteTable
+from shunter_scheduler.core.admission import STANDARD
+from shunter_scheduler.core.costs import profile_cost
+from shunter_scheduler.core.instance import InstanceRecord
+from shunter_scheduler.core.lifecycle import occupy
+from shunter_scheduler.core.pool import PoolRecord
+from shunter_scheduler.core.state import CoreState
+from shunter_scheduler.domain.cluster import Instance
+from shunter_scheduler.domain.events import InstanceObserved, TopologyChanged
+
+
+def topology_changed(state: CoreState, event: TopologyChanged, now: float) -> None:
+    topology = event.topology
+    if topology.version < state.topology.version:
+        return
+    state.topology = topology
+    state.table = RouteTable(topology.policies, topology.pools)
+    state.ranks = ranks_of(topology.policies)
+    wanted = {instance.name: instance for instance in topology.instances}
+    _remove_instances(state, wanted, topology.pools, now)
+    _set_pools(state, topology.pools, now)
+    for name, value in wanted.items():
+        if name not in state.instances:
+            _add_instance(state, value)
+    _reattach(state)
+
+
+def ranks_of(policies: Iterable[RoutingPolicy]) -> dict[int, int]:
+    """Priorities in use, numbered from the lowest."""
+    priorities = {c.priority for policy in policies for c in policy.spec.classes}
+    priorities.add(STANDARD.priority)
+    return {priority: rank for rank, priority in enumerate(sorted(priorities))}
+
+
+def _remove_instances(
+    state: CoreState, wanted: dict[str, Instance], pools: Iterable[ModelPool], now: float
+) -> None:
+    """One whose address or profile changed, or whose profile serves otherwise, is a new one."""
+    specs = {pool.name: pool for pool in pools}
+    for record in list(state.instances.values()):
+        pool = state.pools[record.value.pool]
+        spec = specs.get(pool.name)
+        if wanted.get(record.name) == record.value and spec and _serves_alike(spec, pool.spec):
+            continue
+        remove_instance(state, record, now)
+
+
+def _serves_alike(new: ModelPool, old: ModelPool) -> bool:
+    return new.spec.model == old.spec.model and new.profiles == old.profiles
+
+
+def remove_instance(state: CoreState, record: InstanceRecord, now: float) -> None:
+    """Requests on it stay known: their gateway reports how they end."""
+    for request_id in list(record.requests):
+        entry = state.entries[request_id]
+        if entry.move is not None and entry.move.destination is record:
+            state.abandon_move(entry, now)
+            entry.state = entry.trail.state = "running"
+        if entry.instance is record and entry.reservation is not None:
+            state.give_back(entry, entry.reservation, record, now)
+            entry.instance = entry.reservation = None
+    state.draining.pop(record.name, None)
+    del state.instances[record.name]
+    state.pools[record.value.pool].remove(record)
+
+
+def _set_pools(state: CoreState, pools: Iterable[ModelPool], now: float) -> None:
+    specs = {pool.name: pool for pool in pools}
+    for name in [name for name in state.pools if name not in specs]:
+        _remove_pool(state, state.pools[name], now)
+    for name, spec in specs.items():
+        known = state.pools.get(name)
+        if known is None:
+            state.pools[name] = PoolRecord(spec, state.settings)
+            continue
+        if not _serves_alike(spec, known.spec):
+            known.models.clear()
+        known.spec = spec
+
+
+def _remove_pool(state: CoreState, pool: PoolRecord, now: float) -> None:
+    del state.pools[pool.name]
+    state.busy.pop(pool.name, None)
+    for entry in list(pool.queue):
+        request, trail = entry.request, entry.trail
+        state.end(entry, now)
+        message = f"pool {pool.name} was removed"
+        state.reject(request, trail, now, "unknown_model", message)
+    state.busy.pop(pool.name, None)
+
+
+def _add_instance(state: CoreState, value: Instance) -> None:
+    pool = state.pools.get(value.pool)
+    if pool is None or all(profile.name != value.profile for profile in pool.spec.profiles):
+        return
+    cost = profile_cost(pool.spec, pool.spec.profile(value.profile))
+    state.instances[value.name] = pool.add(value, cost)
+
+
+def _reattach(state: CoreState) -> None:
+    """Requests that were reported on an instance before the instance was configured."""
+    for entry in state.entries.values():
+        if entry.state != "waiting" and entry.instance is None:
+            record = state.instances.get(entry.instance_name)
+            if record is not None and record.value.pool == entry.pool.name:
+                occupy(state, entry, record)
+
+
+def instance_observed(state: CoreState, event: InstanceObserved, now: float) -> None:
+    record = state.instances.get(event.instance)
+    if record is None:
+        return
+    pool = state.pools[record.value.pool]
+    pool.observe(record, event)
+    state.wake(pool)

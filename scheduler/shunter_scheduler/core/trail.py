@@ -1,0 +1,145 @@
+"""Why each request is where it is. Recording is cheap: what explains a decision is kept as it was,
+and candidates with their terms are made only when somebody asks."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Literal
+
+from shunter_scheduler.domain.explanation import Candidate, DecisionRecord, Explanation
+from shunter_scheduler.policies.columns import Ask, InstanceRow, why_excluded
+from shunter_scheduler.policies.policy import DispatchPolicy
+
+MAX_CANDIDATES = 8
+MAX_DECISIONS = 32  # kept per request: the first ones and the last
+NOT_CONSIDERED = "not considered by the policy"
+
+Kind = Literal["dispatch", "hold", "reject", "move", "resume"]
+
+
+@dataclass(slots=True)
+class Ranking:
+    """The best rows at a pick, as they were, with the score and the prefix hit of each."""
+
+    policy: DispatchPolicy
+    ask: Ask
+    rows: tuple[InstanceRow, ...]
+    scores: tuple[float, ...]
+    cached: tuple[int, ...]
+    excluded_slots: tuple[int, ...]
+    eligible: int
+    live: int
+
+    def candidates(self) -> list[Candidate]:
+        """Best first, those that were excluded last."""
+        made = []
+        for row, score, cached in zip(self.rows, self.scores, self.cached, strict=True):
+            because = why_excluded(row, self.ask, self.excluded_slots)
+            if not because and score == float("inf"):
+                because = NOT_CONSIDERED
+            terms = () if because else self.policy.terms(row, self.ask, cached)
+            total = sum(value for _, value in terms)
+            made.append((bool(because), score, row.slot, _candidate(row, total, terms, because)))
+        return [candidate for *_, candidate in sorted(made, key=lambda m: m[:3])]
+
+
+def _candidate(
+    row: InstanceRow, total: float, terms: tuple[tuple[str, float], ...], because: str
+) -> Candidate:
+    return Candidate(row.name, row.profile, total, terms, because)
+
+
+@dataclass(slots=True)
+class Trace:
+    """One decision."""
+
+    kind: Kind
+    epoch: int
+    at: float
+    winner: str
+    reason: str
+    queued_s: float
+    cached_tokens: int
+    ranking: Ranking | None
+
+    def record(self) -> DecisionRecord:
+        ranking = self.ranking
+        candidates = ranking.candidates() if ranking else []
+        others = [
+            c.instance for c in candidates if c.instance != self.winner and not c.excluded_because
+        ]
+        return DecisionRecord(
+            kind=self.kind,
+            epoch=self.epoch,
+            at=self.at,
+            policy=ranking.policy.name if ranking else "",
+            winner=self.winner,
+            runner_up=others[0] if others else "",
+            candidates=tuple(candidates[:MAX_CANDIDATES]),
+            candidates_total=ranking.live if ranking else 0,
+            excluded_total=ranking.live - ranking.eligible if ranking else 0,
+            reason=self.reason,
+            queued_s=self.queued_s,
+            cached_tokens=self.cached_tokens,
+        )
+
+
+@dataclass(slots=True)
+class Trail:
+    """All decisions about one request, oldest first."""
+
+    request_id: str
+    model: str
+    pool: str
+    slo_class: str
+    rule: str
+    prompt_tokens: int
+    output_tokens: int = 0
+    state: Literal["waiting", "running", "moving", "finished", "failed", "cancelled"] = "waiting"
+    traces: list[Trace] = field(default_factory=list)
+    ended_epoch: int = -1  # highest epoch that is over
+    failures: int = 0
+    failed_on: str = ""  # instance of the last failure
+    first_token_at: float | None = None  # of the whole request, not of one engine call
+    met_ttft: bool = True
+
+    def add(self, trace: Trace) -> None:
+        if len(self.traces) >= MAX_DECISIONS:
+            del self.traces[MAX_DECISIONS // 2]
+        self.traces.append(trace)
+
+    def explanation(self) -> Explanation:
+        return Explanation(
+            request_id=self.request_id,
+            model=self.model,
+            pool=self.pool,
+            slo_class=self.slo_class,
+            rule=self.rule,
+            state=self.state,
+            prompt_tokens=self.prompt_tokens,
+            output_tokens=self.output_tokens,
+            decisions=tuple(trace.record() for trace in self.traces),
+        )
+
+
+class EndedTrails:
+    """The trails of ended requests, the oldest forgotten first."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._trails: OrderedDict[str, Trail] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._trails)
+
+    def keep(self, trail: Trail) -> None:
+        self._trails[trail.request_id] = trail
+        self._trails.move_to_end(trail.request_id)
+        if len(self._trails) > self._limit:
+            self._trails.popitem(last=False)
+
+    def get(self, request_id: str) -> Trail | None:
+        return self._trails.get(request_id)
+
+    def take_back(self, request_id: str) -> Trail | None:
+        """Of a request that failed on one engine and comes again."""
+        return self._trails.pop(request_id, None)

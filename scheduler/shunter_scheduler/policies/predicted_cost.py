@@ -1,0 +1,99 @@
+"""The instance where the request costs the fewest predicted seconds, its own and others'.
+
+    queue     prefills ahead of it on the instance
+    prefill   of the prompt without the prefix that is cached there
+    kv_memory admission to KV memory that is nearly full
+    decode    expected output tokens x time per token
+    slowdown  inflicted on each request that runs there, by its prefill and by its share of steps
+    slo       seconds by which TTFT and TPOT targets would be missed, weighted
+    money     price of the instance's time that it takes up
+
+`_score` computes the sum for all instances at once and `_terms` the parts for one; the part that is
+linear in the request is kept ready in `InstanceColumns.linear`.
+"""
+
+import math
+
+import numpy as np
+from numpy.random import Generator
+
+from shunter_scheduler.policies.columns import Ask, Floats, InstanceColumns, InstanceRow
+from shunter_scheduler.policies.policy import DispatchPolicy, Terms
+
+
+def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:
+    score, (ttft, scratch) = columns.score, columns.scratch
+    _queue_and_memory(columns, ask, ttft, scratch)
+    outputs = ask.output_tokens
+    multipliers = (1.0, ask.prefill_tokens, outputs, outputs * ask.context_tokens)
+    np.dot(multipliers, columns.linear, out=score)
+    np.add(score, ttft, out=score)
+    # slowdown and price of the cached tokens, which `linear` counts, are taken off again
+    np.multiply(columns.cached_tokens, columns.linear[1], out=scratch)
+    np.subtract(score, scratch, out=score)
+    if ask.ttft_budget_s < math.inf:
+        np.subtract(ask.prefill_tokens, columns.cached_tokens, out=scratch)
+        np.multiply(scratch, columns.prefill_s_per_token, out=scratch)
+        np.add(ttft, scratch, out=ttft)
+        np.add(ttft, columns.prefill_base_s, out=ttft)
+        _add_excess(ttft, ask.ttft_budget_s, ask.weights.slo, score)
+    if ask.tpot_target_s < math.inf:
+        np.copyto(scratch, columns.tpot_s)
+        _add_excess(scratch, ask.tpot_target_s, ask.weights.slo * outputs, score)
+
+
+def _queue_and_memory(columns: InstanceColumns, ask: Ask, out: Floats, scratch: Floats) -> None:
+    np.subtract(columns.queued_until, ask.now, out=out)
+    np.abs(out, out=out)
+    np.multiply(out, columns.busy, out=out)
+    np.subtract(ask.kv_tokens, columns.kv_soft_free_tokens, out=scratch)
+    np.maximum(scratch, 0.0, out=scratch)
+    np.multiply(scratch, columns.kv_wait_s_per_token, out=scratch)
+    np.add(out, scratch, out=out)
+
+
+def _add_excess(values: Floats, limit: float, weight: float, score: Floats) -> None:
+    """Adds weight x (values - limit) where that is positive; overwrites `values`."""
+    np.subtract(values, limit, out=values)
+    np.maximum(values, 0.0, out=values)
+    np.multiply(values, weight, out=values)
+    np.add(score, values, out=score)
+
+
+def queue_s(row: InstanceRow, now: float) -> float:
+    """Wait for the prefills ahead. Once overdue, as long again as they are late: an engine that
+    has stalled gets less attractive with every second."""
+    return abs(row.queued_until - now) * row.busy
+
+
+def ttft_s(row: InstanceRow, ask: Ask, cached_tokens: int) -> float:
+    return sum(_until_first_token(row, ask, cached_tokens))
+
+
+def _until_first_token(
+    row: InstanceRow, ask: Ask, cached_tokens: int
+) -> tuple[float, float, float]:
+    prefill = row.prefill_base_s + (ask.prefill_tokens - cached_tokens) * row.prefill_s_per_token
+    overflow = max(0.0, ask.kv_tokens - row.kv_soft_free_tokens)
+    return queue_s(row, ask.now), prefill, overflow * row.kv_wait_s_per_token
+
+
+def _terms(row: InstanceRow, ask: Ask, cached_tokens: int) -> Terms:
+    queue, prefill, kv_memory = _until_first_token(row, ask, cached_tokens)
+    own_context_s = row.step_s_per_context_token * ask.context_tokens
+    decode = ask.output_tokens * (row.tpot_s + own_context_s)
+    share = ask.output_tokens * (row.step_s_per_sequence + own_context_s)
+    late = max(0.0, queue + prefill + kv_memory - ask.ttft_budget_s)
+    slow = max(0.0, row.tpot_s - ask.tpot_target_s) * ask.output_tokens
+    return (
+        ("queue", queue),
+        ("prefill", prefill),
+        ("kv_memory", kv_memory),
+        ("decode", decode * ask.weights.decode),
+        ("slowdown", row.requests * (prefill + share) * ask.weights.slowdown),
+        ("slo", (late + slow) * ask.weights.slo),
+        ("money", row.price_s_per_s * (prefill + decode / (row.requests + 1))),
+    )
+
+
+PREDICTED_COST = DispatchPolicy("predicted-cost", _score, _terms, uses_prefix=True)
