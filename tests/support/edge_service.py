@@ -12,8 +12,9 @@ import openai
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from shunter_gateway.edge.front import EdgeParts, EdgeSettings, Front
 from shunter_gateway.edge.listen import HttpListener
-from shunter_gateway.edge.server import Edge, EdgeParts, EdgeSettings
+from shunter_gateway.edge.server import HttpEdge
 from shunter_gateway.edge.testing import FakeModels, FakeRunner, Script
 from shunter_gateway.keys import Keys, OpenKeys
 from shunter_gateway.request import RequestSpec
@@ -31,9 +32,14 @@ class Service:
     metrics: GatewayMetrics
     spans: InMemorySpanExporter
     listener: HttpListener
-    edge: Edge
+    front: Front
     http: aiohttp.ClientSession
     client: Any  # openai.AsyncOpenAI; untyped, for each of its optional fields would need an assert
+
+    async def stop(self, grace_s: float) -> None:
+        await self.listener.stop_accepting()
+        await self.front.drain(grace_s)
+        await self.listener.close()
 
     @property
     def url(self) -> str:
@@ -68,17 +74,17 @@ async def run_service(
         new_id=lambda: f"req-{next(ids)}",
         ready=lambda: True,
     )
-    edge = Edge(parts, settings or EdgeSettings())
-    listener = HttpListener(edge)
+    front = Front(parts, settings or EdgeSettings())
+    listener = HttpListener(HttpEdge(front))
     port = await listener.start("127.0.0.1", 0)
     client = openai.AsyncOpenAI(
         api_key=api_key, base_url=f"http://127.0.0.1:{port}/v1", max_retries=0, timeout=10.0
     )
     try:
         async with aiohttp.ClientSession() as http, client:
-            yield Service(port, runner, models, metrics, exporter, listener, edge, http, client)
+            yield Service(port, runner, models, metrics, exporter, listener, front, http, client)
     finally:
-        await listener.stop(grace_s=0.0)
+        await listener.close()
         await runner.close()
 
 

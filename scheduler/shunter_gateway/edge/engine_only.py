@@ -32,6 +32,10 @@ def chat_engine_only(body: ChatBody, engine_type: str) -> tuple[str, str] | None
         return "modalities", "multimodal_output"
     if body.tools and body.tool_choice != "none" and engine_type not in PLAIN_ENGINES:
         return "tools", "tool_parsing"
+    if body.chat_template_kwargs:
+        return "chat_template_kwargs", "chat_template"
+    if body.continue_final_message:
+        return "continue_final_message", "chat_template"
     return _guided(body)
 
 

@@ -15,9 +15,9 @@ from shunter_gateway.edge.engine_only import (
     chat_engine_only,
     completion_engine_only,
 )
-from shunter_gateway.edge.errors import from_validation, invalid, model_not_found
+from shunter_gateway.edge.errors import from_validation, invalid, model_not_found, unavailable
 from shunter_gateway.edge.job import Caller, Job, Limits, Shape
-from shunter_gateway.edge.ports import Models, PromptInvalid, ServedModel
+from shunter_gateway.edge.ports import ChatPrompt, Models, PromptInvalid, ServedModel
 from shunter_gateway.edge.schema import ChatBody, ChatMessage, CompletionBody, Generation
 from shunter_gateway.ports import SamplingParams
 from shunter_gateway.request import RequestSpec
@@ -70,16 +70,24 @@ class Intake:
         _check_lengths(body, max_tokens)
         ids = None if reason else await self._encode_chat(model, body)
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        draft = _Draft(CHAT_PATH, body, raw, max_tokens, logprobs, reason)
+        draft = _Draft(CHAT_PATH, body, raw, max_tokens, logprobs, reason, body.messages)
         return self._job(draft, model, [ids], caller, created)
 
     async def completion(
-        self, body: CompletionBody, raw: bytes, caller: Caller, created: int
+        self,
+        body: CompletionBody,
+        raw: bytes,
+        caller: Caller,
+        created: int,
+        default_tokens: int = DEFAULT_COMPLETION_TOKENS,
     ) -> Job:
-        """Raises `RequestError`."""
+        """`default_tokens`: the answer's limit where the body has none; 0: the context's.
+
+        Raises `RequestError`.
+        """
         model = self._model(body)
         reason = self._engine_only(model, completion_engine_only(body))
-        max_tokens = body.max_tokens or DEFAULT_COMPLETION_TOKENS
+        max_tokens = body.max_tokens or default_tokens
         _check_lengths(body, max_tokens)
         prompts = split_prompts(body.prompt, "prompt")
         if len(prompts) * (body.n or 1) > self._limits.max_choices:
@@ -90,10 +98,12 @@ class Intake:
         encoded: list[Ids | None] = [None]
         if not reason:
             encoded = [await self._encode_prompt(model, prompt) for prompt in prompts]
-        draft = _Draft(COMPLETION_PATH, body, raw, max_tokens, body.logprobs, reason)
+        draft = _Draft(COMPLETION_PATH, body, raw, max_tokens, body.logprobs, reason, body.prompt)
         return self._job(draft, model, encoded, caller, created)
 
     def _model(self, body: Generation) -> ServedModel:
+        if not self._models.ready():
+            raise unavailable("No scheduler has said yet what there is to serve.", "no_topology")
         model = self._models.find(body.model)
         if model is None:
             raise model_not_found(body.model)
@@ -112,17 +122,13 @@ class Intake:
         return reason
 
     async def _encode_chat(self, model: ServedModel, body: ChatBody) -> Ids | None:
-        template = dict(body.chat_template_kwargs or {})
-        if body.tools and body.tool_choice != "none":
-            template["tools"] = body.tools
-        if body.add_generation_prompt is not None:
-            template["add_generation_prompt"] = body.add_generation_prompt
-        if body.continue_final_message is not None:
-            template["continue_final_message"] = body.continue_final_message
-        messages = [_plain(message) for message in body.messages]
-        self._check_size(sum(len(m.get("content") or "") for m in messages), "messages")
+        chat = ChatPrompt(
+            messages=[_plain(message) for message in body.messages],
+            tools=body.tools if body.tool_choice != "none" else None,
+            add_generation_prompt=body.add_generation_prompt is not False,
+        )
         try:
-            ids = await self._models.encode_chat(model, messages, template)
+            ids = await self._models.encode_chat(model, chat)
         except PromptInvalid as error:
             raise invalid(str(error), "messages") from error
         return self._fits(model, ids, "messages")
@@ -130,20 +136,11 @@ class Intake:
     async def _encode_prompt(self, model: ServedModel, prompt: str | Ids) -> Ids | None:
         if not isinstance(prompt, str):
             return self._fits(model, prompt, "prompt")
-        self._check_size(len(prompt), "prompt")
         try:
             ids = await self._models.encode_text(model, prompt)
         except PromptInvalid as error:
             raise invalid(str(error), "prompt") from error
         return self._fits(model, ids, "prompt")
-
-    def _check_size(self, chars: int, param: str) -> None:
-        if chars > self._limits.max_prompt_chars:
-            raise invalid(
-                f"The prompt has {chars} characters; at most {self._limits.max_prompt_chars}.",
-                param,
-                code="context_length_exceeded",
-            )
 
     def _fits(self, model: ServedModel, ids: Ids | None, param: str) -> Ids | None:
         if ids is None:
@@ -194,8 +191,9 @@ class Intake:
 
     def _raw_spec(self, draft: "_Draft", model: ServedModel, caller: Caller) -> RequestSpec:
         reason = draft.reason or ("several_choices" if (draft.body.n or 1) > 1 else "")
-        hashes = self._models.text_block_hashes(model, caller.tenant, draft.raw)
-        estimate = max(1, len(draft.raw) // BYTES_PER_TOKEN)
+        text = msgspec.json.encode(draft.prompt)
+        hashes = self._models.text_block_hashes(model, caller.tenant, text)
+        estimate = max(1, len(text) // BYTES_PER_TOKEN)
         return _spec(draft, caller, None, estimate, hashes, 0, reason or "no_tokenizer")
 
 
@@ -208,6 +206,7 @@ class _Draft(msgspec.Struct, frozen=True):
     max_tokens: int
     logprobs: int | None
     reason: str
+    prompt: Any  # what counts as the prompt where it is not tokenised
 
 
 def _token_spec(
@@ -289,10 +288,8 @@ def _check_lengths(body: Generation, max_tokens: int) -> None:
 
 
 def _plain(message: ChatMessage) -> dict[str, Any]:
-    """A message as templates want it: text parts joined by line feeds, as vLLM joins them."""
+    """A message as templates want it: they concatenate the content, so there is always one."""
     plain: dict[str, Any] = msgspec.to_builtins(message)
-    if isinstance(message.content, list):
-        plain["content"] = "\n".join(str(part.get("text", "")) for part in message.content)
     plain.setdefault("content", "")
     return plain
 

@@ -49,4 +49,3 @@ class Job:
 class Limits:
     max_body_bytes: int = 8 << 20
     max_choices: int = 128  # n times prompts, of one request
-    max_prompt_chars: int = 4 << 20

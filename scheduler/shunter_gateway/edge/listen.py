@@ -4,13 +4,13 @@ import ssl
 
 from aiohttp import web
 
-from shunter_gateway.edge.server import Edge
+from shunter_gateway.edge.server import HttpEdge
 
 
 class HttpListener:
-    """Owns the edge's socket. `stop` lets answers finish within its grace."""
+    """Owns the edge's socket. Stop accepting, drain the `Front`, then close."""
 
-    def __init__(self, edge: Edge, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, edge: HttpEdge, tls: ssl.SSLContext | None = None) -> None:
         self._edge = edge
         self._tls = tls
         self._runner: web.ServerRunner | None = None
@@ -36,11 +36,14 @@ class HttpListener:
         bound: int = self._runner.addresses[0][1]
         return bound
 
-    async def stop(self, grace_s: float) -> None:
-        """New connections are refused at once; what is left after `grace_s` is cut off."""
-        if self._runner is None or self._site is None:
-            return
-        site, self._site = self._site, None
-        await site.stop()
-        await self._edge.drain(grace_s)
-        await self._runner.cleanup()
+    async def stop_accepting(self) -> None:
+        """New connections are refused; those that stand go on."""
+        if self._site is not None:
+            site, self._site = self._site, None
+            await site.stop()
+
+    async def close(self) -> None:
+        """Cuts off what is left."""
+        await self.stop_accepting()
+        if self._runner is not None:
+            await self._runner.cleanup()

@@ -1,6 +1,6 @@
 """What the edge needs to know about models; the topology and the tokenizers stand behind it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +15,15 @@ class ServedModel:
     pool: str  # empty where a rule chooses among pools
     engine_type: str  # empty where a rule chooses among pools
     context_length: int  # tokens; 0: not known
-    instances: int  # that take new work
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """What a chat template renders."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Mapping[str, Any]] | None = None
+    add_generation_prompt: bool = True
 
 
 class PromptInvalid(Exception):
@@ -26,7 +34,7 @@ class Models(Protocol):
     """The catalogue of what is served, and its tokenizers."""
 
     @property
-    def rule_headers(self) -> Sequence[str]:
+    def rule_headers(self) -> Collection[str]:
         """Request headers that routing rules look at, lower case."""
 
     def ready(self) -> bool:
@@ -40,14 +48,12 @@ class Models(Protocol):
     async def encode_text(self, model: ServedModel, text: str) -> tuple[int, ...] | None:
         """Token ids of a plain prompt; None without a tokenizer. Raises `PromptInvalid`."""
 
-    async def encode_chat(
-        self, model: ServedModel, messages: Sequence[Message], template: Mapping[str, Any]
-    ) -> tuple[int, ...] | None:
-        """Token ids of a conversation by the model's chat template; `template` holds its other
-        variables (`tools`, ...). None without a tokenizer. Raises `PromptInvalid`."""
+    async def encode_chat(self, model: ServedModel, chat: ChatPrompt) -> tuple[int, ...] | None:
+        """Token ids of a conversation by the model's chat template; None without a tokenizer.
+        Raises `PromptInvalid`."""
 
     def block_hashes(self, model: ServedModel, tenant: str, ids: Sequence[int]) -> bytes:
-        """Packed chain hashes of the prompt's full blocks."""
+        """Packed chain hashes of the prompt's full blocks, for the scheduler's prefix index."""
 
     def text_block_hashes(self, model: ServedModel, tenant: str, text: bytes) -> bytes:
         """The same over byte blocks, for prompts that are not tokenised."""

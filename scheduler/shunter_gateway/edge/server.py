@@ -3,8 +3,6 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
 
 import structlog
 from aiohttp import web
@@ -13,75 +11,39 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict
-from opentelemetry.trace import SpanKind, Tracer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from shunter_gateway.edge import errors
 from shunter_gateway.edge.answer import JSON_TYPE, Answerer
 from shunter_gateway.edge.catalogue import EMBEDDINGS_PATH, embeddings, model_list, one_model
 from shunter_gateway.edge.errors import RequestError
-from shunter_gateway.edge.identity import caller_of, client_request_id, identify
-from shunter_gateway.edge.intake import (
-    CHAT_PATH,
-    COMPLETION_PATH,
-    Intake,
-    parse_chat,
-    parse_completion,
-)
-from shunter_gateway.edge.job import Caller, Job, Limits
-from shunter_gateway.edge.ports import Models
-from shunter_gateway.edge.stream import StreamSettings
+from shunter_gateway.edge.front import Front
+from shunter_gateway.edge.intake import CHAT_PATH, COMPLETION_PATH, parse_chat, parse_completion
+from shunter_gateway.edge.job import Caller, Job
 from shunter_gateway.edge.watch import Watch
-from shunter_gateway.keys import Keys
-from shunter_gateway.request import ClientError, RequestRunner
-from shunter_gateway.telemetry import GatewayMetrics
-from shunter_runtime.tracing import parent_context, traceparent_of
+from shunter_gateway.request import ClientError
 
 _log = structlog.get_logger(__name__)
 MODELS_PATH = "/v1/models"
 
-
-@dataclass(frozen=True, slots=True)
-class EdgeSettings:
-    limits: Limits = field(default_factory=Limits)
-    stream: StreamSettings = field(default_factory=StreamSettings)
-    body_timeout_s: float = 30.0  # for the client to send its whole body
-    max_inflight: int = 8192  # requests at once in this process
-
-
-@dataclass(frozen=True, slots=True)
-class EdgeParts:
-    """What the edge is built from."""
-
-    runner: RequestRunner
-    models: Models
-    keys: Keys
-    metrics: GatewayMetrics
-    tracer: Tracer
-    new_id: Callable[[], str]
-    ready: Callable[[], bool]
-
-
 Endpoint = Callable[[web.BaseRequest, Caller, Watch], Awaitable[web.StreamResponse]]
 
 
-class Edge:
-    """Routes, authenticates, answers. `server()` is what listens."""
+class HttpEdge:
+    """Routes and answers. `server()` is what listens."""
 
-    def __init__(self, parts: EdgeParts, settings: EdgeSettings) -> None:
-        self._parts = parts
-        self._settings = settings
-        self._intake = Intake(parts.models, settings.limits)
-        self._answerer = Answerer(parts.runner, parts.models, settings.stream)
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._intake = front.intake
+        self._models = front.parts.models
+        self._limits = front.settings.limits
+        self._answerer = Answerer(front.parts.runner, self._models, front.settings.stream)
         self._endpoints: dict[tuple[str, str], Endpoint] = {
             ("POST", CHAT_PATH): self._chat,
             ("POST", COMPLETION_PATH): self._completion,
             ("POST", EMBEDDINGS_PATH): self._embeddings,
-            ("GET", MODELS_PATH): self._models,
+            ("GET", MODELS_PATH): self._list_models,
         }
-        self.inflight = 0
-        self.draining = False
-        self._idle = asyncio.Event()
 
     def server(self) -> web.Server:
         return web.Server(
@@ -91,15 +53,6 @@ class Edge:
             access_log=None,
         )
 
-    async def drain(self, grace_s: float) -> None:
-        """Refuses new requests and waits for those that are being answered, at most `grace_s`."""
-        self.draining = True
-        self._idle.clear()
-        if self.inflight:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(grace_s):
-                    await self._idle.wait()
-
     def _make_request(
         self,
         message: RawRequestMessage,
@@ -108,7 +61,7 @@ class Edge:
         writer: AbstractStreamWriter,
         task: asyncio.Task[None],
     ) -> web.BaseRequest:
-        limit = self._settings.limits.max_body_bytes
+        limit = self._limits.max_body_bytes
         loop = asyncio.get_running_loop()
         return web.BaseRequest(
             message, payload, protocol, writer, task, loop, client_max_size=limit
@@ -120,54 +73,20 @@ class Edge:
         own = self._own_page(request)
         if own is not None:
             return own
-        request_id = self._parts.new_id()
-        watch = self._watch(request, request_id)
-        self.inflight += 1
-        try:
-            return await self._serve(request, watch)
-        except RequestError as error:
-            return self._refuse(watch, error.error)
-        except web.HTTPRequestEntityTooLarge:
-            return self._refuse(
-                watch, errors.body_too_large(self._settings.limits.max_body_bytes).error
-            )
-        except (ConnectionError, asyncio.CancelledError):
-            raise
-        except Exception as error:
-            _log.exception("request_failed", request_id=request_id, kind=type(error).__name__)
-            return self._refuse(watch, errors.internal())
-        finally:
-            self.inflight -= 1
-            if self.inflight == 0:
-                self._idle.set()
-            watch.close()
-
-    async def _serve(self, request: web.BaseRequest, watch: Watch) -> web.StreamResponse:
-        endpoint = self._route(request)
-        if self.draining:
-            raise errors.unavailable("This gateway is shutting down.", "shutting_down")
-        if self.inflight > self._settings.max_inflight:
-            raise errors.overloaded(self._settings.max_inflight)
-        key = identify(self._parts.keys, request.headers)
-        rule_headers = self._parts.models.rule_headers
-        caller = caller_of(watch.request_id, key, request.headers, rule_headers)
-        trace_parent = watch.trace_parent or request.headers.get("traceparent", "")
-        return await endpoint(request, replace(caller, trace_parent=trace_parent), watch)
-
-    def _watch(self, request: web.BaseRequest, request_id: str) -> Watch:
-        span = self._parts.tracer.start_span(
-            "gateway.request",
-            context=parent_context(request.headers.get("traceparent", "")),
-            kind=SpanKind.SERVER,
-        )
-        if span.is_recording():
-            span.set_attribute("url.path", request.path)
-            span.set_attribute("http.request.id", client_request_id(request.headers))
-        loop = asyncio.get_running_loop()
-        watch = Watch(self._parts.metrics, loop, span, request_id)
-        watch.trace_parent = traceparent_of(span)
-        watch.client_id = client_request_id(request.headers)
-        return watch
+        with self._front.serving(request.headers, request.path) as watch:
+            try:
+                endpoint = self._route(request)
+                caller = self._front.admit(request.headers, watch)
+                return await endpoint(request, caller, watch)
+            except RequestError as error:
+                return self._refuse(watch, error.error)
+            except web.HTTPRequestEntityTooLarge:
+                return self._refuse(watch, errors.body_too_large(self._limits.max_body_bytes).error)
+            except ConnectionError:
+                raise
+            except Exception as error:
+                _log.error("request_failed", request_id=watch.request_id, kind=_kind(error))
+                return self._refuse(watch, errors.internal())
 
     def _route(self, request: web.BaseRequest) -> Endpoint:
         path = request.path.rstrip("/")
@@ -188,12 +107,11 @@ class Edge:
             case "/health":
                 return web.Response(text="ok\n")
             case "/ready":
-                fine = self._parts.ready() and not self.draining
-                return web.Response(
-                    status=200 if fine else 503, text="ready\n" if fine else "not ready\n"
-                )
+                fine = self._front.ready()
+                text = "ready\n" if fine else "not ready\n"
+                return web.Response(status=200 if fine else 503, text=text)
             case "/metrics":
-                body = generate_latest(self._parts.metrics.registry)
+                body = generate_latest(self._front.parts.metrics.registry)
                 return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
         return None
 
@@ -202,7 +120,7 @@ class Edge:
         headers = CIMultiDict(_ids(watch))
         headers.update(errors.headers_of(error))
         response = web.Response(status=error.status, body=errors.body_of(error), headers=headers)
-        if error.status == 413 or self.draining:
+        if error.status == 413 or self._front.draining:
             response.force_close()
         return response
 
@@ -232,22 +150,22 @@ class Edge:
         self, request: web.BaseRequest, caller: Caller, watch: Watch
     ) -> web.StreamResponse:
         raw = await self._body(request)
-        watch.model, status, body = await embeddings(self._parts.models, raw)
+        watch.model, status, body = await embeddings(self._models, raw)
         watch.code = status
         return web.Response(
             status=status, body=body, headers={**_ids(watch), "Content-Type": JSON_TYPE}
         )
 
-    async def _models(
+    async def _list_models(
         self, request: web.BaseRequest, caller: Caller, watch: Watch
     ) -> web.StreamResponse:
-        return self._json(watch, model_list(self._parts.models))
+        return self._json(watch, model_list(self._models))
 
     async def _one_model(
         self, request: web.BaseRequest, caller: Caller, watch: Watch
     ) -> web.StreamResponse:
         name = request.path.rstrip("/").removeprefix(MODELS_PATH + "/")
-        return self._json(watch, one_model(self._parts.models, name))
+        return self._json(watch, one_model(self._models, name))
 
     def _json(self, watch: Watch, body: bytes) -> web.Response:
         watch.code = 200
@@ -255,16 +173,25 @@ class Edge:
 
     async def _body(self, request: web.BaseRequest) -> bytes:
         """Raises `RequestError` (413, 408)."""
-        limit = self._settings.limits.max_body_bytes
+        limit = self._limits.max_body_bytes
         if (request.content_length or 0) > limit:
             raise errors.body_too_large(limit)
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
-            async with asyncio.timeout(self._settings.body_timeout_s):
+            async with asyncio.timeout(self._front.settings.body_timeout_s):
                 return await request.read()
         except TimeoutError:
-            raise errors.body_timeout(self._settings.body_timeout_s) from None
+            raise errors.body_timeout(self._front.settings.body_timeout_s) from None
+
+
+def _kind(error: Exception) -> str:
+    """Type and place of a fault of ours; its message and its frames' values may hold a prompt."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    place = f" at {frame.tb_frame.f_code.co_qualname}:{frame.tb_lineno}" if frame else ""
+    return type(error).__name__ + place
 
 
 def _ids(watch: Watch) -> dict[str, str]:

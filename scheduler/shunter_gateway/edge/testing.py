@@ -1,11 +1,10 @@
 """Fakes of the edge's two ports: a runner that answers by script, and a catalogue of models."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from shunter_gateway.edge.ports import Message, NotSupported, PromptInvalid, ServedModel
+from shunter_gateway.edge.ports import ChatPrompt, NotSupported, PromptInvalid, ServedModel
 from shunter_gateway.ports import FinishReason, TokenLogprob
 from shunter_gateway.request import ClientError, ClientSink, Delta, Outcome, RequestSpec
 
@@ -113,14 +112,14 @@ def _delta(index: int, word: str, spec: RequestSpec) -> Delta:
 class FakeModels:
     """A catalogue whose tokenizer makes one token of each byte. `raw` models have none."""
 
-    rule_headers: Sequence[str] = ("x-tier",)
+    rule_headers: Collection[str] = ("x-tier",)
 
     def __init__(self, models: Sequence[ServedModel] | None = None) -> None:
         if models is None:
             models = [
-                ServedModel("chat", "chat", "simulated", 256, 2),
-                ServedModel("guided", "guided", "vllm", 4096, 1),
-                ServedModel("raw", "raw", "openai", 0, 1),
+                ServedModel("chat", "chat", "simulated", 256),
+                ServedModel("guided", "guided", "vllm", 4096),
+                ServedModel("raw", "raw", "openai", 0),
             ]
         self._models = {model.name: model for model in models}
         self.forwarded: list[tuple[str, str, bytes]] = []
@@ -137,13 +136,11 @@ class FakeModels:
     async def encode_text(self, model: ServedModel, text: str) -> tuple[int, ...] | None:
         return None if model.engine_type == "openai" else tuple(text.encode())
 
-    async def encode_chat(
-        self, model: ServedModel, messages: Sequence[Message], template: Mapping[str, Any]
-    ) -> tuple[int, ...] | None:
-        if any(message["role"] == "nobody" for message in messages):
+    async def encode_chat(self, model: ServedModel, chat: ChatPrompt) -> tuple[int, ...] | None:
+        if any(message["role"] == "nobody" for message in chat.messages):
             raise PromptInvalid("the chat template knows no role `nobody`")
-        lines = [f"{message['role']}: {message['content']}\n" for message in messages]
-        return await self.encode_text(model, "".join(lines) + str(template or ""))
+        lines = [f"{message['role']}: {message['content']}\n" for message in chat.messages]
+        return await self.encode_text(model, "".join(lines) + str(chat.tools or ""))
 
     def block_hashes(self, model: ServedModel, tenant: str, ids: Sequence[int]) -> bytes:
         return b"\0" * 8 * (len(ids) // 16)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from edge_service import Service, connection, run_service
+from shunter_gateway.edge.front import EdgeSettings
 from shunter_gateway.edge.job import Limits
-from shunter_gateway.edge.server import EdgeSettings
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"

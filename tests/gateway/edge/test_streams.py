@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from edge_service import connection, run_service
-from shunter_gateway.edge.server import EdgeSettings
+from shunter_gateway.edge.front import EdgeSettings
 from shunter_gateway.edge.stream import StreamSettings
 from shunter_gateway.edge.testing import Script
 from shunter_gateway.request import ClientError, RequestSpec
@@ -21,7 +21,7 @@ def request_bytes(version: str = "1.1", **fields: Any) -> bytes:
 
 
 async def until_done(reader: asyncio.StreamReader) -> bytes:
-    pieces = []
+    pieces: list[bytes] = []
     while not pieces or b"[DONE]" not in pieces[-1]:
         pieces.append(await reader.read(65536))
         assert pieces[-1]
@@ -37,7 +37,7 @@ async def test_disconnect_in_mid_stream_cancels_within_a_second() -> None:
         assert not service.runner.handles[0].cancelled
         writer.transport.abort()
         await service.until(lambda: service.runner.handles[0].cancelled, timeout_s=1.0)
-        await service.until(lambda: service.edge.inflight == 0)
+        await service.until(lambda: service.front.inflight == 0)
         sample = service.sample("shunter_gateway_requests_total", model="chat", code="499")
         assert sample == 1
 
@@ -106,7 +106,7 @@ async def test_client_that_never_reads_is_dropped() -> None:
         connection(service, request_bytes()) as (_, writer),
     ):
         await service.until(lambda: any(h.cancelled for h in service.runner.handles))
-        await service.until(lambda: service.edge.inflight == 0)
+        await service.until(lambda: service.front.inflight == 0)
         writer.close()
 
 
@@ -165,7 +165,7 @@ async def test_stop_lets_streams_finish_and_refuses_new_ones() -> None:
         connection(service, request_bytes()) as (reader, writer),
     ):
         await asyncio.wait_for(reader.readuntil(b'"2"'), 5)
-        stopping = asyncio.create_task(service.listener.stop(grace_s=10))
+        stopping = asyncio.create_task(service.stop(grace_s=10))
         text = await asyncio.wait_for(reader.readuntil(b"[DONE]"), 5)
         assert b'"19"' in text
         await stopping
@@ -184,6 +184,6 @@ async def test_stop_cuts_off_after_the_grace() -> None:
         connection(service, request_bytes()) as (reader, writer),
     ):
         await asyncio.wait_for(reader.readuntil(b'"lo"'), 5)
-        await service.listener.stop(grace_s=0.05)
+        await service.stop(grace_s=0.05)
         assert service.runner.handles[0].cancelled
         writer.close()

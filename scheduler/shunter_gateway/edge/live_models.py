@@ -1,0 +1,151 @@
+"""The catalogue as the scheduler's topology has it, with each model's tokenizer."""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+
+import msgspec
+
+from shunter_gateway.edge.ports import ChatPrompt, NotSupported, PromptInvalid, ServedModel
+from shunter_gateway.ports import EngineAdapter, EngineUnavailable
+from shunter_gateway.tokenizers import TokenizerRegistry
+from shunter_gateway.topology import Pool, Topology
+from shunter_text.blocks import BLOCK_TOKENS, block_hashes, chain_root
+from shunter_text.chat import ChatTemplateError
+from shunter_text.tokenizer import Tokenizer
+
+# Below this a thread's hand-over takes longer than the tokenizer (1 to 2 µs per token).
+_INLINE_CHARS = 1024
+_BYTES_PER_TOKEN = 4
+_FORWARD_TRIES = 2
+
+
+class LiveModels:
+    """`Models` over the newest topology."""
+
+    def __init__(
+        self,
+        topology: Callable[[], Topology | None],
+        tokenizers: TokenizerRegistry,
+        adapters: Mapping[str, EngineAdapter],
+        rng: random.Random,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._topology = topology
+        self._tokenizers = tokenizers
+        self._adapters = adapters
+        self._rng = rng
+        self._now = now
+
+    @property
+    def rule_headers(self) -> frozenset[str]:
+        topology = self._topology()
+        return topology.rule_headers if topology is not None else frozenset()
+
+    def ready(self) -> bool:
+        return self._topology() is not None
+
+    def served(self) -> Sequence[ServedModel]:
+        topology = self._topology()
+        if topology is None:
+            return ()
+        names = [*topology.pools_by_model, *sorted(topology.rule_models)]
+        return [model for name in dict.fromkeys(names) if (model := self.find(name)) is not None]
+
+    def find(self, name: str) -> ServedModel | None:
+        topology = self._topology()
+        if topology is None or not topology.serves(name):
+            return None
+        pool = topology.pools_by_model.get(name)
+        if pool is None:
+            return ServedModel(name, "", "", 0)
+        return ServedModel(name, pool.name, pool.engine_type, pool.context_length)
+
+    async def encode_text(self, model: ServedModel, text: str) -> tuple[int, ...] | None:
+        tokenizer = await self._tokenizer(model)
+        if tokenizer is None:
+            return None
+        return await _in_thread(len(text), partial(tokenizer.encode, text))
+
+    async def encode_chat(self, model: ServedModel, chat: ChatPrompt) -> tuple[int, ...] | None:
+        tokenizer = await self._tokenizer(model)
+        if tokenizer is None:
+            return None
+        size = sum(_size(message.get("content")) for message in chat.messages)
+        encode = partial(
+            tokenizer.encode_chat,
+            chat.messages,
+            chat.tools,
+            chat.add_generation_prompt,
+            self._now(),
+        )
+        try:
+            return await _in_thread(_INLINE_CHARS if chat.tools else size, encode)
+        except ChatTemplateError as error:
+            raise PromptInvalid(str(error)) from error
+
+    def block_hashes(self, model: ServedModel, tenant: str, ids: Sequence[int]) -> bytes:
+        return block_hashes(ids, self._root(model, "", tenant), self._block_tokens())
+
+    def text_block_hashes(self, model: ServedModel, tenant: str, text: bytes) -> bytes:
+        root = self._root(model, "bytes", tenant)
+        return block_hashes(text, root, self._block_tokens() * _BYTES_PER_TOKEN)
+
+    def token_bytes(self, model: ServedModel, token_id: int) -> bytes:
+        pool = self._pool(model)
+        tokenizer = self._tokenizers.known(pool.model_source) if pool is not None else None
+        return tokenizer.token_text(token_id).encode() if tokenizer is not None else b""
+
+    async def forward(self, model: ServedModel, path: str, body: bytes) -> tuple[int, bytes]:
+        topology, pool = self._topology(), self._pool(model)
+        adapter = self._adapters.get(pool.engine_type) if pool is not None else None
+        if topology is None or pool is None or adapter is None:
+            raise NotSupported
+        if not adapter.capabilities.embeddings:
+            raise NotSupported
+        members = [i for i in topology.instances_by_pool.get(pool.name, ()) if not i.draining]
+        self._rng.shuffle(members)
+        for instance in members[:_FORWARD_TRIES]:
+            try:
+                status, answer = await adapter.forward(
+                    instance.address, path, _with_model(body, pool.model_names[0])
+                )
+            except EngineUnavailable:
+                continue
+            if status == 404:
+                raise NotSupported
+            return status, answer
+        raise EngineUnavailable(f"no instance of {model.name} answered")
+
+    def _pool(self, model: ServedModel) -> Pool | None:
+        topology = self._topology()
+        return topology.pools.get(model.pool) if topology is not None else None
+
+    async def _tokenizer(self, model: ServedModel) -> Tokenizer | None:
+        pool = self._pool(model)
+        return await self._tokenizers.tokenizer(pool.model_source) if pool is not None else None
+
+    def _root(self, model: ServedModel, kind: str, tenant: str) -> int:
+        pool = self._pool(model)
+        return chain_root(pool.revision if pool is not None else model.name, kind, tenant)
+
+    def _block_tokens(self) -> int:
+        topology = self._topology()
+        return (topology.block_tokens if topology is not None else 0) or BLOCK_TOKENS
+
+
+async def _in_thread(chars: int, encode: Callable[[], list[int]]) -> tuple[int, ...]:
+    """Long prompts are tokenised off the event loop; the tokenizer releases the lock."""
+    return tuple(encode() if chars < _INLINE_CHARS else await asyncio.to_thread(encode))
+
+
+def _size(content: object) -> int:
+    return len(content) if isinstance(content, str) else _INLINE_CHARS
+
+
+def _with_model(body: bytes, model: str) -> bytes:
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    fields["model"] = msgspec.Raw(msgspec.json.encode(model))
+    return msgspec.json.encode(fields)
