@@ -13,6 +13,10 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
 
 from shunter_engine.backend import (
     BackendStats,
@@ -170,3 +174,56 @@ def _is_healthy(url: str) -> bool:
         if isinstance(error, urllib.error.HTTPError):
             error.close()
         return False
+
+
+@dataclass(slots=True)
+class Answer:
+    """A streamed answer, put together again."""
+
+    events: list[dict[str, Any]]
+    done: bool
+
+    @property
+    def token_ids(self) -> list[int]:
+        return [id_ for choice in self.choices(0) for id_ in choice.get("token_ids", ())]
+
+    @property
+    def text(self) -> str:
+        return "".join(_text_of(choice) for choice in self.choices(0))
+
+    @property
+    def finish_reason(self) -> str | None:
+        reasons = [c["finish_reason"] for c in self.choices(0) if c["finish_reason"]]
+        assert len(reasons) <= 1, "a choice ended twice"
+        return reasons[0] if reasons else None
+
+    def choices(self, index: int) -> list[dict[str, Any]]:
+        found = [choice for event in self.events for choice in event["choices"]]
+        return [choice for choice in found if choice["index"] == index]
+
+
+def _text_of(choice: dict[str, Any]) -> str:
+    text = choice["delta"].get("content", "") if "delta" in choice else choice["text"]
+    assert isinstance(text, str)
+    return text
+
+
+async def stream_answer(client: aiohttp.ClientSession, url: str, **body: Any) -> Answer:
+    """Posts to `url` with `stream` and reads to the end. Raises `aiohttp.ClientResponseError`."""
+    answer = Answer([], False)
+    async with client.post(url, json={"stream": True, **body}) as response:
+        response.raise_for_status()
+        async for line in response.content:
+            data = line.strip().removeprefix(b"data: ")
+            if data == b"[DONE]":
+                answer.done = True
+            elif data:
+                assert not answer.done, "an event after [DONE]"
+                answer.events.append(msgspec.json.decode(data))
+    return answer
+
+
+async def complete(client: aiohttp.ClientSession, url: str, **body: Any) -> tuple[int, Any]:
+    """Posts to `url`; status and body."""
+    async with client.post(url, json=body) as response:
+        return response.status, await response.json()

@@ -1,0 +1,169 @@
+"""Bad input gets a clear answer: status, OpenAI's shape, and the field at fault."""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from shunter_engine.server import MAX_BODY_BYTES, EngineServer, listen
+from shunter_engine.testing import ScriptedBackend, complete, running_engine, scripted_parts
+from shunter_runtime.metrics import port_of
+
+COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+HELLO = [{"role": "user", "content": "hi"}]
+
+
+@pytest.fixture
+async def url() -> AsyncIterator[str]:
+    async with running_engine(scripted_parts(ScriptedBackend([5], context_length=64))) as address:
+        yield address
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        (COMPLETIONS, {}, "prompt"),
+        (COMPLETIONS, {"prompt": 5}, "prompt"),
+        (COMPLETIONS, {"prompt": []}, "prompt"),
+        (COMPLETIONS, {"prompt": [[]]}, "prompt"),
+        (COMPLETIONS, {"prompt": ["a", 1]}, "prompt"),
+        (COMPLETIONS, {"prompt": [-1]}, "prompt[0]"),
+        (COMPLETIONS, {"prompt": [10**6]}, "prompt"),
+        (COMPLETIONS, {"prompt": [1] * 64}, "prompt"),
+        (COMPLETIONS, {"prompt": "x", "max_tokens": -1}, "max_tokens"),
+        (COMPLETIONS, {"prompt": "x", "max_tokens": 0}, "max_tokens"),
+        (COMPLETIONS, {"prompt": "x", "max_tokens": "9"}, "max_tokens"),
+        (COMPLETIONS, {"prompt": "x", "max_tokens": 2, "min_tokens": 3}, "min_tokens"),
+        (COMPLETIONS, {"prompt": "x", "temperature": 3}, "temperature"),
+        (COMPLETIONS, {"prompt": "x", "top_p": 0}, "top_p"),
+        (COMPLETIONS, {"prompt": "x", "n": 0}, "n"),
+        (COMPLETIONS, {"prompt": ["x"] * 10, "n": 20}, "n"),
+        (COMPLETIONS, {"prompt": "x", "stop": [""]}, "stop"),
+        (COMPLETIONS, {"prompt": "x", "stop": ["x"] * 17}, "stop"),
+        (COMPLETIONS, {"prompt": "x", "logit_bias": {"a": 1}}, "logit_bias"),
+        (COMPLETIONS, {"prompt": "x", "logprobs": 21}, "logprobs"),
+        (COMPLETIONS, {"prompt": "x", "echo": True}, "echo"),
+        (COMPLETIONS, {"prompt": "x", "suffix": "y"}, "suffix"),
+        (COMPLETIONS, {"prompt": "x", "best_of": 4}, "best_of"),
+        (COMPLETIONS, {"prompt": [1, 2], "output_offset": 2}, "output_offset"),
+        (
+            COMPLETIONS,
+            {"prompt": "x", "stream_options": {"include_usage": 1}},
+            "stream_options.include_usage",
+        ),
+        (CHAT, {}, "messages"),
+        (CHAT, {"messages": []}, "messages"),
+        (CHAT, {"messages": [{"content": "x"}]}, "messages"),
+        (CHAT, {"messages": [{"role": "user", "content": "long " * 100}]}, "messages"),
+        (CHAT, {"messages": HELLO, "top_logprobs": 2}, "top_logprobs"),
+        (CHAT, {"messages": HELLO, "response_format": {"type": "json_object"}}, "response_format"),
+        (CHAT, {"messages": HELLO, "tool_choice": "required"}, "tool_choice"),
+        ("/tokenize", {}, "prompt"),
+        ("/detokenize", {"tokens": ["a"]}, "tokens[0]"),
+    ],
+)
+async def test_400_names_the_field(
+    client: aiohttp.ClientSession, url: str, path: str, body: dict[str, Any], param: str
+) -> None:
+    status, answer = await complete(client, url + path, **body)
+    assert status == 400
+    assert answer["error"]["param"] == param
+    assert answer["error"]["type"] == "invalid_request_error"
+    assert param.partition("[")[0] in answer["error"]["message"]
+
+
+async def test_too_long_prompts_have_their_own_code(
+    client: aiohttp.ClientSession, url: str
+) -> None:
+    _, answer = await complete(client, url + COMPLETIONS, prompt=[1] * 64)
+    assert answer["error"]["code"] == "context_length_exceeded"
+    assert "64 tokens" in answer["error"]["message"]
+
+
+async def test_not_json(client: aiohttp.ClientSession, url: str) -> None:
+    async with client.post(url + CHAT, data=b'{"messages": [') as response:
+        assert response.status == 400
+        assert "not valid JSON" in (await response.json())["error"]["message"]
+
+
+@pytest.mark.parametrize("path", [COMPLETIONS, CHAT, "/tokenize", "/v1/embeddings"])
+async def test_unknown_model_is_404(client: aiohttp.ClientSession, url: str, path: str) -> None:
+    body = {"prompt": "x", "messages": HELLO, "input": "x", "model": "other"}
+    status, answer = await complete(client, url + path, **body)
+    assert (status, answer["error"]["code"]) == (404, "model_not_found")
+    assert answer["error"]["param"] == "model"
+
+
+async def test_unknown_path_and_method(client: aiohttp.ClientSession, url: str) -> None:
+    status, answer = await complete(client, url + "/v1/nothing")
+    assert (status, answer["error"]["type"]) == (404, "not_found_error")
+    async with client.get(url + CHAT) as response:
+        assert response.status == 405
+        assert "error" in await response.json()
+    assert (await complete(client, url + "/faults", kind="clear"))[0] == 404
+
+
+async def test_too_large_a_body_is_413(client: aiohttp.ClientSession, url: str) -> None:
+    async with client.post(url + CHAT, data=io.BytesIO(b" " * (MAX_BODY_BYTES + 1))) as response:
+        assert response.status == 413
+        assert "error" in await response.json()
+
+
+async def test_full_queue_is_429_with_retry_after(client: aiohttp.ClientSession) -> None:
+    backend = ScriptedBackend([5], ending=None, max_sequences=1)
+    async with running_engine(scripted_parts(backend)) as url:
+        first = asyncio.create_task(complete(client, url + COMPLETIONS, prompt="x"))
+        while not backend.submitted:
+            await asyncio.sleep(0.005)
+        async with client.post(url + COMPLETIONS, json={"prompt": "x"}) as response:
+            assert response.status == 429
+            assert response.headers["Retry-After"] == "1"
+            assert (await response.json())["error"]["type"] == "rate_limit_error"
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+
+
+async def test_some_of_n_refused_leaves_none_behind(client: aiohttp.ClientSession) -> None:
+    backend = ScriptedBackend([5], ending=None, max_sequences=2)
+    async with running_engine(scripted_parts(backend)) as url:
+        status, _ = await complete(client, url + COMPLETIONS, prompt="x", n=3)
+        assert status == 429
+        assert backend.stats().running == 0
+
+
+async def test_while_loading_health_is_503_and_calls_wait(client: aiohttp.ClientSession) -> None:
+    server = EngineServer("m")
+    runner = await listen(server, "127.0.0.1", 0)
+    try:
+        url = f"http://127.0.0.1:{port_of(runner)}"
+        async with client.get(f"{url}/health") as response:
+            assert response.status == 503
+        async with client.post(url + COMPLETIONS, json={"prompt": "x"}) as response:
+            assert response.status == 503
+            assert response.headers["Retry-After"] == "1"
+        async with client.get(f"{url}/metrics") as response:
+            assert response.status == 200
+        server.load(scripted_parts(ScriptedBackend([5])))
+        async with client.get(f"{url}/health") as response:
+            assert response.status == 200
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_fault_of_the_server_is_a_plain_500(
+    client: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(ScriptedBackend):
+        def submit(self, request: object, sink: object) -> None:
+            raise RuntimeError("backend bug")
+
+    async with running_engine(scripted_parts(Broken([5]))) as url:
+        status, answer = await complete(client, url + COMPLETIONS, prompt="secret words")
+        async with client.get(f"{url}/metrics") as response:
+            metrics = await response.text()
+    assert status == 500
+    assert answer["error"]["message"] == "internal error of the engine"
+    assert 'vllm:engine_internal_errors_total{engine="0",model_name="m"} 1.0' in metrics
