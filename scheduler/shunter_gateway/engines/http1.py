@@ -143,6 +143,7 @@ class _Connection(asyncio.Protocol):
         self._header_bytes = 0
         self._complete = False
         self._until_close = False
+        self._keep_alive = False
         self.used = False
         self.idle_since = 0.0
 
@@ -232,11 +233,13 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._exchange is not None and self._exchange.answered:
             self._complete = True
+            # Asked here: the parser forgets how the message was framed once it is complete.
+            self._keep_alive = self._parser.should_keep_alive()
 
     def _end(self) -> None:
         exchange, self._exchange = self._exchange, None
         self.used = True
-        if self._parser.should_keep_alive() and not self._until_close:
+        if self._keep_alive:
             self._client.release(self)
         else:
             self.close()
