@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from shunter.commands.demo import demo
 from shunter.commands.drain import drain, undrain
 from shunter.commands.engine import engine
 from shunter.commands.explain import explain
@@ -31,6 +32,7 @@ def build_app() -> typer.Typer:
     app.callback()(_root)
     app.command()(up)
     app.command()(validate)
+    app.add_typer(demo)
     for operate in (status, top, explain, drain, undrain):
         app.command(rich_help_panel=OPERATE)(operate)
     for process in (engine, scheduler, gateway):

@@ -48,23 +48,28 @@ def engine(
 
     Example: `shunter engine --model sim://llama-3.1-8b --accelerator l4-24gb --port 8001`
     """
-    from shunter_engine.__main__ import EngineOptions, run
+    from shunter.failure import Failure
+    from shunter_engine.__main__ import EngineFailed, EngineOptions, EngineStartError, run
+    from shunter_runtime.logs import configure_logging
 
-    run(
-        EngineOptions(
-            backend=backend.value,
-            model=model,
-            served_name=served_name,
-            accelerator=accelerator,
-            tensor_parallel=tensor_parallel,
-            context_length=context_length,
-            host=host,
-            port=port,
-            speed=speed,
-            allow_faults=allow_faults,
-            deterministic=deterministic,
-            max_num_seqs=max_num_seqs,
-            block_tokens=block_tokens,
-            seed=seed,
-        )
+    configure_logging()
+    options = EngineOptions(
+        backend=backend.value,
+        model=model,
+        served_name=served_name,
+        accelerator=accelerator,
+        tensor_parallel=tensor_parallel,
+        context_length=context_length,
+        host=host,
+        port=port,
+        speed=speed,
+        allow_faults=allow_faults,
+        deterministic=deterministic,
+        max_num_seqs=max_num_seqs,
+        block_tokens=block_tokens,
+        seed=seed,
     )
+    try:
+        run(options)
+    except (EngineStartError, EngineFailed) as error:
+        raise Failure(str(error)) from error

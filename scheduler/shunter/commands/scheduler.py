@@ -15,6 +15,15 @@ def scheduler(
     metrics_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of /metrics; 0: any free port.")
     ] = 9090,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="PEM file; needs --tls-key.", exists=True)
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file.", exists=True)] = None,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(help="PEM file; clients must show a certificate of it.", exists=True),
+    ] = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run the scheduler: it places, queues and moves the requests of all gateways.
 
@@ -22,6 +31,20 @@ def scheduler(
 
     Example: `shunter scheduler --config pools.yaml --config instances.yaml`
     """
-    from shunter_scheduler.__main__ import SchedulerOptions, run
+    from shunter.failure import Failure
+    from shunter_runtime.tls import TlsError, TlsFiles
+    from shunter_scheduler.__main__ import SchedulerOptions, StartError, run
 
-    run(SchedulerOptions(config=tuple(config), listen=listen, metrics_port=metrics_port))
+    try:
+        tls = TlsFiles(tls_cert, tls_key, tls_ca) if tls_cert or tls_key else None
+        run(
+            SchedulerOptions(
+                config=tuple(config),
+                listen=listen,
+                metrics_port=metrics_port,
+                tls=tls,
+                log_level=log_level,
+            )
+        )
+    except (StartError, TlsError) as error:
+        raise Failure(str(error)) from error
