@@ -37,12 +37,15 @@ class EnginePoller:
         instances: Callable[[], Sequence[Instance]],
         tell: Callable[[InstanceObserved], None],
         telemetry: Telemetry,
+        *,
         interval_s: float = INTERVAL_S,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._instances = instances
         self._tell = tell
         self._telemetry = telemetry
         self._interval_s = interval_s
+        self._timeout_s = timeout_s
         self._slots = asyncio.Semaphore(MAX_CONCURRENT)
         self._polling: dict[str, asyncio.Task[None]] = {}
         self._timeouts: dict[str, int] = {}
@@ -57,7 +60,7 @@ class EnginePoller:
         """Runs until it is cancelled."""
         import aiohttp
 
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        timeout = aiohttp.ClientTimeout(total=self._timeout_s)
         async with (
             aiohttp.ClientSession(timeout=timeout) as http,
             asyncio.TaskGroup() as tasks,

@@ -1,0 +1,94 @@
+"""A gateway that does not read what it is sent."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+
+from scheduler_service import Scheduler
+from shunter_proto.v1 import scheduler_pb2 as pb
+from shunter_scheduler.domain.decisions import Assign, Hold
+from shunter_scheduler.service.errors import SlowGateway
+from shunter_scheduler.service.sessions import MAX_COMMANDS_PER_MESSAGE, Session
+from shunter_scheduler.service.testing import submitted
+
+
+class StuckStream:
+    """Takes messages one by one, each once `read` lets it."""
+
+    def __init__(self) -> None:
+        self.messages: list[pb.SchedulerCommands] = []
+        self.may_write = asyncio.Semaphore(0)
+
+    async def write(self, message: pb.SchedulerCommands) -> None:
+        await self.may_write.acquire()
+        self.messages.append(message)
+
+
+@asynccontextmanager
+async def pumping(session: Session, stream: StuckStream) -> AsyncIterator[None]:
+    pump = asyncio.create_task(session.pump(stream.write, dict))
+    try:
+        yield
+    finally:
+        pump.cancel()
+        await asyncio.gather(pump, return_exceptions=True)
+
+
+def hold(number: int) -> Hold:
+    return Hold(f"r-{number}", "gw-1", 1, number, 0.5)
+
+
+async def test_whatever_is_queued_leaves_in_one_message() -> None:
+    session, stream = Session("gw-1", pb.Topology(version=7), 10_000), StuckStream()
+    async with pumping(session, stream):
+        for number in range(MAX_COMMANDS_PER_MESSAGE + 10):
+            session.send(hold(number))
+        session.send_topology(pb.Topology(version=8))
+        for _ in range(3):
+            stream.may_write.release()
+        await asyncio.sleep(0.01)
+
+    sizes = [len(message.commands) for message in stream.messages]
+    assert sizes == [1, MAX_COMMANDS_PER_MESSAGE, 10]
+    assert stream.messages[0].commands[0].topology.version == 8, "only the latest counts"
+    ids = [c.hold.request_id for m in stream.messages[1:] for c in m.commands]
+    assert ids == [f"r-{number}" for number in range(MAX_COMMANDS_PER_MESSAGE + 10)]
+
+
+async def test_a_queue_that_only_grows_ends_the_session() -> None:
+    session, stream = Session("gw-1", pb.Topology(), 100), StuckStream()
+    async with pumping(session, stream):
+        for number in range(100):
+            session.send(hold(number))
+        assert not session.closed.done()
+        session.send(Assign("r-x", "gw-1", 1, "i-0", "chat", "standard", 0, 0.1))
+        assert isinstance(session.closed.result(), SlowGateway)
+        assert "gw-1 reads too slowly: 100 commands" in str(session.closed.result())
+        session.send(hold(1))  # nothing more is kept, nothing raised
+
+
+async def test_a_gateway_that_never_reads_does_not_hold_up_the_others(
+    scheduler: Scheduler,
+) -> None:
+    """Flow control stops its stream; the scheduler goes on and ends that session with a status."""
+    options = (("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0))
+    target = f"127.0.0.1:{scheduler.port}"
+    async with grpc.aio.insecure_channel(target, options=options) as channel:
+        stub = type(scheduler.stub)(channel)
+        call = stub.Session()
+        await call.write(
+            pb.GatewayEvents(events=[pb.GatewayEvent(hello=pb.Hello(gateway_id="deaf"))])
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            async with asyncio.timeout(30):
+                for number in range(1000):
+                    batch = [
+                        submitted(f"r-{number}-{i}", model="nonesuch" * 20) for i in range(250)
+                    ]
+                    await call.write(pb.GatewayEvents(events=batch))
+                    await scheduler.status()
+        assert ended.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "reads too slowly" in str(ended.value.details())
