@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from shunter_gateway.lifecycle_ports import SchedulerEvent, SessionListener
+from shunter_gateway.lifecycle_ports import Clock, SchedulerEvent, SessionListener
 from shunter_gateway.lifecycle_text import Decoder
 from shunter_gateway.ports import Capabilities, EngineFailure, EngineRequest, TokenChunk, TokenSink
 from shunter_gateway.request import ClientError, Delta, Outcome
@@ -304,7 +304,7 @@ class FakeScheduler:
     `auto` False: tests send the commands. It keeps the ledger that a scheduler would keep.
     """
 
-    def __init__(self, clock: ManualClock, topology: pb.Topology) -> None:
+    def __init__(self, clock: Clock, topology: pb.Topology) -> None:
         self._clock = clock
         self.topology = topology
         self.listener: SessionListener | None = None
