@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from shunter.bench.command import bench
 from shunter.commands.demo import demo
 from shunter.commands.drain import drain, undrain
 from shunter.commands.engine import engine
@@ -32,6 +33,7 @@ def build_app() -> typer.Typer:
     app.callback()(_root)
     app.command()(up)
     app.command()(validate)
+    app.command()(bench)
     app.add_typer(demo)
     for operate in (status, top, explain, drain, undrain):
         app.command(rich_help_panel=OPERATE)(operate)

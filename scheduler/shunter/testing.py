@@ -13,7 +13,7 @@ from shunter_proto.v1 import scheduler_pb2_grpc as pb_grpc
 
 @dataclass
 class FakeScheduler(pb_grpc.SchedulerServicer):
-    """Only what commands call. Unknown requests and instances are NOT_FOUND, as with the real one."""
+    """Only what commands call. What it does not know is NOT_FOUND, as with the real one."""
 
     status: pb.StatusReply = field(default_factory=pb.StatusReply)
     explanations: dict[str, pb.ExplainReply] = field(default_factory=dict)

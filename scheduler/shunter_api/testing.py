@@ -8,7 +8,8 @@ from shunter_api.routingpolicy import RoutingPolicy
 
 
 def make_pool(
-    name: str = "chat",
+    pool_name: str = "chat",
+    /,
     *,
     profiles: Sequence[str] = ("h100",),
     engine: str = "simulated",
@@ -19,7 +20,7 @@ def make_pool(
     source = "sim://llama-3.1-8b" if engine == "simulated" else "file:///models/m.gguf"
     return ModelPool.model_validate(
         {
-            "metadata": {"name": name},
+            "metadata": {"name": pool_name},
             "spec": {
                 "model": {"source": source, **model},
                 "engine": {"type": engine},

@@ -1,0 +1,39 @@
+from pathlib import Path
+
+from shunter.up.config_directory import ConfigDirectory
+from shunter_api.instances import InstanceEntry
+from shunter_api.validate import load_configuration
+from shunter_scheduler.sources.files import read_files
+
+POOL = """\
+apiVersion: shunter.dev/v1alpha1
+kind: ModelPool
+metadata: {name: chat}
+spec:
+  model: {source: "sim://llama-3.1-8b"}
+  engine: {type: simulated}
+  profiles: [{name: h100, accelerator: h100}]
+"""
+
+
+def entry(name: str, port: int) -> InstanceEntry:
+    values = {"name": name, "pool": "chat", "profile": "h100", "address": f"127.0.0.1:{port}"}
+    return InstanceEntry.model_validate(values)
+
+
+def test_what_is_published_loads_and_replaces_what_was(tmp_path: Path) -> None:
+    directory = ConfigDirectory(tmp_path)
+    directory.publish([("a.yaml", POOL), ("b.yaml", "")], [entry("a", 1), entry("b", 2)])
+    first = load_configuration(read_files([directory.path]))
+    directory.publish([("a.yaml", POOL)], [entry("a", 1)])
+    second = load_configuration(read_files([directory.path]))
+    assert [i.name for i in first.instances] == ["a", "b"]
+    assert [i.name for i in second.instances] == ["a"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config", "config.2"]
+
+
+def test_two_files_of_one_name_are_both_kept(tmp_path: Path) -> None:
+    directory = ConfigDirectory(tmp_path)
+    directory.publish([("x/a.yaml", "# one"), ("y/a.yaml", "# two")], [])
+    texts = [text for _, text in read_files([directory.path])]
+    assert texts[:2] == ["# one", "# two"]
