@@ -1,0 +1,1 @@
+"""Load generator: replays a trace against any OpenAI endpoint and reports what clients see."""

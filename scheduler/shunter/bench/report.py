@@ -1,0 +1,167 @@
+"""From records to figures: pure arithmetic."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from shunter.bench.records import Record
+
+MAX_MISMATCHES_LISTED = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    ttft_s: float
+    tpot_s: float
+
+    def met_by(self, record: Record) -> bool:
+        if record.error or record.first_token_s is None or record.first_token_s > self.ttft_s:
+            return False
+        return record.tpot_s is None or record.tpot_s <= self.tpot_s
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """Seconds."""
+
+    mean: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    max: float
+    count: int
+
+
+class Latencies(msgspec.Struct, frozen=True):
+    """Of requests that succeeded. None where there is nothing to measure."""
+
+    ttft_s: Summary | None
+    tpot_s: Summary | None
+    itl_s: Summary | None
+    e2e_s: Summary | None
+
+
+class Goodput(msgspec.Struct, frozen=True):
+    """Requests that succeeded within both targets; failed ones are in the share's denominator."""
+
+    slo_ttft_s: float
+    slo_tpot_s: float
+    requests: int
+    requests_per_s: float
+    share: float
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """Of all requests, or of one model's."""
+
+    ended: int
+    succeeded: int
+    prompt_tokens: int
+    output_tokens: int
+    output_tokens_per_s: float
+    requests_per_s: float
+    latencies: Latencies
+    goodput: Goodput
+
+
+class ErrorKind(msgspec.Struct, frozen=True):
+    kind: str
+    count: int
+    example: str
+
+
+class Mismatch(msgspec.Struct, frozen=True):
+    index: int
+    model: str
+    what: str
+
+
+class Generator(msgspec.Struct, frozen=True):
+    """How well the load generator kept its own time."""
+
+    lateness_s: Summary | None
+    slot_wait_s: Summary | None
+
+
+class Report(msgspec.Struct, frozen=True):
+    """`duration_s`: from the start to the last end."""
+
+    planned: int
+    interrupted: bool
+    duration_s: float
+    overall: Figures
+    models: dict[str, Figures]
+    errors: list[ErrorKind]
+    mismatches_total: int
+    mismatches: list[Mismatch]
+    generator: Generator
+
+
+def build_report(
+    records: Sequence[Record], slo: Slo, planned: int, *, interrupted: bool = False
+) -> Report:
+    """`planned` counts the workload's requests, ended or not."""
+    duration_s = max((r.due_s + r.end_s for r in records), default=0.0)
+    mismatched = sorted((r for r in records if r.mismatch), key=lambda r: r.index)
+    models = sorted({r.model for r in records})
+    return Report(
+        planned=planned,
+        interrupted=interrupted,
+        duration_s=duration_s,
+        overall=_figures(records, slo, duration_s),
+        models={m: _figures([r for r in records if r.model == m], slo, duration_s) for m in models},
+        errors=_errors(records),
+        mismatches_total=len(mismatched),
+        mismatches=[
+            Mismatch(r.index, r.model, r.mismatch) for r in mismatched[:MAX_MISMATCHES_LISTED]
+        ],
+        generator=Generator(
+            summary(r.late_s for r in records), summary(r.slot_wait_s for r in records)
+        ),
+    )
+
+
+def summary(values: Iterable[float]) -> Summary | None:
+    """Percentiles by linear interpolation. None for no values."""
+    data = np.fromiter(values, dtype=np.float64)
+    if not len(data):
+        return None
+    p50, p90, p95, p99 = (float(p) for p in np.percentile(data, (50, 90, 95, 99)))
+    return Summary(float(data.mean()), p50, p90, p95, p99, float(data.max()), len(data))
+
+
+def _figures(records: Sequence[Record], slo: Slo, duration_s: float) -> Figures:
+    good = [r for r in records if not r.error]
+    met = sum(slo.met_by(r) for r in good)
+    output_tokens = sum(_output_tokens(r) for r in records)
+    per_s = 1 / duration_s if duration_s > 0 else 0.0
+    return Figures(
+        ended=len(records),
+        succeeded=len(good),
+        prompt_tokens=sum(r.prompt_tokens or r.asked_prompt_tokens or 0 for r in good),
+        output_tokens=output_tokens,
+        output_tokens_per_s=output_tokens * per_s,
+        requests_per_s=len(good) * per_s,
+        latencies=Latencies(
+            ttft_s=summary(r.first_token_s for r in good if r.first_token_s is not None),
+            tpot_s=summary(t for r in good if (t := r.tpot_s) is not None),
+            itl_s=summary(gap for r in good for gap in r.gaps_s),
+            e2e_s=summary(r.end_s for r in good),
+        ),
+        goodput=Goodput(
+            slo.ttft_s, slo.tpot_s, met, met * per_s, met / len(records) if records else 0.0
+        ),
+    )
+
+
+def _output_tokens(record: Record) -> int:
+    return record.token_events if record.output_tokens is None else record.output_tokens
+
+
+def _errors(records: Sequence[Record]) -> list[ErrorKind]:
+    counts = Counter(r.error for r in records if r.error)
+    examples = {r.error: r.detail for r in reversed(records)}
+    return [ErrorKind(kind, count, examples[kind]) for kind, count in counts.most_common()]
