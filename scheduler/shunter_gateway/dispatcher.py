@@ -4,7 +4,7 @@ progress, and places those that wait while there is no scheduler."""
 import asyncio
 import random
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -92,7 +92,10 @@ class Dispatcher:
         observer: Observer,
         rng: random.Random | None = None,
         limits: LifecycleLimits | None = None,
+        on_topology: Callable[[Topology], None] = lambda _: None,
     ) -> None:
+        """`on_topology` hears of each new one, such as `TokenizerRegistry.update`."""
+        self._on_new_topology = on_topology
         self._clock = clock
         self._link = link
         self._observer = observer
@@ -205,6 +208,7 @@ class Dispatcher:
     def _on_topology(self, message: pb.Topology) -> None:
         topology = topology_from_proto(message)
         self._state.topology = topology
+        self._on_new_topology(topology)
         unknown = {p.engine_type for p in topology.pools.values()} - set(self._services.adapters)
         if unknown:
             _log.warning("pools_with_unknown_engine_type", engine_types=sorted(unknown))

@@ -89,7 +89,7 @@ class ScriptedCall:
         self.request = request
         self._sink = sink
         self._ids = list(request.token_ids or ())
-        self._made = 0
+        self.made = 0
         self.over = False
         self.aborted = False
         self.paused = False
@@ -111,13 +111,13 @@ class ScriptedCall:
         if self.request.token_ids is None:
             self._step_text(tokens)
             return
-        wanted = min(tokens, self.request.max_tokens - self._made)
+        wanted = min(tokens, self.request.max_tokens - self.made)
         ids = []
         for _ in range(wanted):
             self._ids.append(next_token(self._ids))
             ids.append(self._ids[-1])
-        self._made += wanted
-        last = self._made >= self.request.max_tokens
+        self.made += wanted
+        last = self.made >= self.request.max_tokens
         self._sink.on_chunk(
             TokenChunk(token_ids=ids, finish_reason="length" if last and finish else None)
         )
@@ -125,8 +125,8 @@ class ScriptedCall:
             self._end()
 
     def _step_text(self, tokens: int) -> None:
-        self._made += tokens
-        self._sink.on_chunk(TokenChunk(raw=b'{"n":%d}' % self._made, text="x" * tokens))
+        self.made += tokens
+        self._sink.on_chunk(TokenChunk(raw=b'{"n":%d}' % self.made, text="x" * tokens))
 
     def _end(self) -> None:
         if not self.over:
@@ -153,7 +153,7 @@ class ScriptedEngine:
 
     engine_type = "simulated"
 
-    def __init__(self, clock: ManualClock, capabilities: Capabilities = TOKEN_LEVEL) -> None:
+    def __init__(self, clock: Clock, capabilities: Capabilities = TOKEN_LEVEL) -> None:
         self._clock = clock
         self.capabilities = capabilities
         self.calls: list[ScriptedCall] = []
