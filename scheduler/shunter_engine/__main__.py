@@ -12,20 +12,15 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 import structlog
 from aiohttp import web
 
+from shunter_engine.loading import EngineStartError, load
 from shunter_engine.options import BackendName, EngineOptions
-from shunter_engine.server import EngineParts, EngineServer, listen
-from shunter_engine.simulated import simulated_backend
+from shunter_engine.server import EngineServer, listen
 from shunter_runtime.logs import configure_logging
 from shunter_runtime.loop import run as run_loop
 from shunter_runtime.metrics import port_of
 from shunter_runtime.signals import stop_signals
-from shunter_text.sources import TokenizerUnavailable, load_tokenizer, sim_word_ids
 
 __all__ = ["EngineFailed", "EngineOptions", "EngineStartError", "main", "run", "serve"]
-
-
-class EngineStartError(Exception):
-    """The engine cannot start; the message names cause and remedy."""
 
 
 class EngineFailed(Exception):
@@ -58,15 +53,18 @@ def run(options: EngineOptions) -> None:
 
 async def _run(options: EngineOptions) -> None:
     with stop_signals() as stop:
-        await serve(options, stop, lambda port: _announce(options, port))
+        loaded = await serve(options, stop, lambda port: _announce(options, port))
+    if not loaded:
+        os._exit(0)  # a download or conversion goes on in a thread, which nothing can end
 
 
 async def serve(
     options: EngineOptions, stop: asyncio.Event, on_listening: Callable[[int], None]
-) -> None:
+) -> bool:
     """Listens at once (`/health` says 503), loads the model, serves until `stop` is set.
 
-    `on_listening` gets the bound port. Raises `EngineStartError` and `EngineFailed`.
+    `on_listening` gets the bound port. False: stopped before the model was loaded. Raises
+    `EngineStartError` and `EngineFailed`.
     """
     server = EngineServer(options.model_name, options.seed, options.allow_faults)
     try:
@@ -75,22 +73,21 @@ async def serve(
         raise EngineStartError(f"{options.host}:{options.port}: {error.strerror}") from error
     try:
         on_listening(port_of(runner))
-        await _serve_until(stop, options, server, runner)
+        return await _serve_until(stop, options, server, runner)
     finally:
         await runner.cleanup()
 
 
 async def _serve_until(
     stop: asyncio.Event, options: EngineOptions, server: EngineServer, runner: web.AppRunner
-) -> None:
+) -> bool:
     stopping = asyncio.ensure_future(stop.wait())
     loading = asyncio.ensure_future(load(options))
     try:
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not loading.done():
-            return
+            return False
         parts = loading.result()
-        await parts.backend.start()
         try:
             server.load(parts)
             structlog.get_logger("shunter.engine").info("ready", model=options.model_name)
@@ -99,6 +96,7 @@ async def _serve_until(
             await runner.cleanup()
         finally:
             await parts.backend.stop()
+        return True
     finally:
         loading.cancel()
         stopping.cancel()
@@ -115,26 +113,6 @@ async def _stopped_or_failed(stopping: "asyncio.Task[Literal[True]]", backend: o
     failing.cancel()
     if failure is not None:
         raise EngineFailed(f"the backend broke: {failure!r}") from failure
-
-
-async def load(options: EngineOptions) -> EngineParts:
-    """Raises `EngineStartError`."""
-    try:
-        return await asyncio.to_thread(_LOADERS[options.backend], options)
-    except (TokenizerUnavailable, ValueError, OSError) as error:
-        raise EngineStartError(str(error)) from error
-
-
-def _load_simulated(options: EngineOptions) -> EngineParts:
-    tokenizer = load_tokenizer("sim://any")
-    assert tokenizer is not None
-    backend = simulated_backend(options, sim_word_ids(), tokenizer.eos_token_ids)
-    return EngineParts(backend, tokenizer)
-
-
-_LOADERS: dict[BackendName, Callable[[EngineOptions], EngineParts]] = {
-    "simulated": _load_simulated,
-}
 
 
 def _announce(options: EngineOptions, port: int) -> None:

@@ -1,7 +1,7 @@
 """The seam between the engine's HTTP server and what generates tokens.
 
-Two backends stand behind it: `simulated` and `numpy`. Both run on the server's event loop (the NumPy
-one computes in a worker thread) and call the sink from the loop.
+Two backends stand behind it: `simulated` and `numpy`. Both run on the server's event loop (the
+NumPy one computes in a worker thread) and call the sink from the loop.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are chosen; greedy at temperature 0. Random draws are keyed by (seed, position)."""
+    """How tokens are chosen; greedy at temperature 0. Draws are keyed by (seed, position)."""
 
     temperature: float = 1.0
     top_p: float = 1.0

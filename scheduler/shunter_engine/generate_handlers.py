@@ -124,7 +124,9 @@ class GenerateHandlers:
         self, request: web.Request, call: GenerateCall, head: AnswerHead, names: LogprobNames
     ) -> web.StreamResponse:
         encoder = EventEncoder(call, head, names)
-        stream = EventStream(on_stuck=lambda: generation.abort())
+        loop = asyncio.get_running_loop()
+        # Not at once: it is noticed while the backend hands out a step's tokens.
+        stream = EventStream(on_stuck=lambda: loop.call_soon(generation.abort))
 
         def on_piece(piece: Piece) -> None:
             event = encoder.piece(piece)

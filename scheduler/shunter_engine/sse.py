@@ -17,7 +17,7 @@ _LOOK_EVERY = 64
 class EventStream:
     """Events written before `open` wait and go out with the head."""
 
-    def __init__(self, on_stuck: Callable[[], None]) -> None:
+    def __init__(self, on_stuck: Callable[[], object]) -> None:
         self._on_stuck = on_stuck
         self._early: list[bytes] = []
         self._transport: asyncio.Transport | None = None

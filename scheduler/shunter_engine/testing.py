@@ -17,6 +17,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+from prometheus_client.parser import text_string_to_metric_families
 
 from shunter_engine.backend import (
     BackendStats,
@@ -227,3 +228,15 @@ async def complete(client: aiohttp.ClientSession, url: str, **body: Any) -> tupl
     """Posts to `url`; status and body."""
     async with client.post(url, json=body) as response:
         return response.status, await response.json()
+
+
+async def engine_metrics(client: aiohttp.ClientSession, url: str) -> dict[tuple[str, str], float]:
+    """`/metrics` by sample name and `finished_reason` (empty where a sample has none)."""
+    async with client.get(f"{url}/metrics") as response:
+        families = text_string_to_metric_families(await response.text())
+    return {
+        (sample.name, sample.labels.get("finished_reason", "")): sample.value
+        for family in families
+        for sample in family.samples
+        if "le" not in sample.labels
+    }

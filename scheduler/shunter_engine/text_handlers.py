@@ -27,7 +27,7 @@ MAX_EMBEDDING_INPUTS = 256
 
 
 class Embedder(Protocol):
-    async def embed(self, token_ids: Sequence[int]) -> Sequence[float]:
+    async def embed(self, token_ids: list[int]) -> list[float]:
         """One vector of fixed length for a non-empty text."""
 
 
@@ -76,7 +76,7 @@ class TextHandlers:
         if len(prompts) > MAX_EMBEDDING_INPUTS:
             raise bad_request(f"input: at most {MAX_EMBEDDING_INPUTS} texts", "input")
         check_prompts(prompts, self._tokenizer.vocab_size, self._backend.context_length, "input")
-        vectors = [await self._embedder.embed(ids) for ids in prompts]
+        vectors = [await self._embedder.embed(list(ids)) for ids in prompts]
         return _json_response(self._embedding_list(vectors, prompts, body.encoding_format))
 
     def _encode(self, body: TokenizeBody) -> list[int]:
@@ -88,25 +88,30 @@ class TextHandlers:
 
     def _embedding_list(
         self,
-        vectors: Sequence[Sequence[float]],
+        vectors: Sequence[list[float]],
         prompts: Sequence[Sequence[int]],
         encoding_format: str,
     ) -> dict[str, object]:
-        encode = _base64 if encoding_format == "base64" else list
         tokens = sum(map(len, prompts))
         return {
             "object": "list",
             "model": self._model_name,
             "data": [
-                {"object": "embedding", "index": index, "embedding": encode(vector)}
+                {
+                    "object": "embedding",
+                    "index": index,
+                    "embedding": _encoded(vector, encoding_format),
+                }
                 for index, vector in enumerate(vectors)
             ],
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         }
 
 
-def _base64(vector: Sequence[float]) -> str:
-    """Little-endian float32, as OpenAI's client asks for by default."""
+def _encoded(vector: list[float], encoding_format: str) -> list[float] | str:
+    """Base64 of little-endian float32 is what OpenAI's client asks for by default."""
+    if encoding_format == "float":
+        return vector
     return base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode()
 
 

@@ -1,5 +1,3 @@
-from collections.abc import Sequence
-
 import aiohttp
 import openai
 
@@ -38,7 +36,7 @@ async def test_models(client: aiohttp.ClientSession) -> None:
 
 
 class LengthEmbedder:
-    async def embed(self, token_ids: Sequence[int]) -> Sequence[float]:
+    async def embed(self, token_ids: list[int]) -> list[float]:
         return [float(len(token_ids)), 0.5]
 
 
