@@ -197,6 +197,7 @@ def _kind(error: Exception) -> str:
 def _ids(watch: Watch) -> dict[str, str]:
     """The gateway's id, and the client's own (else ours again) where OpenAI's clients look."""
     return {
+        "Server": "shunter",
         "x-shunter-request-id": watch.request_id,
         "x-request-id": watch.client_id or watch.request_id,
     }

@@ -63,9 +63,9 @@ class Watch:
         metrics = self._metrics
         metrics.inflight.dec()
         metrics.requests.labels(self.model, str(self.code)).inc()
-        if self.code == 200:
-            metrics.e2e.labels(self.model).observe(ended_at - self._started_at)
         if self._first_delta_at is not None:
+            if self.code == 200:
+                metrics.e2e.labels(self.model).observe(ended_at - self._started_at)
             metrics.ttft.labels(self.model).observe(self._first_delta_at - self._started_at)
             self._count(ended_at - self._first_delta_at)
         if self._span.is_recording():
