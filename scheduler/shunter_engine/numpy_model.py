@@ -83,7 +83,7 @@ class LlamaModel:
     def _hidden(self, kv: PagedKv, spans: Sequence[Span]) -> F32:
         step = self._prepare(spans)
         tokens = np.concatenate([span.token_ids for span in spans])
-        x = np.ascontiguousarray(self._weights.embedding[:, tokens].T)
+        x = self._weights.embedding.columns(tokens).copy()
         for index, layer in enumerate(self._weights.layers):
             self._attention(kv, index, layer, x, step)
             self._feed_forward(layer, x)

@@ -1,13 +1,17 @@
 """Float32 matrix products whose rows do not depend on the rows beside them.
 
 A BLAS chooses its kernel by shape, and kernels add the terms of a dot product in different orders.
-So `n` rows are computed in tiles of few fixed sizes, and the inner dimension in blocks: up to some
-length (OpenBLAS: the panel depth, 384 and more for float32) a kernel adds the terms one after the
-other whatever else it does. Which sizes agree bit by bit on this machine is not assumed but tried
-at start, with the model's own matrices: `agreeing_sizes`.
+So a matrix is kept in blocks and multiplied block by block, with the rows in tiles of few fixed
+sizes. Up to some inner length (OpenBLAS: the panel depth, 384 and more for float32) kernels add the
+terms one after the other whatever else they do. Which sizes agree bit by bit on this machine is not
+assumed but tried at start: `agreeing_sizes`.
+
+Small blocks are also the fast ones for few rows: OpenBLAS multiplies matrices under 1e6 terms in
+place, larger ones it copies first.
 """
 
 import ctypes
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,47 +19,69 @@ import numpy.typing as npt
 
 F32 = npt.NDArray[np.float32]
 
-DEPTH = 384  # longest inner dimension of one BLAS call
-TILE_ROWS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+MAX_DEPTH = 384
+WIDTH = 128
+TILE_ROWS = (2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 48, 64, 96, 128)
 _REFERENCE_ROWS = 64
-# Few rows: keep each call under the limit of OpenBLAS' kernels for small matrices (1e6
-# multiplications), which read the matrix in place; the others copy it first.
-_FEW_ROWS, _FEW_ROWS_COLUMNS = 3, 768
+_PROBE_BLOCKS = 2
 _PROBE_OFFSETS = (0, 1, 5)
 
 
-def product(x: F32, matrix: F32) -> F32:
-    """`x @ matrix` as one tile: [n, k] by [k, m]."""
-    rows, depth = x.shape
-    columns = matrix.shape[1]
-    width = _FEW_ROWS_COLUMNS if rows <= _FEW_ROWS else columns
-    out = np.empty((rows, columns), np.float32)
-    part = np.empty((rows, min(width, columns)), np.float32) if depth > DEPTH else out
-    for left in range(0, columns, width):
-        target = out[:, left : left + width]
-        np.matmul(x[:, :DEPTH], matrix[:DEPTH, left : left + width], out=target)
-        for top in range(DEPTH, depth, DEPTH):
-            term = part[:, : target.shape[1]]
-            block = matrix[top : top + DEPTH, left : left + width]
-            np.matmul(x[:, top : top + DEPTH], block, out=term)
-            target += term
-    return out
+@dataclass(frozen=True, slots=True)
+class BlockedMatrix:
+    """A matrix [inputs, outputs] in blocks, its last blocks filled with zeros."""
+
+    blocks: F32  # [down, across, depth, WIDTH]
+    inputs: int
+    outputs: int
+
+    def columns(self, indices: npt.NDArray[np.int64]) -> F32:
+        """The transposed columns at `indices`: [n, inputs]."""
+        picked = self.blocks[:, indices // WIDTH, :, indices % WIDTH]  # [n, down, depth]
+        return picked.reshape(len(indices), -1)[:, : self.inputs]
 
 
-def tiled_product(x: F32, matrix: F32, sizes: tuple[int, ...]) -> F32:
-    """`x @ matrix` in tiles whose row counts are among `sizes` (ascending); missing rows are 0."""
-    rows = x.shape[0]
+def block_shape(inputs: int, outputs: int) -> tuple[int, int, int, int]:
+    """Shape of `BlockedMatrix.blocks`: as few blocks down as possible, of equal depth."""
+    down = -(-inputs // MAX_DEPTH)
+    return down, -(-outputs // WIDTH), -(-inputs // down), WIDTH
+
+
+def blocked(matrix: F32) -> F32:
+    """The blocks of a matrix [inputs, outputs]."""
+    down, across, depth, width = block_shape(*matrix.shape)
+    padded = np.zeros((down * depth, across * width), np.float32)
+    padded[: matrix.shape[0], : matrix.shape[1]] = matrix
+    blocks = padded.reshape(down, depth, across, width).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(blocks)
+
+
+def product(x: F32, blocks: F32) -> F32:
+    """[n, inputs] by blocks, as one tile: [n, outputs], the zeros at the ends included."""
+    down, _, depth, _ = blocks.shape
+    rows = len(x)
+    if x.shape[1] < down * depth:
+        x = np.concatenate([x, np.zeros((rows, down * depth - x.shape[1]), np.float32)], axis=1)
+    parts = np.matmul(x.reshape(rows, down, 1, depth).transpose(1, 2, 0, 3).copy(), blocks)
+    total: F32 = parts[0]
+    for part in parts[1:]:
+        total += part
+    return total.transpose(1, 0, 2).reshape(rows, -1)
+
+
+def tiled_product(x: F32, blocks: F32, sizes: tuple[int, ...]) -> F32:
+    """`product` in tiles whose row counts are among `sizes` (ascending); missing rows are 0."""
+    rows = len(x)
     tiles = split_rows(rows, sizes)
     if tiles == [rows]:
-        return product(x, matrix)
+        return product(x, blocks)
     padded = np.zeros((sum(tiles), x.shape[1]), np.float32)
     padded[:rows] = x
-    out = np.empty((len(padded), matrix.shape[1]), np.float32)
-    start = 0
-    for size in tiles:
-        out[start : start + size] = product(padded[start : start + size], matrix)
-        start += size
-    return out[:rows]
+    ends = np.cumsum(tiles)
+    parts = [
+        product(padded[end - size : end], blocks) for size, end in zip(tiles, ends, strict=True)
+    ]
+    return (parts[0] if len(parts) == 1 else np.concatenate(parts))[:rows]
 
 
 def split_rows(rows: int, sizes: tuple[int, ...]) -> list[int]:
@@ -68,20 +94,21 @@ def split_rows(rows: int, sizes: tuple[int, ...]) -> list[int]:
     return tiles
 
 
-def agreeing_sizes(matrix: F32) -> tuple[int, ...]:
+def agreeing_sizes(blocks: F32) -> tuple[int, ...]:
     """Tile sizes that give the same bits for a row wherever it stands in a tile.
 
     Never empty: one row at a time agrees with itself by definition, where nothing else does.
     """
+    blocks = blocks[:, :_PROBE_BLOCKS]
     rng = np.random.default_rng(0)
     rows = max(TILE_ROWS) + max(_PROBE_OFFSETS)
-    x = rng.standard_normal((rows, matrix.shape[0]), np.float32)
-    expected = tiled_product(x, matrix, (_REFERENCE_ROWS,))
+    x = rng.standard_normal((rows, blocks.shape[0] * blocks.shape[2]), np.float32)
+    expected = tiled_product(x, blocks, (_REFERENCE_ROWS,))
     sizes = tuple(
         size
         for size in TILE_ROWS
         if all(
-            np.array_equal(product(x[at : at + size], matrix), expected[at : at + size])
+            np.array_equal(product(x[at : at + size], blocks), expected[at : at + size])
             for at in _PROBE_OFFSETS
         )
     )
@@ -89,25 +116,23 @@ def agreeing_sizes(matrix: F32) -> tuple[int, ...]:
 
 
 class Products:
-    """`x @ matrix` for a model's matrices, deterministic or as fast as one BLAS call."""
+    """`x @ matrix` for a model's matrices, deterministic or in one tile, whatever its size."""
 
     def __init__(self, deterministic: bool) -> None:
         self.deterministic = deterministic
-        self._sizes: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self._sizes: dict[int, tuple[int, ...]] = {}  # by depth of the blocks
 
-    def probe(self, matrix: F32) -> tuple[int, ...]:
-        """Finds the tile sizes for matrices of this shape; once for each shape."""
-        if matrix.shape not in self._sizes:
-            self._sizes[matrix.shape] = agreeing_sizes(matrix)
-        return self._sizes[matrix.shape]
+    def probe(self, matrix: BlockedMatrix) -> tuple[int, ...]:
+        """Finds the tile sizes for matrices with blocks of this shape; once for each shape."""
+        depth = matrix.blocks.shape[2]
+        if depth not in self._sizes:
+            self._sizes[depth] = agreeing_sizes(matrix.blocks)
+        return self._sizes[depth]
 
-    def __call__(self, x: F32, matrix: F32) -> F32:
+    def __call__(self, x: F32, matrix: BlockedMatrix) -> F32:
         if self.deterministic:
-            return tiled_product(x, matrix, self.probe(matrix))
-        if x.shape[0] == 1:
-            row: F32 = np.matmul(x, matrix)
-            return row
-        return product(x, matrix)
+            return tiled_product(x, matrix.blocks, self.probe(matrix))[:, : matrix.outputs]
+        return product(x, matrix.blocks)[:, : matrix.outputs]
 
 
 def set_blas_threads(count: int) -> bool:

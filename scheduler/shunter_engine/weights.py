@@ -13,14 +13,14 @@ from typing import cast
 
 import numpy as np
 
-from shunter_engine.numpy_products import F32
+from shunter_engine.numpy_products import F32, BlockedMatrix, block_shape, blocked
 from shunter_text.gguf import GgufError, GgufHeader, read_header
 from shunter_text.model_files import FetchOptions, exclusive
 
-_LAYOUT = "f32-1"  # part of the cache's key: grows with each change of `_layout` or `_convert`
+_LAYOUT = "f32-2"  # part of the cache's key: grows with each change of `_layout` or `_convert`
 _ALIGNMENT = 64  # floats
 
-Layout = dict[str, tuple[int, ...]]
+Layout = dict[str, tuple[int, ...]]  # matrices as [inputs, outputs], kept in blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +48,18 @@ class LayerWeights:
     as is the scale of the attention's scores into the queries' part. Rotated channels of a head
     stand half and half instead of in pairs."""
 
-    qkv: F32  # [width, (heads + 2 kv_heads) * head_size]
-    attention_out: F32
-    gate_up: F32  # [width, 2 feed_forward]
-    down: F32
+    qkv: BlockedMatrix  # [width, (heads + 2 kv_heads) * head_size]
+    attention_out: BlockedMatrix
+    gate_up: BlockedMatrix  # [width, 2 feed_forward]
+    down: BlockedMatrix
 
 
 @dataclass(frozen=True, slots=True)
 class LlamaWeights:
     shape: LlamaShape
     layers: tuple[LayerWeights, ...]
-    embedding: F32  # [width, vocabulary]
-    head: F32  # [width, vocabulary]; the embedding itself where they are tied
+    embedding: BlockedMatrix  # [width, vocabulary]
+    head: BlockedMatrix  # [width, vocabulary]; the embedding itself where they are tied
     output_norm: F32
     rope_factors: F32  # [head_size / 2]: divisors of the rotation's frequencies
 
@@ -74,7 +74,9 @@ def load_weights(path: Path, options: FetchOptions) -> LlamaWeights:
         with exclusive(cached.with_suffix(".lock"), options):
             if not cached.is_file():
                 _write(header, shape, cached, options)
-    return _assemble(shape, _views(layout, np.memmap(cached, np.float32, mode="r")))
+    # A plain array over the map: slices of a memmap cost several times as much.
+    flat = np.asarray(np.memmap(cached, np.float32, mode="r"))
+    return _assemble(shape, _views(layout, flat))
 
 
 def shape_of(header: GgufHeader) -> LlamaShape:
@@ -143,26 +145,42 @@ def _layout(shape: LlamaShape) -> Layout:
 def _views(layout: Layout, flat: F32) -> dict[str, F32]:
     views, at = {}, 0
     for name, shape in layout.items():
-        size = int(np.prod(shape))
-        views[name] = flat[at : at + size].reshape(shape)
-        at += -(-size // _ALIGNMENT) * _ALIGNMENT
+        stored = _stored_shape(shape)
+        size = int(np.prod(stored))
+        views[name] = flat[at : at + size].reshape(stored)
+        at += _aligned(size)
     return views
 
 
 def _floats(layout: Layout) -> int:
-    return sum(-(-int(np.prod(shape)) // _ALIGNMENT) * _ALIGNMENT for shape in layout.values())
+    return sum(_aligned(int(np.prod(_stored_shape(shape)))) for shape in layout.values())
+
+
+def _stored_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return block_shape(*shape) if len(shape) == 2 else shape
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 def _assemble(shape: LlamaShape, views: dict[str, F32]) -> LlamaWeights:
+    layout = _layout(shape)
+
+    def matrix(name: str) -> BlockedMatrix:
+        inputs, outputs = layout[name]
+        return BlockedMatrix(views[name], inputs, outputs)
+
     layers = tuple(
-        LayerWeights(*(views[f"{layer}.{name}"] for name in LayerWeights.__dataclass_fields__))
+        LayerWeights(*(matrix(f"{layer}.{name}") for name in LayerWeights.__dataclass_fields__))
         for layer in range(shape.layers)
     )
+    embedding = matrix("embedding")
     return LlamaWeights(
         shape=shape,
         layers=layers,
-        embedding=views["embedding"],
-        head=views.get("head", views["embedding"]),
+        embedding=embedding,
+        head=embedding if shape.tied else matrix("head"),
         output_norm=views["output_norm"],
         rope_factors=views["rope_factors"],
     )
@@ -181,7 +199,7 @@ def _write(header: GgufHeader, shape: LlamaShape, target: Path, options: FetchOp
     for done, (name, matrix) in enumerate(_convert(header, shape), start=1):
         if matrix.shape != layout[name]:
             raise GgufError(f"{header.path}: {name} is {matrix.shape}, expected {layout[name]}")
-        views[name][...] = matrix
+        views[name][...] = blocked(matrix) if matrix.ndim == 2 else matrix
         options.progress(f"dequantising {header.path.name}", done, len(layout))
     flat.flush()
     os.replace(part, target)

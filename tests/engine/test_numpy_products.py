@@ -5,16 +5,19 @@ from hypothesis import strategies as st
 
 from shunter_engine import numpy_products
 from shunter_engine.numpy_products import (
+    F32,
     TILE_ROWS,
+    BlockedMatrix,
     Products,
     agreeing_sizes,
+    blocked,
     set_blas_threads,
     split_rows,
     tiled_product,
 )
 
 
-def random(rows: int, columns: int) -> numpy_products.F32:
+def random(rows: int, columns: int) -> F32:
     return np.random.default_rng(rows).standard_normal((rows, columns), np.float32)
 
 
@@ -27,13 +30,26 @@ def test_tiles_hold_all_rows_and_waste_less_than_one_tile(rows: int, chosen: set
     assert sum(tiles[:-1]) < rows
 
 
+def matrix_of(values: F32) -> BlockedMatrix:
+    return BlockedMatrix(blocked(values), *values.shape)
+
+
+@pytest.mark.parametrize("shape", [(64, 96), (384, 128), (385, 129), (1000, 3)])
+def test_a_blocked_product_is_a_product(shape: tuple[int, int]) -> None:
+    x, values = random(5, shape[0]), random(*shape)
+    for deterministic in (True, False):
+        got = Products(deterministic)(x, matrix_of(values))
+        np.testing.assert_allclose(got, x @ values, rtol=1e-3, atol=1e-3)
+    indices = np.array([2, 0, 2])
+    assert np.array_equal(matrix_of(values).columns(indices), values[:, indices].T)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 300), st.sampled_from([(64, 96), (500, 200), (900, 1000)]))
 def test_a_row_does_not_depend_on_the_rows_beside_it(rows: int, shape: tuple[int, int]) -> None:
-    x, matrix = random(rows, shape[0]), random(*shape)
+    x, matrix = random(rows, shape[0]), matrix_of(random(*shape))
     products = Products(deterministic=True)
     together = products(x, matrix)
-    np.testing.assert_allclose(together, x @ matrix, rtol=1e-3, atol=1e-3)
     for index in {0, rows // 2, rows - 1}:
         assert np.array_equal(products(x[index : index + 1], matrix)[0], together[index])
 
@@ -42,26 +58,27 @@ def test_sizes_that_disagree_are_left_out(monkeypatch: pytest.MonkeyPatch) -> No
     """A BLAS whose products of fewer than 8 rows end in other bits."""
     honest = numpy_products.product
 
-    def moody(x: numpy_products.F32, matrix: numpy_products.F32) -> numpy_products.F32:
-        out = honest(x, matrix)
+    def moody(x: F32, blocks: F32) -> F32:
+        out = honest(x, blocks)
         return np.nextafter(out, np.float32(np.inf)) if len(x) < 8 else out
 
     monkeypatch.setattr(numpy_products, "product", moody)
-    assert min(agreeing_sizes(random(64, 96))) == 8
+    assert min(agreeing_sizes(blocked(random(64, 96)))) == 8
 
 
 def test_one_row_at_a_time_where_nothing_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = 0
+    honest, calls = numpy_products.product, 0
 
-    def chaotic(x: numpy_products.F32, matrix: numpy_products.F32) -> numpy_products.F32:
+    def chaotic(x: F32, blocks: F32) -> F32:
         nonlocal calls
         calls += 1
-        return x @ matrix + np.float32(calls)
+        return honest(x, blocks) + np.float32(calls)
 
+    blocks = blocked(random(64, 96))
     monkeypatch.setattr(numpy_products, "product", chaotic)
-    assert agreeing_sizes(random(64, 96)) == (1,)
+    assert agreeing_sizes(blocks) == (1,)
     monkeypatch.undo()
-    assert tiled_product(random(5, 64), random(64, 96), (1,)).shape == (5, 96)
+    assert tiled_product(random(5, 64), blocks, (1,)).shape == (5, 128)
 
 
 def test_the_threads_of_the_blas_can_be_limited() -> None:

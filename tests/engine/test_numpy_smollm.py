@@ -119,7 +119,7 @@ async def test_memory_is_that_of_the_model_and_its_kv(options: NumpyOptions) -> 
     before = own_bytes()
     backend = NumpyBackend(options)
     await backend.start()
-    ids = np.random.default_rng(0).integers(20, 40000, (4, 600)).tolist()
+    ids = np.random.default_rng(0).integers(20, 40000, (2, 400)).tolist()
     await asyncio.gather(*(answer(backend, f"r{i}", row, 8) for i, row in enumerate(ids)))
     kv_bytes = options.kv_tokens * 46080
     assert own_bytes() - before < kv_bytes + (100 << 20)
