@@ -1,9 +1,9 @@
 """The HTTP side: sends one request, times its tokens."""
 
-import asyncio
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from time import perf_counter
 from types import TracebackType
 from typing import Self
 
@@ -72,7 +72,7 @@ class OpenAiClient:
         return [model.id for model in models.data]
 
     async def send(self, request: PlannedRequest, record: Record, due_at: float) -> None:
-        """Fills in `record`; a failure becomes its `error`. `due_at` is on the loop's clock."""
+        """Fills in `record`; a failure becomes its `error`. `due_at` is on `perf_counter`."""
         try:
             await self._stream(request, record, due_at)
         except StreamError as error:
@@ -81,10 +81,9 @@ class OpenAiClient:
             record.error, record.detail = "timeout", f"after {self._endpoint.timeout_s:g} s"
         except (aiohttp.ClientError, OSError) as error:
             record.error, record.detail = "connection", _text(error)
-        record.end_s = asyncio.get_running_loop().time() - due_at
+        record.end_s = perf_counter() - due_at
 
     async def _stream(self, request: PlannedRequest, record: Record, due_at: float) -> None:
-        now = asyncio.get_running_loop().time
         reader = EventReader()
         async with self._session.post(request.path, data=request.body) as response:
             if response.status != 200:
@@ -92,7 +91,7 @@ class OpenAiClient:
                 raise StreamError(f"HTTP {response.status}", _message(body))
             async for data in response.content.iter_any():
                 if tokens := reader.feed(data):
-                    _note_tokens(record, now() - due_at, tokens)
+                    _note_tokens(record, perf_counter() - due_at, tokens)
         if not reader.done:
             raise StreamError("truncated stream", f"ended after {record.token_events} token events")
         if reader.usage is not None:

@@ -14,7 +14,7 @@ from shunter.failure import Failure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_BINS = 120
+_MAX_BINS = 120
 
 
 def save_plot(records: Sequence[Record], slo: Slo, path: Path) -> None:
@@ -57,7 +57,7 @@ def _load(axes: "Axes", records: Sequence[Record]) -> None:
     right.set(ylabel="arrivals per second", ylim=(0, None))
     axes.grid(alpha=0.3)
     lines = [*axes.get_lines(), *right.get_lines()]
-    axes.legend(lines, [str(line.get_label()) for line in lines], loc="lower right")
+    axes.legend(lines, [str(line.get_label()) for line in lines], loc="upper right")
 
 
 def load_over_time(
@@ -66,7 +66,9 @@ def load_over_time(
     """At each bin's end: seconds, requests in flight then, arrivals per second in the bin."""
     due = np.sort([r.due_s for r in records])
     ends = np.sort([r.due_s + r.end_s for r in records])
-    edges = np.linspace(0.0, float(ends[-1]) if len(ends) else 1.0, _BINS + 1)
+    end_s = float(ends[-1]) if len(ends) else 1.0
+    bins = min(_MAX_BINS, max(1, round(end_s)))  # a second at least
+    edges = np.linspace(0.0, end_s, bins + 1)
     arrived, ended = (np.searchsorted(t, edges[1:], side="right") for t in (due, ends))
     rate = np.histogram(due, edges)[0] / np.diff(edges)
     return edges[1:], (arrived - ended).astype(np.float64), rate

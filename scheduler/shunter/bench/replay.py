@@ -1,7 +1,11 @@
-"""Open-loop replay: requests leave when they are due, whatever became of those before them."""
+"""Open-loop replay: requests leave when they are due, whatever became of those before them.
+
+Times are `perf_counter`'s: uvloop's own clock ticks in milliseconds, too coarse for tokens.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from time import perf_counter
 
 from shunter.bench.records import PlannedRequest, Record, Tally
 
@@ -41,16 +45,15 @@ async def _run(
     max_in_flight: int,
     records: list[Record],
 ) -> None:
-    loop = asyncio.get_running_loop()
     slots = asyncio.Semaphore(max_in_flight)
-    started_at = loop.time()
+    started_at = perf_counter()
 
     async def one(request: PlannedRequest) -> None:
         due_at = started_at + request.at_s
         record = _record(request)
-        record.late_s = loop.time() - due_at
+        record.late_s = perf_counter() - due_at
         async with slots:
-            record.slot_wait_s = loop.time() - due_at - record.late_s
+            record.slot_wait_s = perf_counter() - due_at - record.late_s
             tally.sent += 1
             await send(request, record, due_at)
         tally.finished += 1
@@ -60,7 +63,7 @@ async def _run(
     async with asyncio.TaskGroup() as group:
         for request in requests:
             # Building the body of the next request is over before the wait for its time begins.
-            await asyncio.sleep(max(0.0, started_at + request.at_s - loop.time()))
+            await asyncio.sleep(max(0.0, started_at + request.at_s - perf_counter()))
             group.create_task(one(request))
 
 

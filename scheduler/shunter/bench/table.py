@@ -64,7 +64,7 @@ def _generator(report: Report) -> Text:
     late, wait = report.generator.lateness_s, report.generator.slot_wait_s
     text = "Load generator: "
     text += f"late by p50 {late.p50 * 1000:.1f}, p99 {late.p99 * 1000:.1f} ms" if late else "idle"
-    if wait and wait.max > 0.001:
+    if wait and wait.max >= 0.01:
         text += f"; waited for --max-in-flight up to {wait.max:.2f} s"
     return Text(text)
 

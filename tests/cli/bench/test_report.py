@@ -120,7 +120,7 @@ def test_the_table_fits_80_columns_and_shows_what_went_wrong() -> None:
     console.file.close()
     text = console.export_text()
     assert all(len(line) <= 80 for line in text.splitlines())
-    for part in ("8 of 10 requests", "TTFT", "200.0", "HTTP 503", "another length than asked: 1", "Goodput"):
+    for part in ("8 of 10 requests", "TTFT", "200.0", "HTTP 503", "asked: 1", "Goodput"):
         assert part in text
 
 
