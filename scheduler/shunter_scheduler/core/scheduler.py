@@ -75,8 +75,15 @@ class SchedulerCore:
         state = self._state
         request_id = request_id or state.latest
         entry = state.entries.get(request_id)
-        trail = entry.trail if entry else state.ended.get(request_id)
-        return trail.explanation() if trail else None
+        if entry is not None:
+            return entry.trail.explanation(entry.output_tokens)
+        trail = state.ended.get(request_id)
+        return trail.explanation(trail.output_tokens) if trail else None
+
+    def requests_of(self, gateway_id: str) -> dict[str, int]:
+        """A gateway's requests that wait or run: id to epoch."""
+        state = self._state
+        return {one: state.entries[one].epoch for one in state.of_gateway.get(gateway_id, ())}
 
     def status(self, now: float) -> ClusterStatus:
         return cluster_status(self._state, now)

@@ -19,7 +19,6 @@ from shunter_scheduler.service.replies import to_advice, to_explanation, to_stat
 from shunter_scheduler.service.stream import GatewayStream
 from shunter_scheduler.service.unary import GATEWAY_ID
 
-ABORT_TIMEOUT_S = 2.0  # a peer that reads nothing does not read its status either
 DEFAULT_DISPATCH_TIMEOUT_S = 30.0
 WATCH_INTERVAL_MS = (100, 60_000)
 
@@ -41,8 +40,13 @@ def call(handler: Handler[Request]) -> Handler[Request]:
             self.parts.telemetry.internal_errors.labels("call").inc()
             log.exception("scheduler.call_failed", call=handler.__name__)
             code, message = grpc.StatusCode.INTERNAL, "internal error; the scheduler's log has it"
-        async with asyncio.timeout(ABORT_TIMEOUT_S):
+        try:
+            # Behind what the peer has not read yet: this ends when it reads, or is gone.
             await context.abort(code, message)
+        except grpc.aio.AbortError:
+            raise
+        except grpc.aio.BaseError:
+            log.info("scheduler.status_not_read", call=handler.__name__, code=code.name)
 
     return wrapped
 

@@ -2,13 +2,23 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import structlog
 
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_scheduler.domain.decisions import Decision
-from shunter_scheduler.domain.events import GatewayLost
+from shunter_scheduler.domain.events import (
+    Event,
+    Failed,
+    Finished,
+    FirstToken,
+    GatewayLost,
+    MoveDone,
+    Progress,
+    Running,
+    Submitted,
+)
 from shunter_scheduler.service.codec import to_commands
 from shunter_scheduler.service.errors import ServiceError, SlowGateway, Superseded
 from shunter_scheduler.service.loop import Driver
@@ -29,11 +39,15 @@ class Session:
         self.closed: asyncio.Future[ServiceError] = asyncio.get_running_loop().create_future()
         self._topology: pb.Topology | None = topology
         self._queue: deque[Decision] = deque()
+        self.unreported: dict[str, int] = {}  # requests of its older session, id to epoch
         self._max_queued = max_queued
+        self._stopping = False
         self._wake = asyncio.Event()
         self._wake.set()
 
     def send(self, decision: Decision) -> None:
+        if self._stopping:
+            return
         if len(self._queue) >= self._max_queued:
             self.close(
                 SlowGateway(
@@ -45,6 +59,14 @@ class Session:
         self._queue.append(decision)
         self._wake.set()
 
+    def reported(self, events: Iterable[Event]) -> None:
+        """The gateway still has these requests."""
+        for event in events:
+            if isinstance(event, Submitted | Running):
+                self.unreported.pop(event.request.request_id, None)
+            elif isinstance(event, FirstToken | Progress | Finished | Failed | MoveDone):
+                self.unreported.pop(event.request_id, None)
+
     def send_topology(self, topology: pb.Topology) -> None:
         """A topology that was not sent yet is replaced: only the latest matters."""
         self._topology = topology
@@ -53,16 +75,22 @@ class Session:
     def close(self, error: ServiceError) -> None:
         if not self.closed.done():
             self.closed.set_result(error)
-            self._queue.clear()
+            self.stop()
+
+    def stop(self) -> None:
+        """What is queued is dropped; `pump` ends once its present write has."""
+        self._stopping = True
+        self._queue.clear()
+        self._wake.set()
 
     async def pump(
         self,
         write: Callable[[pb.SchedulerCommands], Awaitable[None]],
         addresses: Callable[[], Mapping[str, str]],
     ) -> None:
-        """Writes whatever is queued, the topology first; runs until it is cancelled."""
+        """Writes whatever is queued, the topology first; runs until `stop`."""
         queue = self._queue
-        while True:
+        while not self._stopping:
             await self._wake.wait()
             self._wake.clear()
             if self._topology is not None:
@@ -104,6 +132,9 @@ class Sessions:
         if lease is not None:
             lease.cancel()
         self._open[gateway_id] = session
+        session.unreported = self._driver.core.requests_of(gateway_id)
+        if session.unreported:
+            asyncio.get_running_loop().call_later(self._grace_s, self._drop_unreported, session)
         self._telemetry.gateways.set(len(self._open))
         log.info("gateway.connected", gateway_id=gateway_id, again=bool(older or lease))
         return session
@@ -124,6 +155,18 @@ class Sessions:
         self._telemetry.gateways_lost.inc()
         self._driver.tell(GatewayLost(gateway_id))
         log.warning("gateway.lost", gateway_id=gateway_id)
+
+    def _drop_unreported(self, session: Session) -> None:
+        """They ended while the gateway had no session."""
+        if self._open.get(session.gateway_id) is not session:
+            return
+        unreported, session.unreported = session.unreported, {}
+        for request_id, epoch in unreported.items():
+            self._driver.tell(Finished(request_id, epoch, 0, "cancelled"))
+        if unreported:
+            log.warning(
+                "gateway.requests_gone", gateway_id=session.gateway_id, count=len(unreported)
+            )
 
     def route(self, decisions: Sequence[Decision]) -> None:
         """Queues each for its gateway. Without a session it is dropped: a gateway that comes back

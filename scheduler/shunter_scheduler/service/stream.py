@@ -15,6 +15,7 @@ from shunter_scheduler.service.sessions import Session
 from shunter_scheduler.service.unary import GATEWAY_ID
 
 HELLO_TIMEOUT_S = 10.0
+LAST_WRITE_S = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +34,7 @@ class GatewayStream:
         gateway_id = gateway_id_of(first)
         session = parts.sessions.open(gateway_id, parts.view.message)
         del first.events[0]
-        reader = asyncio.create_task(self._read(first, gateway_id))
+        reader = asyncio.create_task(self._read(first, session))
         writer = asyncio.create_task(
             session.pump(self._context.write, lambda: parts.view.addresses)
         )
@@ -43,7 +44,10 @@ class GatewayStream:
             )
         finally:
             parts.sessions.left(session)
+            session.stop()
             reader.cancel()
+            # A write that is cut off leaves the call unable to carry a status.
+            await asyncio.wait((writer,), timeout=LAST_WRITE_S)
             writer.cancel()
             outcomes = await asyncio.gather(reader, writer, return_exceptions=True)
         closed = [session.closed.result()] if session.closed.done() else []
@@ -61,14 +65,17 @@ class GatewayStream:
         assert isinstance(first, pb.GatewayEvents)
         return first
 
-    async def _read(self, first: pb.GatewayEvents, gateway_id: str) -> None:
+    async def _read(self, first: pb.GatewayEvents, session: Session) -> None:
         """Until the gateway ends its side."""
         driver, spans, read = self._parts.driver, self._parts.spans, self._context.read
         batch: Any = first
         while batch is not grpc.aio.EOF:
             if spans.enabled:
                 spans.arrived(batch)
-            await driver.put(to_events(batch, gateway_id, driver.clock()))
+            events = to_events(batch, session.gateway_id, driver.clock())
+            if session.unreported:
+                session.reported(events)
+            await driver.put(events)
             batch = await read()
 
     def _raise_first(self, session: Session, outcomes: Sequence[object]) -> None:

@@ -21,6 +21,7 @@ class GatewayClient:
         self._stub = pb_grpc.SchedulerStub(channel)
         self._commands: dict[str, asyncio.Queue[pb.SchedulerCommand]] = defaultdict(asyncio.Queue)
         self._topologies: asyncio.Queue[pb.Topology] = asyncio.Queue()
+        self._writing = asyncio.Lock()
         self.order: list[str] = []  # kinds of all commands, as they came
         self.batch_sizes: list[int] = []
         self.ended: asyncio.Future[grpc.aio.AioRpcError | None]
@@ -44,7 +45,8 @@ class GatewayClient:
 
     async def send(self, *events: pb.GatewayEvent) -> None:
         """One message of all of them."""
-        await self._call.write(pb.GatewayEvents(events=events))
+        async with self._writing:
+            await self._call.write(pb.GatewayEvents(events=events))
 
     async def submit(self, *request_ids: str, **fields: Any) -> None:
         await self.send(*(submitted(request_id, **fields) for request_id in request_ids))

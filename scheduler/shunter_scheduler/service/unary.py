@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 
 from shunter_scheduler.domain.decisions import Assign, Decision, Reject
 from shunter_scheduler.domain.events import Finished, Submitted
@@ -33,18 +34,24 @@ class UnaryRequests:
         self._telemetry = telemetry
         self._lease_s = lease_s
         self._open: dict[str, _Open] = {}
+        self._epochs = count(1)
 
     async def dispatch(self, request: Request, timeout_s: float) -> Assign | Reject:
-        """Raises `AlreadyExists`, `TooMany`, `PlacementTimeout`."""
+        """Raises `AlreadyExists`, `TooMany`, `PlacementTimeout`.
+
+        Epochs are the scheduler's own here, ever growing: an id may be used again after its end.
+        """
         request_id = request.request_id
         if request_id in self._open:
             raise AlreadyExists(f"request {request_id} is placed already; Complete it first")
         if len(self._open) >= MAX_OPEN:
             raise TooMany(f"{MAX_OPEN} unary requests are open; Complete those that have ended")
-        entry = _Open(request.epoch, asyncio.get_running_loop().create_future())
+        entry = _Open(next(self._epochs), asyncio.get_running_loop().create_future())
         self._open[request_id] = entry
         unmovable = request.unmovable_reason or UNMOVABLE
-        self._driver.tell(Submitted(replace(request, unmovable_reason=unmovable)))
+        self._driver.tell(
+            Submitted(replace(request, epoch=entry.epoch, unmovable_reason=unmovable))
+        )
         try:
             async with asyncio.timeout(min(timeout_s, MAX_WAIT_S)):
                 outcome = await entry.placed
@@ -62,7 +69,7 @@ class UnaryRequests:
             entry.lease = asyncio.get_running_loop().call_later(
                 self._lease_s, self._expire, request_id
             )
-        return outcome
+        return replace(outcome, epoch=request.epoch)
 
     def complete(self, request_id: str, output_tokens: int) -> None:
         """Raises `NotFound`."""

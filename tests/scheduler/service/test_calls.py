@@ -1,6 +1,7 @@
 """Explain, Status, Watch, Drain, AdviseScaling, health and reflection."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -37,7 +38,7 @@ async def test_status_shows_pools_instances_and_gateways(
 
 async def test_watch_repeats_the_status(scheduler: Scheduler) -> None:
     call = scheduler.stub.Watch(pb.WatchRequest(interval_ms=100), timeout=10)
-    replies = [await call.read() for _ in range(3)]
+    replies: list[Any] = [await call.read() for _ in range(3)]
     call.cancel()
     assert [len(reply.instances) for reply in replies] == [2, 2, 2]
 
@@ -85,7 +86,7 @@ async def test_a_drain_moves_what_runs_and_counts_it(scheduler: Scheduler) -> No
         )
         await scheduler.wait_running(8)
         call = scheduler.stub.Drain(pb.DrainRequest(instance="chat-0", deadline_ms=20_000))
-        first = await call.read()
+        first: Any = await call.read()
         assert (first.remaining, first.done) == (len(there), False)
 
         finished, *moved = there
@@ -106,8 +107,9 @@ async def test_a_drain_moves_what_runs_and_counts_it(scheduler: Scheduler) -> No
                 )
             )
         async with asyncio.timeout(10):
-            while not (last := await call.read()).done:
-                pass
+            last = first
+            while not last.done:
+                last = await call.read()
             assert await call.read() is grpc.aio.EOF
         assert last.done and last.remaining == 0
         assert (last.moved, last.finished, last.failed) == (len(moved), 1, 0)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
@@ -100,7 +101,6 @@ async def get(url: str) -> str:
     ("arguments", "message"),
     [
         (("--tls-cert", "nowhere.pem", "--tls-key", "nowhere.key"), "nowhere.pem: No such file"),
-        (("--listen", "127.0.0.1:1"), "127.0.0.1:1"),
         (("--log-level", "loud"), "unknown log level 'loud'"),
     ],
 )
@@ -121,3 +121,13 @@ async def test_a_broken_configuration_is_refused_with_its_place(config: Config) 
             _, err = await running.process.communicate()
         assert running.process.returncode == 2
         assert "contextLenth" in err.decode() and "config.yaml:" in err.decode()
+
+
+async def test_a_taken_port_is_refused(config: Config) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        arguments = ("--config", str(config.path), "--listen", listen)
+        async with scheduler_process(*arguments) as running, asyncio.timeout(20):
+            _, err = await running.process.communicate()
+    assert running.process.returncode == 2
+    assert f"cannot listen on {listen}" in err.decode().splitlines()[-1]

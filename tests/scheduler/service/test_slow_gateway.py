@@ -9,10 +9,11 @@ import pytest
 
 from scheduler_service import Scheduler
 from shunter_proto.v1 import scheduler_pb2 as pb
+from shunter_proto.v1 import scheduler_pb2_grpc as pb_grpc
 from shunter_scheduler.domain.decisions import Assign, Hold
 from shunter_scheduler.service.errors import SlowGateway
 from shunter_scheduler.service.sessions import MAX_COMMANDS_PER_MESSAGE, Session
-from shunter_scheduler.service.testing import submitted
+from shunter_scheduler.service.testing import GatewayClient, submitted
 
 
 class StuckStream:
@@ -70,25 +71,25 @@ async def test_a_queue_that_only_grows_ends_the_session() -> None:
         session.send(hold(1))  # nothing more is kept, nothing raised
 
 
-async def test_a_gateway_that_never_reads_does_not_hold_up_the_others(
-    scheduler: Scheduler,
-) -> None:
-    """Flow control stops its stream; the scheduler goes on and ends that session with a status."""
+async def test_a_gateway_that_does_not_read_loses_its_session_only(scheduler: Scheduler) -> None:
+    """Flow control stops its stream; the others go on; once it reads, it finds the status."""
     options = (("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0))
     target = f"127.0.0.1:{scheduler.port}"
     async with grpc.aio.insecure_channel(target, options=options) as channel:
-        stub = type(scheduler.stub)(channel)
-        call = stub.Session()
-        await call.write(
-            pb.GatewayEvents(events=[pb.GatewayEvent(hello=pb.Hello(gateway_id="deaf"))])
-        )
-        with pytest.raises(grpc.aio.AioRpcError) as ended:
-            async with asyncio.timeout(30):
-                for number in range(1000):
-                    batch = [
-                        submitted(f"r-{number}-{i}", model="nonesuch" * 20) for i in range(250)
-                    ]
-                    await call.write(pb.GatewayEvents(events=batch))
-                    await scheduler.status()
-        assert ended.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "reads too slowly" in str(ended.value.details())
+        call = pb_grpc.SchedulerStub(channel).Session()
+        hello = pb.GatewayEvent(hello=pb.Hello(gateway_id="deaf"))
+        await call.write(pb.GatewayEvents(events=[hello]))
+        async with GatewayClient(scheduler.channel, "other") as other, asyncio.timeout(30):
+            await other.submit("r-1")
+            await other.assigned("r-1")
+            number = 0
+            while (await scheduler.status()).gateways == 2:  # answered at once, at some length
+                batch = [submitted(f"d-{number}-{i}", model="nonesuch" * 9) for i in range(100)]
+                await call.write(pb.GatewayEvents(events=batch))
+                number += 1
+            await other.submit("r-2")
+            await other.assigned("r-2")
+            with pytest.raises(grpc.aio.AioRpcError, match="deaf reads too slowly") as ended:
+                while True:
+                    await call.read()
+            assert ended.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

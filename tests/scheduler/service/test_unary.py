@@ -57,12 +57,12 @@ async def test_an_id_in_use_is_refused(scheduler: Scheduler) -> None:
     await dispatch(scheduler, "r-1")
 
 
-@pytest.mark.parametrize("fields", [{"request_id": ""}, {"block_hashes": b"123"}])
+@pytest.mark.parametrize(("request_id", "hashes"), [("", b""), ("r-1", b"123")])
 async def test_senseless_requests_are_refused(
-    scheduler: Scheduler, fields: dict[str, object]
+    scheduler: Scheduler, request_id: str, hashes: bytes
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await dispatch(scheduler, "r-1", **fields)
+        await dispatch(scheduler, request_id, block_hashes=hashes)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
