@@ -4,7 +4,7 @@ progress, and places those that wait while there is no scheduler."""
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -92,10 +92,7 @@ class Dispatcher:
         observer: Observer,
         rng: random.Random | None = None,
         limits: LifecycleLimits | None = None,
-        on_topology: Callable[[Topology], None] = lambda _: None,
     ) -> None:
-        """`on_topology` hears of each new one, such as `TokenizerRegistry.update`."""
-        self._on_new_topology = on_topology
         self._clock = clock
         self._link = link
         self._observer = observer
@@ -181,7 +178,7 @@ class Dispatcher:
                 self._on_topology(command.topology)
             case "assign":
                 if (life := self._find(command.assign.request_id)) is not None:
-                    if life.pool is None:
+                    if life.binding is None:
                         self._budget.count_request(command.assign.pool, self._clock.time())
                     life.on_assign(command.assign)
             case "hold":
@@ -208,7 +205,6 @@ class Dispatcher:
     def _on_topology(self, message: pb.Topology) -> None:
         topology = topology_from_proto(message)
         self._state.topology = topology
-        self._on_new_topology(topology)
         unknown = {p.engine_type for p in topology.pools.values()} - set(self._services.adapters)
         if unknown:
             _log.warning("pools_with_unknown_engine_type", engine_types=sorted(unknown))
@@ -266,8 +262,7 @@ class Dispatcher:
         topology = self._state.topology
         assert topology is not None
         spec, now = life.spec, self._clock.time()
-        pinned = life.pool.name if life.pool is not None and life.answer.began else ""
-        pool = choose_pool(topology, spec.model, pinned)
+        pool = choose_pool(topology, spec.model, life.pinned_pool)
         instance = choose_instance(
             topology.instances_by_pool.get(pool.name, ()) if pool is not None else (),
             self._loads(),

@@ -57,13 +57,13 @@ def excluded_instances(
     return names if any(member.name not in names for member in members) else ()
 
 
-def sampling_state(sampling: SamplingParams, drawn_seed: int | None) -> str:
+def sampling_state(sampling: SamplingParams) -> str:
     """The part of sampling that an engine without `output_offset` loses across a replay."""
     if sampling.presence_penalty or sampling.frequency_penalty:
         return "penalties"
     if sampling.repetition_penalty not in (None, 1.0):
         return "penalties"
-    if sampling.seed is not None and drawn_seed is None and sampling.temperature != 0:
+    if sampling.seed is not None and sampling.temperature != 0:
         return "seeded_sampling"
     return ""
 

@@ -78,6 +78,7 @@ class LifecycleLimits:
     warm_rounds: int = 3
     warm_delta_tokens: int = 32  # switch once the destination is at most this far behind
     retry_backoff_s: float = 0.5  # before the same instance is tried again
+    max_backoff_s: float = 5.0  # longest an overloaded engine is waited for
     retry_after_s: float = 1.0  # told to clients that are turned away
 
 

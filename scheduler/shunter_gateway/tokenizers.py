@@ -42,11 +42,9 @@ class TokenizerRegistry:
         self,
         adapters: Mapping[str, EngineAdapter],
         load: Callable[[str], Tokenizer | None] = load_tokenizer,
-        on_mismatch: Callable[[str], None] = lambda pool: None,
     ) -> None:
         self._adapters = adapters
         self._load = load
-        self._on_mismatch = on_mismatch
         self._time = asyncio.get_running_loop().time
         self._entries: dict[str, _Entry] = {}
         self._checks = _Checks()
@@ -144,7 +142,6 @@ class TokenizerRegistry:
         if not agrees(tokenizer, theirs, PROBE):
             reason = f"the tokenizer of {instance.name} differs from that of {pool.model_source}"
             self._checks.mismatch[pool.name] = reason
-            self._on_mismatch(pool.name)
             _log.warning("tokenizer_mismatch", pool=pool.name, instance=instance.name)
 
 

@@ -107,7 +107,7 @@ class ScriptedScheduler(pb_grpc.SchedulerServicer):
 @asynccontextmanager
 async def listening(service: ScriptedScheduler, port: int = 0) -> AsyncIterator[int]:
     server = grpc.aio.server()
-    pb_grpc.add_SchedulerServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+    pb_grpc.add_SchedulerServicer_to_server(service, server)
     bound = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     try:

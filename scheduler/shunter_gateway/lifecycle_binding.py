@@ -1,0 +1,93 @@
+"""How one request speaks to the engines of the pool that it was given to."""
+
+from dataclasses import replace
+
+from shunter_gateway.lifecycle_answer import Answer
+from shunter_gateway.lifecycle_events import sampling_state
+from shunter_gateway.lifecycle_ports import Services
+from shunter_gateway.ports import EngineAdapter, EngineRequest
+from shunter_gateway.request import RequestSpec
+from shunter_gateway.topology import Pool
+
+
+class Binding:
+    """Pool, adapter, and what they make possible: tokens or text, a seed, moves."""
+
+    __slots__ = ("_answer", "_drawn_seed", "_services", "_spec", "adapter", "pool", "token_level")
+
+    def __init__(self, services: Services, spec: RequestSpec, answer: Answer, pool: Pool) -> None:
+        """Before the first token only: the answer is prepared for the pool's model."""
+        self._services = services
+        self._spec = spec
+        self._answer = answer
+        self.pool = pool
+        self.adapter: EngineAdapter = services.adapters[pool.engine_type]
+        self.token_level = spec.prompt_token_ids is not None and self._takes_ids()
+        self._drawn_seed: int | None = None
+        if self.token_level:
+            self._prepare_answer(spec.prompt_token_ids or ())
+
+    def _takes_ids(self) -> bool:
+        if not self.adapter.capabilities.token_ids:
+            return False
+        if self._tokenizer_source() not in ("", self.pool.model_source):
+            return False
+        if self._services.decoders.mismatch(self.pool):
+            self._services.observer.unmovable("tokenizer_mismatch")
+            return False
+        return True
+
+    def _tokenizer_source(self) -> str:
+        """The model source whose tokenizer made the prompt's ids."""
+        if self._spec.tokenizer_source:
+            return self._spec.tokenizer_source
+        topology = self._services.topology()
+        pool = topology.pools_by_model.get(self._spec.model) if topology is not None else None
+        return pool.model_source if pool is not None else ""
+
+    def _prepare_answer(self, prompt: tuple[int, ...]) -> None:
+        decoders, pool, sampling = self._services.decoders, self.pool, self._spec.sampling
+        self._answer.prepare(
+            decoders.decoder(pool, prompt), decoders.eos_token_ids(pool), pool.context_length
+        )
+        # With a seed, on an engine that counts on, sampling goes on unchanged elsewhere.
+        wants_seed = sampling.seed is None and sampling.temperature != 0
+        if wants_seed and self.adapter.capabilities.output_offset:
+            self._drawn_seed = self._services.rng.getrandbits(48)
+
+    def unmovable_reason(self) -> str:
+        """Why the request cannot go on elsewhere once it has begun; empty if it can."""
+        if self._spec.unmovable_reason:
+            return self._spec.unmovable_reason
+        if not self.token_level:
+            return "text_level"
+        if self.adapter.capabilities.output_offset:
+            return ""
+        return sampling_state(self._spec.sampling)
+
+    def same_revision(self, pool: Pool | None) -> bool:
+        if pool is None:
+            return False
+        return pool.name == self.pool.name or pool.revision == self.pool.revision != ""
+
+    def engine_request(self, address: str, epoch: int, priority: int) -> EngineRequest:
+        """A call that goes on from the journal."""
+        spec, answer = self._spec, self._answer
+        sampling = spec.sampling
+        if self._drawn_seed is not None:
+            sampling = replace(sampling, seed=self._drawn_seed)
+        return EngineRequest(
+            request_id=spec.request_id,
+            epoch=epoch,
+            address=address,
+            model=self.pool.model_names[0],
+            path=spec.path,
+            token_ids=answer.journal.token_ids() if self.token_level else None,
+            output_offset=len(answer.journal.generated),
+            max_tokens=answer.remaining_tokens,
+            min_tokens=answer.remaining_min_tokens,
+            sampling=sampling,
+            priority=priority,
+            body=spec.body,
+            trace_parent=spec.trace_parent,
+        )
