@@ -3,16 +3,15 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
 from itertools import count
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
-from shunter_engine.backend import Backend, PromptTooLong, QueueFull
+from shunter_engine.backend import PromptTooLong, QueueFull
+from shunter_engine.bodies import read_body
 from shunter_engine.errors import ApiError, bad_request
 from shunter_engine.faults import Faults
 from shunter_engine.generation import Generation, Piece, Surroundings
-from shunter_engine.metrics import EngineMetrics
 from shunter_engine.openai_answers import (
     DONE,
     AnswerHead,
@@ -31,13 +30,11 @@ from shunter_engine.openai_requests import (
     check_model,
     check_prompts,
     completion_call,
-    decode_body,
     has_text,
     token_prompts,
 )
 from shunter_engine.sse import EventStream
 from shunter_text.chat import ChatTemplateError
-from shunter_text.tokenizer import Tokenizer
 
 QUEUE_RETRY_AFTER_S = 1.0
 
@@ -46,26 +43,19 @@ class GenerateHandlers:
     """Holds the requests that run, for aborts by id."""
 
     def __init__(
-        self,
-        backend: Backend,
-        tokenizer: Tokenizer,
-        model_name: str,
-        default_seed: int,
-        metrics: EngineMetrics,
-        faults: Faults,
-        now_s: Callable[[], float],
+        self, around: Surroundings, faults: Faults, model_name: str, default_seed: int
     ) -> None:
-        self._backend = backend
-        self._tokenizer = tokenizer
+        self._around = around
+        self._backend = around.backend
+        self._tokenizer = around.tokenizer
+        self._faults = faults
         self._model_name = model_name
         self._default_seed = default_seed
-        self._faults = faults
         self._serials = count()
         self._running: dict[int, Generation] = {}
-        self._around = Surroundings(backend, tokenizer, metrics, now_s, faults.on_token)
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
-        body = decode_body(await request.read(), CompletionBody)
+        body = await read_body(request, CompletionBody)
         self._check(body)
         encode = self._tokenizer.encode
         if has_text(body.prompt):
@@ -77,7 +67,7 @@ class GenerateHandlers:
         return await self._answer(request, call, body.request_id)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
-        body = decode_body(await request.read(), ChatBody)
+        body = await read_body(request, ChatBody)
         self._check(body)
         try:
             prompt = await asyncio.to_thread(self._encode_chat, body)
@@ -89,7 +79,7 @@ class GenerateHandlers:
 
     async def abort(self, request: web.Request) -> web.StreamResponse:
         """Unknown ids are ignored: they may just have ended."""
-        body = decode_body(await request.read(), AbortBody)
+        body = await read_body(request, AbortBody)
         wanted = set(body.request_ids)
         for generation in list(self._running.values()):
             for choice in generation.choices:
@@ -117,6 +107,8 @@ class GenerateHandlers:
         head = AnswerHead(answer_id, int(time.time()), self._model_name)
         names = LogprobNames(self._tokenizer, call.name_tokens_by_id)
         if call.stream:
+            if request.version < HttpVersion11:
+                raise bad_request("streaming needs HTTP/1.1", "stream")
             return await self._stream(request, call, head, names)
         return await self._collect(call, head, names)
 

@@ -4,12 +4,10 @@ Unknown fields are ignored, as vLLM does; fields that change the answer and are 
 refused by name.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-import msgspec
 from msgspec import Meta, Struct
 
 from shunter_engine.backend import Sampling
@@ -126,28 +124,6 @@ class GenerateCall:
     name_tokens_by_id: bool
     priority: int
     output_offset: int
-
-
-Body = TypeVar("Body", bound=Struct)
-_PLACE = re.compile(r"^(?P<problem>.*?) - at `(?P<path>[^`]*)`$", re.DOTALL)
-_MISSING = re.compile(r"missing required field `(?P<field>[^`]*)`")
-
-
-def decode_body(data: bytes, body_type: type[Body]) -> Body:
-    """Raises `ApiError` 400 that names the field, never its value."""
-    try:
-        return msgspec.json.decode(data, type=body_type)
-    except msgspec.ValidationError as error:
-        problem = str(error)
-        field: str | None = None
-        if place := _PLACE.match(problem):
-            problem = place["problem"]
-            field = place["path"].removeprefix("$").lstrip(".") or None
-        if missing := _MISSING.search(problem):
-            field = ".".join(part for part in (field, missing["field"]) if part)
-        raise bad_request(f"{field}: {problem}" if field else problem, field) from None
-    except msgspec.DecodeError:
-        raise bad_request("the body is not valid JSON") from None
 
 
 def has_text(prompt: Prompt) -> bool:

@@ -9,15 +9,15 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from shunter_engine.backend import Backend
+from shunter_engine.bodies import MAX_BODY_BYTES, read_body
 from shunter_engine.errors import ApiError
 from shunter_engine.faults import FaultBody, Faults
 from shunter_engine.generate_handlers import GenerateHandlers
+from shunter_engine.generation import Surroundings
 from shunter_engine.metrics import BackendCollector, EngineMetrics
-from shunter_engine.openai_requests import decode_body
 from shunter_engine.text_handlers import Embedder, TextHandlers
 from shunter_text.tokenizer import Tokenizer
 
-MAX_BODY_BYTES = 32 << 20
 # Long enough to end responses, short enough that a stopped engine does not linger.
 SHUTDOWN_S = 0.5
 
@@ -64,17 +64,12 @@ class EngineServer:
     def load(self, parts: EngineParts) -> None:
         """The backend has started: from here on requests are served."""
         faults = Faults(parts.backend, self._now_s)
+        around = Surroundings(
+            parts.backend, parts.tokenizer, self._metrics, self._now_s, faults.on_token
+        )
         self._loaded = _Loaded(
             parts,
-            GenerateHandlers(
-                parts.backend,
-                parts.tokenizer,
-                self.model_name,
-                self._default_seed,
-                self._metrics,
-                faults,
-                self._now_s,
-            ),
+            GenerateHandlers(around, faults, self.model_name, self._default_seed),
             TextHandlers(self.model_name, parts.backend, parts.tokenizer, parts.embedder),
             faults,
         )
@@ -142,7 +137,7 @@ class EngineServer:
         )
 
     async def _fault(self, request: web.Request) -> web.StreamResponse:
-        fault = decode_body(await request.read(), FaultBody)
+        fault = await read_body(request, FaultBody)
         self._log.warning("fault injected", kind=fault.kind)
         self._need_loaded().faults.apply(fault)
         return web.json_response({"kind": fault.kind})

@@ -10,6 +10,7 @@ import numpy as np
 from aiohttp import web
 
 from shunter_engine.backend import Backend
+from shunter_engine.bodies import read_body
 from shunter_engine.errors import ApiError, bad_request
 from shunter_engine.openai_requests import (
     DetokenizeBody,
@@ -17,7 +18,6 @@ from shunter_engine.openai_requests import (
     TokenizeBody,
     check_model,
     check_prompts,
-    decode_body,
     token_prompts,
 )
 from shunter_text.chat import ChatTemplateError
@@ -41,7 +41,7 @@ class TextHandlers:
         self._embedder = embedder
 
     async def tokenize(self, request: web.Request) -> web.StreamResponse:
-        body = decode_body(await request.read(), TokenizeBody)
+        body = await read_body(request, TokenizeBody)
         check_model(body.model, self._model_name)
         if (body.prompt is None) == (body.messages is None):
             raise bad_request("give either prompt or messages", "prompt")
@@ -58,13 +58,13 @@ class TextHandlers:
         )
 
     async def detokenize(self, request: web.Request) -> web.StreamResponse:
-        body = decode_body(await request.read(), DetokenizeBody)
+        body = await read_body(request, DetokenizeBody)
         check_model(body.model, self._model_name)
         text = await asyncio.to_thread(self._tokenizer.decode, body.tokens)
         return _json_response({"prompt": text})
 
     async def embeddings(self, request: web.Request) -> web.StreamResponse:
-        body = decode_body(await request.read(), EmbeddingBody)
+        body = await read_body(request, EmbeddingBody)
         check_model(body.model, self._model_name)
         if self._embedder is None:
             raise ApiError(404, f"the model {self._model_name!r} has no embeddings", "model")

@@ -8,7 +8,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from shunter_engine.server import MAX_BODY_BYTES, EngineServer, listen
+from shunter_engine.bodies import MAX_BODY_BYTES
+from shunter_engine.server import EngineServer, listen
 from shunter_engine.testing import ScriptedBackend, complete, running_engine, scripted_parts
 from shunter_runtime.metrics import port_of
 
@@ -95,6 +96,18 @@ async def test_unknown_model_is_404(client: aiohttp.ClientSession, url: str, pat
     status, answer = await complete(client, url + path, **body)
     assert (status, answer["error"]["code"]) == (404, "model_not_found")
     assert answer["error"]["param"] == "model"
+
+
+async def test_streaming_needs_http_1_1(url: str) -> None:
+    host, _, port = url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    body = b'{"prompt":[5],"stream":true}'
+    writer.write(b"POST /v1/completions HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    answer = await reader.read()
+    assert b" 400 " in answer.split(b"\r\n")[0]
+    assert b"needs HTTP/1.1" in answer
+    writer.close()
+    await writer.wait_closed()
 
 
 async def test_unknown_path_and_method(client: aiohttp.ClientSession, url: str) -> None:

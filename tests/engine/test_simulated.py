@@ -29,7 +29,7 @@ SLOW = EngineOptions(served_name="m", speed=0.01)
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -272,7 +272,8 @@ async def test_waiting_sequences_show_and_the_queue_is_bounded(
         await asyncio.gather(*calls, return_exceptions=True)
 
 
-async def test_a_client_that_does_not_read_is_dropped() -> None:
+async def test_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shunter_engine.sse.MAX_UNSENT_BYTES", 1 << 16)
     parts = simulated_parts(EngineOptions(served_name="m", speed=math.inf, context_length=131072))
     async with running_engine(parts) as url:
         host, _, port = url.removeprefix("http://").partition(":")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from shunter_engine.numpy_testing import write_tiny_gguf
 from shunter_text.hub import HubError, HubOptions, ModelFiles
 from shunter_text.model_files import FetchOptions
 from shunter_text.sources import TokenizerUnavailable, load_tokenizer, sim_tokenizer
@@ -51,6 +52,18 @@ def test_folder_with_its_own_template_and_end_tokens(tmp_path: Path) -> None:
     assert tokenizer.decode(tokenizer.encode_chat([{"role": "user", "content": "hi"}])) == "hi"
     assert tokenizer.encode_chat([{"role": "user", "content": "hi"}])[0] == 1
     assert tokenizer.eos_token_ids == (2, 0)
+
+
+def test_gguf_with_its_own_template(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "tiny.gguf")
+    tokenizer = load_tokenizer(f"file://{path}")
+    assert tokenizer is not None
+    ids = tokenizer.encode_chat([{"role": "user", "content": "the thing"}])
+    assert [tokenizer.token_text(id_) for id_ in ids].count("<|im_start|>") == 2
+    assert tokenizer.token_text(tokenizer.eos_token_ids[0]).startswith("<|")
+    path.write_bytes(b"GGUF but not really")
+    with pytest.raises(TokenizerUnavailable, match=r"tiny\.gguf"):
+        load_tokenizer(f"file://{path}")
 
 
 def test_template_file_wins_and_named_templates_are_understood(tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""Reads request bodies: bounded in size and time, parsed into typed values."""
+
+import asyncio
+import re
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+from msgspec import Struct
+
+from shunter_engine.errors import ApiError, bad_request
+
+MAX_BODY_BYTES = 32 << 20
+BODY_DEADLINE_S = 60.0
+
+Body = TypeVar("Body", bound=Struct)
+_PLACE = re.compile(r"^(?P<problem>.*?) - at `(?P<path>[^`]*)`$", re.DOTALL)
+_MISSING = re.compile(r"missing required field `(?P<field>[^`]*)`")
+
+
+async def read_body(request: web.Request, body_type: type[Body]) -> Body:
+    """The JSON body. Raises `ApiError` 400 and 408; the server's limit on its size gives 413."""
+    try:
+        async with asyncio.timeout(BODY_DEADLINE_S):
+            data = await request.read()
+    except TimeoutError:
+        raise ApiError(408, f"the body did not come within {BODY_DEADLINE_S:g} s") from None
+    return decode_body(data, body_type)
+
+
+def decode_body(data: bytes, body_type: type[Body]) -> Body:
+    """Raises `ApiError` 400 that names the field, never its value."""
+    try:
+        return msgspec.json.decode(data, type=body_type)
+    except msgspec.ValidationError as error:
+        problem = str(error)
+        field: str | None = None
+        if place := _PLACE.match(problem):
+            problem = place["problem"]
+            field = place["path"].removeprefix("$").lstrip(".") or None
+        if missing := _MISSING.search(problem):
+            field = ".".join(part for part in (field, missing["field"]) if part)
+        raise bad_request(f"{field}: {problem}" if field else problem, field) from None
+    except msgspec.DecodeError:
+        raise bad_request("the body is not valid JSON") from None
