@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from shunter_api.problems import ConfigurationError, Problem
 from shunter_api.validate import Configuration, load_configuration
-from shunter_scheduler.costmodel.shapes import UnknownModel, model_shape
-from shunter_scheduler.sources.files import Files, read_files
+from shunter_scheduler.sources.files import KNOWN, Files, read_files
 
 QUICKSTART = "quickstart.yaml"
 
@@ -21,20 +19,10 @@ def quickstart_path() -> Path:
 
 
 def load(paths: Sequence[Path]) -> Configuration:
-    """Raises `ConfigurationError` with every problem of every file."""
+    """As the scheduler would. Raises `ConfigurationError` with every problem of every file."""
     return parse(read_files(paths))
 
 
 def parse(contents: Files) -> Configuration:
-    """Raises `ConfigurationError`, also for a simulated model whose shape nobody knows."""
-    configuration = load_configuration(contents)
-    problems = []
-    for pool in configuration.pools:
-        if pool.engine_type == "simulated":
-            try:
-                model_shape(pool.spec.model.source)
-            except UnknownModel as error:
-                problems.append(Problem(f"pool {pool.name}", 0, "spec.model.source", str(error)))
-    if problems:
-        raise ConfigurationError(tuple(problems))
-    return configuration
+    """Raises `ConfigurationError`."""
+    return load_configuration(contents, KNOWN)

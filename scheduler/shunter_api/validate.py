@@ -1,7 +1,7 @@
 """What must hold between resources, and the one way from files to a usable configuration."""
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from shunter_api.instances import InstanceEntry, InstanceList
@@ -12,8 +12,16 @@ from shunter_api.problems import ConfigurationError, Problem
 from shunter_api.routingpolicy import RoutingPolicy
 from shunter_api.rules import DEFAULT_CLASS
 
-# The names of the scheduler's dispatch policy table.
-DISPATCH_POLICIES = frozenset({"predicted-cost", "round-robin", "least-requests", "power-of-two"})
+# Field and reason of each thing in a pool that cannot work.
+PoolCheck = Callable[[ModelPool], Iterable[tuple[Path, str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a configuration may refer to, beyond its own resources."""
+
+    dispatch_policies: Collection[str] | None = None  # None: not checked
+    pool_check: PoolCheck = lambda pool: ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +38,12 @@ class Configuration:
 
 
 def load_configuration(
-    files: Iterable[tuple[str, str]], dispatch_policies: Collection[str] = DISPATCH_POLICIES
+    files: Iterable[tuple[str, str]],
+    known: Known = Known(),
 ) -> Configuration:
     """From (origin, text) of each file. Raises `ConfigurationError` with every problem."""
     documents = merge(load_documents(text, origin) for origin, text in files)
-    problems = check(documents, dispatch_policies)
+    problems = check(documents, known)
     if problems:
         raise ConfigurationError(problems)
     return Configuration(
@@ -44,16 +53,16 @@ def load_configuration(
     )
 
 
-def check(
-    documents: Documents, dispatch_policies: Collection[str] = DISPATCH_POLICIES
-) -> tuple[Problem, ...]:
+def check(documents: Documents, known: Known = Known()) -> tuple[Problem, ...]:
     """Every problem, those of reading included, by file and line."""
     problems = [*documents.problems, *_names(documents), *_model_names(documents.pools)]
     # A pool that could not be read is not known either: naming it is no second mistake.
     pools = None if documents.problems else {p.value.name: p.value for p in documents.pools}
     classes = {c.name for policy in documents.policies for c in policy.value.spec.classes}
+    for pool in documents.pools:
+        problems += [pool.problem(path, why) for path, why in known.pool_check(pool.value)]
     for policy in documents.policies:
-        problems.extend(_policy(policy, pools, classes | {DEFAULT_CLASS}, dispatch_policies))
+        problems.extend(_policy(policy, pools, classes | {DEFAULT_CLASS}, known))
     problems.extend(_instances(documents.instance_lists, pools))
     return tuple(sorted(set(problems)))
 
@@ -99,12 +108,12 @@ def _policy(
     policy: Located[RoutingPolicy],
     pools: dict[str, ModelPool] | None,
     classes: set[str],
-    dispatch_policies: Collection[str],
+    known: Known,
 ) -> Iterator[Problem]:
     spec = policy.value.spec
-    if spec.dispatch.policy not in dispatch_policies:
-        path: Path = ("spec", "dispatch", "policy")
-        yield policy.problem(path, _unknown("policy", spec.dispatch.policy, dispatch_policies))
+    name, policies = spec.dispatch.policy, known.dispatch_policies
+    if policies is not None and name not in policies:
+        yield policy.problem(("spec", "dispatch", "policy"), _unknown("policy", name, policies))
     for index, rule in enumerate(spec.rules):
         at: Path = ("spec", "rules", index)
         if rule.slo_class is not None and rule.slo_class not in classes:

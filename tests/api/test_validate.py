@@ -6,10 +6,12 @@ import pytest
 import yaml
 
 from shunter_api.problems import ConfigurationError
-from shunter_api.validate import load_configuration
+from shunter_api.validate import Known, load_configuration
 
 API = "apiVersion: shunter.dev/v1alpha1\n"
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
+
+KNOWN = Known(dispatch_policies=("predicted-cost", "round-robin"))
 
 
 def pool(name: str, aliases: str = "[]") -> str:
@@ -30,7 +32,7 @@ def instances(*items: str) -> str:
 
 def refused(*texts: str) -> list[str]:
     with pytest.raises(ConfigurationError) as error:
-        load_configuration([(f"{n}.yaml", text) for n, text in enumerate(texts)])
+        load_configuration([(f"{n}.yaml", text) for n, text in enumerate(texts)], KNOWN)
     return [str(problem) for problem in error.value.problems]
 
 

@@ -48,4 +48,13 @@ def test_a_simulated_model_that_nobody_knows(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(POOL.replace("NAME", "a").replace("llama-3.1", "lama-3.1"))
     result = validate(tmp_path / "a.yaml")
     assert result.returncode == 1
+    assert f"{tmp_path}/a.yaml:5" in result.stdout
     assert "did you mean" in result.stdout
+
+
+def test_a_simulated_model_that_does_not_fit_its_gpu(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(POOL.replace("NAME", "a").replace("-8b", "-70b"))
+    result = validate(tmp_path / "a.yaml")
+    assert result.returncode == 1
+    assert f"{tmp_path}/a.yaml:7" in result.stdout
+    assert "raise tensorParallel" in " ".join(result.stdout.split())

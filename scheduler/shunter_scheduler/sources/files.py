@@ -5,7 +5,7 @@ and the symlink swaps of mounted ConfigMaps alike. A bad edit is refused; what r
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,13 @@ from pathlib import Path
 import structlog
 
 from shunter_api.problems import ConfigurationError, Problem
-from shunter_api.validate import DISPATCH_POLICIES, Configuration, load_configuration
+from shunter_api.validate import Configuration, Known, load_configuration
 from shunter_scheduler.domain.cluster import Instance, Topology
+from shunter_scheduler.policies import DISPATCH_POLICIES
+from shunter_scheduler.sources.feasible import infeasible
+
+# What this scheduler can do with a configuration.
+KNOWN = Known(dispatch_policies=DISPATCH_POLICIES, pool_check=infeasible)
 
 MAX_FILES = 1000
 MAX_FILE_BYTES = 4 * 1024 * 1024
@@ -42,12 +47,10 @@ class FileSource:
         paths: Sequence[Path],
         *,
         interval_s: float = 0.5,
-        dispatch_policies: Collection[str] = DISPATCH_POLICIES,
         read: Reader | None = None,
     ) -> None:
         self._paths = tuple(paths)
         self._interval_s = interval_s
-        self._policies = dispatch_policies
         self._read = read or read_files
         self._log = structlog.get_logger(source="files")
         self.config_error = ""  # the refused edit that stands, empty if none
@@ -67,7 +70,7 @@ class FileSource:
         try:
             if isinstance(found, ConfigurationError):
                 raise found
-            topology = topology_of(load_configuration(found, self._policies), version)
+            topology = topology_of(load_configuration(found, KNOWN), version)
         except ConfigurationError as error:
             refused = ConfigRefused(error.problems)
             self.config_error = str(refused)
