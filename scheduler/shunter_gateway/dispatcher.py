@@ -216,7 +216,7 @@ class Dispatcher:
             if life.state in ("assigned", "streaming"):
                 self._link.send(life.running_event())
             elif life.state == "waiting" and not life.backing_off:
-                self._link.send(life.submitted_event())
+                life.submit()
 
     # ------------------------------------------------------------ time
 

@@ -50,6 +50,7 @@ class SchedulerClient:
         self._time = asyncio.get_running_loop().time
         self._queue: deque[SchedulerEvent] = deque()
         self._queued = asyncio.Event()
+        self._warned = False
         self.lost_since: float | None = self._time()
         self.heard_at = 0.0
 
@@ -82,8 +83,10 @@ class SchedulerClient:
         return grpc.aio.secure_channel(target.address, target.credentials, options=_CHANNEL_OPTIONS)
 
     def _lose(self, reason: str) -> None:
-        if self.lost_since is None:
+        if not self._warned:
+            self._warned = True
             _log.warning("scheduler_lost", scheduler=self._target.address, reason=reason)
+        if self.lost_since is None:
             self.lost_since = self._time()
             kept = [event for event in self._queue if isinstance(event, _ENDS)]
             self._queue.clear()
@@ -114,6 +117,7 @@ class SchedulerClient:
     def _begin(self, listener: SessionListener) -> None:
         _log.info("scheduler_session", scheduler=self._target.address)
         self.lost_since = None
+        self._warned = False
         listener.on_session()
         self._queued.set()
 

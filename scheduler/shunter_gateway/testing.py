@@ -188,8 +188,11 @@ class LetterDecoder:
         return ""
 
 
+@dataclass(slots=True)
 class LetterDecoders:
-    """`Decoders` for every pool."""
+    """`Decoders` for every pool; `reason` is why its engines' tokens cannot be trusted."""
+
+    reason: str = ""
 
     def decoder(self, pool: Pool, context_ids: tuple[int, ...]) -> Decoder | None:
         return LetterDecoder()
@@ -198,7 +201,7 @@ class LetterDecoders:
         return frozenset()
 
     def mismatch(self, pool: Pool) -> str:
-        return ""
+        return self.reason
 
 
 @dataclass(slots=True)

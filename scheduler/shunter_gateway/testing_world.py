@@ -41,6 +41,7 @@ class World:
     )
     limits: LifecycleLimits = field(default_factory=LifecycleLimits)
     connected: bool = True
+    mismatch: str = ""
     clock: ManualClock = field(default_factory=ManualClock)
     observer: CountingObserver = field(default_factory=CountingObserver)
     engine: ScriptedEngine = field(init=False)
@@ -54,7 +55,7 @@ class World:
             clock=self.clock,
             link=self.scheduler,
             adapters={"simulated": self.engine},
-            decoders=LetterDecoders(),
+            decoders=LetterDecoders(self.mismatch),
             observer=self.observer,
             rng=random.Random(1),
             limits=self.limits,

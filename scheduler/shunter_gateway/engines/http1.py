@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
 import httptools
+import structlog
 
+_log = structlog.get_logger(__name__)
 FaultReason = Literal["connection", "timeout", "protocol"]
 _USER_AGENT = b"shunter"
 
@@ -187,8 +189,12 @@ class _Connection(asyncio.Protocol):
         exchange.heard_at = self._client.time()
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError as error:
+            _log.error("engine_answer_not_handled", address=self.address, exc_info=error)
+            exchange.fail("protocol", "the answer could not be handled")
+            return
         except httptools.HttpParserError as error:
-            exchange.fail("protocol", f"not valid HTTP: {error}")
+            exchange.fail("protocol", f"not valid HTTP: {type(error).__name__}")
             return
         if self._complete:
             self._end()
@@ -340,8 +346,8 @@ class HttpClient:
         except TimeoutError:
             exchange.fail("timeout", f"no connection within {self.limits.connect_s:g} s")
             return
-        except OSError as error:
-            exchange.fail("connection", f"cannot connect: {error.strerror or error}")
+        except (OSError, ValueError) as error:  # ValueError: a host name that is none
+            exchange.fail("connection", f"cannot connect: {error}")
             return
         if exchange.handler is None:
             connection.close()
@@ -367,7 +373,7 @@ class HttpClient:
 def split_address(address: str) -> tuple[str, int]:
     """`host:port`, `[v6]:port`. Raises `OSError` for anything else, as connecting would."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdigit() or int(port) > 65535:
         raise OSError(f"{address!r} is not host:port")
     return host.strip("[]"), int(port)
 

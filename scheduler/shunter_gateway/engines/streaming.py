@@ -98,8 +98,18 @@ class StreamCall:
         self._body = bytearray()
         self._finished = False
 
-    def start(self, client: HttpClient, request: EngineRequest, path: str, body: bytes) -> None:
-        self._exchange = client.post(request.address, path, body, self, request.trace_parent)
+    def start(
+        self,
+        client: HttpClient,
+        request: EngineRequest,
+        path: str,
+        body: bytes,
+        first_byte_s: float = 0.0,
+    ) -> None:
+        """`first_byte_s` 0: the client's own limit."""
+        self._exchange = client.post(
+            request.address, path, body, self, request.trace_parent, first_byte_s
+        )
 
     # ------------------------------------------------------------ EngineCall
 

@@ -6,6 +6,8 @@ from shunter_gateway.engines.http1 import HttpClient
 from shunter_gateway.engines.streaming import EngineRefused, StreamCall, finish_reason
 from shunter_gateway.ports import EngineCall, EngineFailure, EngineRequest, TokenChunk, TokenSink
 
+WHOLE_ANSWER_S = 600.0  # longest wait for an answer that does not stream
+
 
 class _PromptDetails(msgspec.Struct):
     cached_tokens: int | None = None
@@ -97,12 +99,11 @@ class TextDecoder:
 
 def start_text_call(client: HttpClient, request: EngineRequest, sink: TokenSink) -> EngineCall:
     call = StreamCall(TextDecoder(), sink)
-    call.start(client, request, request.path, _with_model(request.body, request.model))
+    fields = msgspec.json.decode(request.body, type=dict[str, msgspec.Raw])
+    # The client may have used an alias that the engine does not know.
+    fields["model"] = msgspec.Raw(msgspec.json.encode(request.model))
+    streamed = bytes(fields.get("stream", b"")) == b"true"
+    body = msgspec.json.encode(fields)
+    first_byte_s = 0.0 if streamed else WHOLE_ANSWER_S
+    call.start(client, request, request.path, body, first_byte_s)
     return call
-
-
-def _with_model(body: bytes, model: str) -> bytes:
-    """The client may have used an alias that the engine does not know."""
-    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    fields["model"] = msgspec.Raw(msgspec.json.encode(model))
-    return msgspec.json.encode(fields)

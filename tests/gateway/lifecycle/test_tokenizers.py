@@ -1,0 +1,120 @@
+"""Tokenizers are loaded once, off the loop, and compared with each engine's own."""
+
+import threading
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shunter_gateway.ports import Capabilities, EngineUnavailable
+from shunter_gateway.testing import (
+    TEXT_LEVEL,
+    TOKEN_LEVEL,
+    ManualClock,
+    ScriptedEngine,
+    topology_message,
+)
+from shunter_gateway.testing_world import World
+from shunter_gateway.tokenizers import PROBE, TokenizerRegistry
+from shunter_gateway.topology import Topology, topology_from_proto
+from shunter_text.sources import TokenizerUnavailable, sim_tokenizer
+from shunter_text.tokenizer import Tokenizer
+
+
+class Engine(ScriptedEngine):
+    """Tokenises as told."""
+
+    def __init__(self, ids: list[int] | None, capabilities: Capabilities = TOKEN_LEVEL) -> None:
+        super().__init__(ManualClock(), capabilities)
+        self.ids = ids
+        self.asked: list[str] = []
+
+    async def tokenize(self, address: str, model: str, text: str) -> list[int]:
+        self.asked.append(address)
+        assert text == PROBE
+        if self.ids is None:
+            raise EngineUnavailable("not up")
+        return self.ids
+
+
+class Loader:
+    def __init__(self) -> None:
+        self.loads: list[str] = []
+        self.threads: set[int] = set()
+
+    def __call__(self, source: str) -> Tokenizer | None:
+        self.loads.append(source)
+        self.threads.add(threading.get_ident())
+        if source == "sim://broken":
+            raise TokenizerUnavailable("no such file")
+        return None if source == "sim://none" else sim_tokenizer()
+
+
+def topology(*pools: str) -> Topology:
+    return topology_from_proto(topology_message({f"{pool}-0": pool for pool in pools}))
+
+
+@pytest.fixture
+async def loader() -> AsyncIterator[Loader]:
+    yield Loader()
+
+
+async def registry_of(engine: Engine, loader: Loader, *pools: str) -> TokenizerRegistry:
+    registry = TokenizerRegistry({"simulated": engine}, loader)
+    registry.update(topology(*pools))
+    await registry.settled()
+    return registry
+
+
+async def test_loaded_once_in_a_thread(loader: Loader) -> None:
+    registry = await registry_of(Engine(sim_tokenizer().encode(PROBE)), loader, "chat")
+    assert await registry.tokenizer("sim://chat") is registry.known("sim://chat")
+    registry.update(topology("chat"))
+    await registry.settled()
+    assert loader.loads == ["sim://chat"]
+    assert threading.get_ident() not in loader.threads
+    pool = topology("chat").pools["chat"]
+    assert registry.mismatch(pool) == ""
+    assert registry.eos_token_ids(pool) == frozenset(sim_tokenizer().eos_token_ids)
+    decoder = registry.decoder(pool, ())
+    assert decoder is not None
+    text = "".join(decoder.step(id_) for id_ in sim_tokenizer().encode("Hello there"))
+    assert text == "Hello there"
+    await registry.close()
+
+
+async def test_engine_is_asked_once_and_again_if_it_was_not_up(loader: Loader) -> None:
+    engine = Engine(None)
+    registry = await registry_of(engine, loader, "chat")
+    engine.ids = sim_tokenizer().encode(PROBE)
+    for _ in range(3):
+        registry.update(topology("chat"))
+        await registry.settled()
+    assert engine.asked == ["chat-0:1"] * 2
+    await registry.close()
+
+
+async def test_other_tokenizer_disables_tokens_with_a_reason(loader: Loader) -> None:
+    registry = await registry_of(Engine([1, 2, 3]), loader, "chat", "none", "broken")
+    pools = topology("chat", "none", "broken").pools
+    assert "chat-0" in registry.mismatch(pools["chat"])
+    assert registry.mismatch(pools["none"]) == ""
+    assert await registry.tokenizer("sim://none") is None
+    assert await registry.tokenizer("sim://broken") is None
+    await registry.close()
+
+
+async def test_text_level_engines_are_not_asked(loader: Loader) -> None:
+    engine = Engine(None, TEXT_LEVEL)
+    registry = await registry_of(engine, loader, "chat")
+    assert engine.asked == []
+    await registry.close()
+
+
+def test_request_of_a_mismatched_pool_goes_as_text() -> None:
+    world = World(mismatch="differs")
+    _, sink = world.submit(body=b'{"prompt":"x"}')
+    request = world.call_of().request
+    assert request.token_ids is None and request.body == b'{"prompt":"x"}'
+    assert world.observer.counts == {"unmovable tokenizer_mismatch": 1}
+    world.call_of().step(3)
+    assert sink.text == "xxx" and sink.deltas[0].raw == b""
