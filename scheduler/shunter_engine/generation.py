@@ -129,12 +129,9 @@ class Generation:
             raise
 
     def decoder_for(self, index: int) -> StreamDecoder:
-        """Goes on after the prompt only where its end counts as answer: there a character may be
-        unfinished."""
-        call = self.call
-        prompt = call.prompts[index // call.n]
-        context = prompt[-call.output_offset :] if call.output_offset else ()
-        return self._around.tokenizer.decoder(context)
+        """Goes on after the prompt: its end decides over a space, or over half a character."""
+        prompt = self.call.prompts[index // self.call.n]
+        return self._around.tokenizer.decoder(prompt)
 
     def on_piece(self, choice: Choice, piece: Piece) -> None:
         if self._first_s is None and piece.event is not None:
