@@ -44,6 +44,7 @@ log = structlog.get_logger(__name__)
 
 _DEFAULT_KV_TOKENS = 16384
 _EMBED_TOKENS = 256  # per step
+_RETRY_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,11 @@ class NumpyBackend:
             live = self._live.pop(request_id)
             live.sink.on_token(TokenEvent(None, finish_reason="abort"))
 
+    async def failed(self) -> None:
+        """Returns only by raising what broke the step loop; a failed step does not."""
+        assert self._steps is not None, "not started"
+        await asyncio.shield(self._steps)
+
     def submit(self, request: SequenceRequest, sink: SequenceSink) -> None:
         loaded = self._ready()
         vocabulary = loaded.model.shape.vocabulary
@@ -203,8 +209,7 @@ class NumpyBackend:
         while True:
             plan = loaded.scheduler.plan()
             if plan is None:
-                self._wake.clear()
-                await self._wake.wait()
+                await self._idle(loaded.scheduler)
                 continue
             try:
                 spans, picks = self._inputs(plan)
@@ -213,6 +218,14 @@ class NumpyBackend:
             except Exception:  # the engine's outermost loop
                 log.exception("step_failed", sequences=len(plan.chunks))
                 self._fail(loaded.scheduler, plan)
+
+    async def _idle(self, scheduler: BatchScheduler) -> None:
+        self._wake.clear()
+        # A plan that only preempted leaves sequences that can go on without anybody's call.
+        waiting = scheduler.stats().waiting > 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_RETRY_S if waiting else None):
+                await self._wake.wait()
 
     def _inputs(self, plan: StepPlan) -> tuple[list[Span], list[_Pick]]:
         """Copies of all that the worker reads: the scheduler's lists change with each abort."""
