@@ -34,6 +34,9 @@ def bench(
     ] = 1.0,
     slo_ttft: Annotated[str, typer.Option(help="Target time to first token.")] = "500ms",
     slo_tpot: Annotated[str, typer.Option(help="Target time per output token.")] = "50ms",
+    max_request_tokens: Annotated[
+        int, typer.Option(min=0, help="Leave out longer requests, answer included; 0: none.")
+    ] = 0,
     chat: Annotated[
         bool, typer.Option("--chat", help="Send words as a chat message, not token ids.")
     ] = False,
@@ -95,6 +98,7 @@ def bench(
             speed=speed,
             slo_ttft=slo_ttft,
             slo_tpot=slo_tpot,
+            max_request_tokens=max_request_tokens,
             chat=chat,
             natural_length=natural_length,
             exact=exact,

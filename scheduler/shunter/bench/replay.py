@@ -52,8 +52,10 @@ async def _run(
         due_at = started_at + request.at_s
         record = _record(request)
         record.late_s = perf_counter() - due_at
+        must_wait = slots.locked()
         async with slots:
-            record.slot_wait_s = perf_counter() - due_at - record.late_s
+            if must_wait:
+                record.slot_wait_s = perf_counter() - due_at - record.late_s
             tally.sent += 1
             await send(request, record, due_at)
         tally.finished += 1

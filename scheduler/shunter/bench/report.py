@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
@@ -86,10 +86,27 @@ class Generator(msgspec.Struct, frozen=True):
     slot_wait_s: Summary | None
 
 
+class RunFacts(msgspec.Struct, frozen=True):
+    """What was replayed against what; enough to do it again."""
+
+    url: str = ""
+    trace: str = ""
+    start_s: float = 0.0
+    window_s: float = 0.0  # 0: to the trace's end
+    speed: float = 1.0
+    models: dict[str, float] = {}
+    chat: bool = False
+    exact_length: bool = True
+    max_in_flight: int = 0
+    seed: int = 0
+
+
 class Report(msgspec.Struct, frozen=True):
     """`duration_s`: from the start to the last end."""
 
+    run: RunFacts
     planned: int
+    left_out: int
     interrupted: bool
     duration_s: float
     overall: Figures
@@ -100,16 +117,25 @@ class Report(msgspec.Struct, frozen=True):
     generator: Generator
 
 
-def build_report(
-    records: Sequence[Record], slo: Slo, planned: int, *, interrupted: bool = False
-) -> Report:
-    """`planned` counts the workload's requests, ended or not."""
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """`planned` counts the requests to send, ended or not; `left_out` those never meant to be."""
+
+    planned: int
+    left_out: int = 0
+    interrupted: bool = False
+    run: RunFacts = field(default_factory=RunFacts)
+
+
+def build_report(records: Sequence[Record], slo: Slo, scope: Scope) -> Report:
     duration_s = max((r.due_s + r.end_s for r in records), default=0.0)
     mismatched = sorted((r for r in records if r.mismatch), key=lambda r: r.index)
     models = sorted({r.model for r in records})
     return Report(
-        planned=planned,
-        interrupted=interrupted,
+        run=scope.run,
+        planned=scope.planned,
+        left_out=scope.left_out,
+        interrupted=scope.interrupted,
         duration_s=duration_s,
         overall=_figures(records, slo, duration_s),
         models={m: _figures([r for r in records if r.model == m], slo, duration_s) for m in models},

@@ -12,7 +12,7 @@ from shunter.bench.plot import save_plot
 from shunter.bench.progress import show_progress
 from shunter.bench.records import Record, Tally
 from shunter.bench.replay import replay
-from shunter.bench.report import Report, Slo, build_report
+from shunter.bench.report import Report, RunFacts, Scope, Slo, build_report
 from shunter.bench.requests import RequestStyle, planned_requests
 from shunter.bench.table import render
 from shunter.failure import Failure
@@ -41,6 +41,7 @@ class BenchOptions:
     speed: float = 1.0
     slo_ttft: str = "500ms"
     slo_tpot: str = "50ms"
+    max_request_tokens: int = 0
     chat: bool = False
     natural_length: bool = False
     exact: bool = False
@@ -62,13 +63,20 @@ def run_bench(options: BenchOptions) -> int:
     """
     slo = Slo(_seconds("--slo-ttft", options.slo_ttft), _seconds("--slo-tpot", options.slo_tpot))
     arrivals = _arrivals(options)
+    chosen = _short_enough(arrivals, options.max_request_tokens)
     endpoint = Endpoint(
         _base_url(options.url), _headers(options), _seconds("--timeout", options.timeout)
     )
-    records, interrupted = run(_replay(options, endpoint, arrivals))
-    report = build_report(records, slo, len(arrivals), interrupted=interrupted)
+    outcome = run(_replay(options, endpoint, chosen))
+    scope = Scope(
+        planned=len(chosen),
+        left_out=len(arrivals) - len(chosen),
+        interrupted=outcome.interrupted,
+        run=_facts(options, endpoint, outcome.models),
+    )
+    report = build_report(outcome.records, slo, scope)
     out().print(render(report, exact=options.exact))
-    _write_files(options, report, records, slo)
+    _write_files(options, report, outcome.records, slo)
     return exit_code(report, options)
 
 
@@ -79,13 +87,21 @@ def exit_code(report: Report, options: BenchOptions) -> int:
     return 1 if failed or (options.exact and report.mismatches_total) else 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    records: list[Record]
+    models: list[tuple[str, float]]
+    interrupted: bool
+
+
 async def _replay(
     options: BenchOptions, endpoint: Endpoint, arrivals: Sequence[Arrival]
-) -> tuple[list[Record], bool]:
+) -> _Outcome:
     tally = Tally(len(arrivals))
     async with OpenAiClient(endpoint) as client:
+        models = await _models(options, client)
         style = RequestStyle(
-            models=await _models(options, client),
+            models=models,
             prompts=PromptTokens(seed=options.seed),
             chat=options.chat,
             exact_length=not options.natural_length,
@@ -95,7 +111,7 @@ async def _replay(
         with stop_signals() as stop:
             async with show_progress(tally, err()):
                 records = await replay(requests, client.send, tally, options.max_in_flight, stop)
-            return records, stop.is_set()
+            return _Outcome(records, models, stop.is_set())
 
 
 async def _models(options: BenchOptions, client: OpenAiClient) -> list[tuple[str, float]]:
@@ -136,6 +152,32 @@ def _arrivals(options: BenchOptions) -> list[Arrival]:
         return scale(arrivals, options.speed)
     except WorkloadError as error:
         raise Failure(f"--trace: {error}", "see `shunter bench --help`") from error
+
+
+def _short_enough(arrivals: list[Arrival], max_request_tokens: int) -> list[Arrival]:
+    if not max_request_tokens:
+        return arrivals
+    chosen = [a for a in arrivals if a.prompt_tokens + a.output_tokens <= max_request_tokens]
+    if not chosen:
+        raise Failure(f"no request has at most {max_request_tokens} tokens")
+    return chosen
+
+
+def _facts(
+    options: BenchOptions, endpoint: Endpoint, models: Sequence[tuple[str, float]]
+) -> RunFacts:
+    return RunFacts(
+        url=endpoint.url,
+        trace=options.trace,
+        start_s=parse_duration(options.start),
+        window_s=parse_duration(options.duration),
+        speed=options.speed,
+        models=dict(models),
+        chat=options.chat,
+        exact_length=not options.natural_length,
+        max_in_flight=options.max_in_flight,
+        seed=options.seed,
+    )
 
 
 def _base_url(url: str) -> str:

@@ -23,9 +23,10 @@ def render(report: Report, *, exact: bool = False) -> RenderableType:
 
 def _headline(report: Report) -> Text:
     figures = report.overall
+    left_out = f", {report.left_out} too long ones left out" if report.left_out else ""
     return Text(
         f"{figures.succeeded} of {report.planned} requests succeeded in {report.duration_s:.1f} s"
-        f"{' (interrupted)' if report.interrupted else ''}: "
+        f"{' (interrupted)' if report.interrupted else ''}{left_out}: "
         f"{figures.requests_per_s:.2f} requests/s, {figures.prompt_tokens} prompt and "
         f"{figures.output_tokens} output tokens, {figures.output_tokens_per_s:.0f} output tokens/s"
     )
@@ -64,7 +65,7 @@ def _generator(report: Report) -> Text:
     late, wait = report.generator.lateness_s, report.generator.slot_wait_s
     text = "Load generator: "
     text += f"late by p50 {late.p50 * 1000:.1f}, p99 {late.p99 * 1000:.1f} ms" if late else "idle"
-    if wait and wait.max >= 0.01:
+    if wait and wait.max > 0:
         text += f"; waited for --max-in-flight up to {wait.max:.2f} s"
     return Text(text)
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import msgspec
 import pytest
 
 from shunter.bench.records import Record
-from shunter.bench.report import Report, Slo, build_report
+from shunter.bench.report import Report, Scope, Slo, build_report
 from shunter.bench.run import BenchOptions, exit_code, run_bench
 from shunter.bench.testing import FakeEndpoint
 from shunter.failure import Failure
@@ -31,9 +32,8 @@ except Failure as failure:
 """
 
 
-async def bench(*arguments: str, **environment: str) -> tuple[int, str, str]:
-    """Exit code, stdout, stderr."""
-    process = await asyncio.create_subprocess_exec(
+async def start(*arguments: str, **environment: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
         RUN,
@@ -42,6 +42,11 @@ async def bench(*arguments: str, **environment: str) -> tuple[int, str, str]:
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **environment},
     )
+
+
+async def bench(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr."""
+    process = await start(*arguments, **environment)
     try:
         async with asyncio.timeout(60):
             out, error = await process.communicate()
@@ -71,6 +76,7 @@ async def test_a_trace_is_replayed_and_reported(tmp_path: Path) -> None:
     report = msgspec.json.decode(report_path.read_bytes(), type=Report)
     assert report.overall.output_tokens == sum(3 + i % 4 for i in range(20))
     assert report.mismatches_total == 0
+    assert (report.run.trace, report.run.models) == (f"azure:{trace}", {"good": 1.0})
     assert report.generator.lateness_s is not None
     assert "secret-1" not in report_path.read_text() + out
     assert plot_path.read_bytes().startswith(b"\x89PNG")
@@ -107,13 +113,35 @@ def ended(error: str = "", output_tokens: int = 4) -> Record:
 def test_the_exit_code_says_whether_requests_failed(
     record: Record, options: dict[str, bool], code: int
 ) -> None:
-    report = build_report([record], Slo(1.0, 1.0), planned=1)
+    report = build_report([record], Slo(1.0, 1.0), Scope(planned=1))
     assert exit_code(report, BenchOptions("http://x", "azure", **options)) == code  # type: ignore[arg-type]
 
 
 def test_an_interrupted_run_says_so() -> None:
-    report = build_report([ended()], Slo(1.0, 1.0), planned=2, interrupted=True)
+    report = build_report([ended()], Slo(1.0, 1.0), Scope(planned=2, interrupted=True))
     assert exit_code(report, BenchOptions("http://x", "azure")) == 130
+
+
+async def test_an_interrupt_ends_the_run_with_what_there_is() -> None:
+    load = ("--trace", "poisson:rate=20,input=8,output=1", "--duration", "60s")
+    async with FakeEndpoint().serving() as fake:
+        process = await start("--url", fake.url, "--model", "good", *load)
+        async with asyncio.timeout(30):
+            while len(fake.requests) < 5:
+                await asyncio.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            out, error = await process.communicate()
+    assert (process.returncode, error) == (130, b"")
+    assert b"(interrupted)" in out
+
+
+async def test_requests_too_long_for_the_model_can_be_left_out() -> None:
+    load = ("--trace", "poisson:rate=40,input=1-20,output=1", "--duration", "1s")
+    async with FakeEndpoint().serving() as fake:
+        code, out, _ = await bench("--url", fake.url, *load, "--max-request-tokens", "11")
+    assert code == 0
+    assert "too long ones left out" in out
+    assert max(len(r["prompt"]) for r in fake.requests) == 10
 
 
 async def test_load_is_spread_over_models_and_the_first_is_the_default() -> None:

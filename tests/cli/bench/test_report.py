@@ -6,7 +6,7 @@ from rich.console import Console
 
 from shunter.bench.plot import load_over_time
 from shunter.bench.records import Record
-from shunter.bench.report import Report, Slo, build_report, summary
+from shunter.bench.report import Report, Scope, Slo, build_report, summary
 from shunter.bench.table import render
 
 SLO = Slo(ttft_s=0.5, tpot_s=0.1)
@@ -60,7 +60,7 @@ def test_goodput_needs_both_targets(ttft_s: float, gaps_s: tuple[float, ...], me
 
 def test_failed_requests_lower_goodput_but_not_latency() -> None:
     records = [record(0), record(1, due_s=1.55), record(2, error="timeout", ttft_s=9.0)]
-    report = build_report(records, SLO, planned=4)
+    report = build_report(records, SLO, Scope(planned=4))
     assert report.duration_s == pytest.approx(9.3)
     figures = report.overall
     assert (figures.ended, figures.succeeded, figures.output_tokens) == (3, 2, 8)
@@ -74,7 +74,7 @@ def test_failed_requests_lower_goodput_but_not_latency() -> None:
 
 def test_errors_are_counted_by_kind_with_the_first_as_example() -> None:
     records = [record(i, error="HTTP 429" if i else "timeout") for i in range(4)]
-    report = build_report(records, SLO, planned=4)
+    report = build_report(records, SLO, Scope(planned=4))
     assert [(e.kind, e.count, e.example) for e in report.errors] == [
         ("HTTP 429", 3, "HTTP 429 of 1"),
         ("timeout", 1, "timeout of 0"),
@@ -87,7 +87,7 @@ def test_answers_of_another_length_are_named() -> None:
     silent.output_tokens = None
     loose.output_tokens = 99
     loose.asked_output_tokens = None
-    report = build_report([short, silent, loose, record(1)], SLO, planned=4)
+    report = build_report([short, silent, loose, record(1)], SLO, Scope(planned=4))
     assert report.mismatches_total == 2
     assert [(m.index, m.what) for m in report.mismatches] == [
         (2, "output tokens not reported, asked 4"),
@@ -97,7 +97,7 @@ def test_answers_of_another_length_are_named() -> None:
 
 def test_each_model_has_its_own_figures() -> None:
     records = [record(0, model="a"), record(1, model="b", ttft_s=0.4), record(2, model="b")]
-    report = build_report(records, SLO, planned=3)
+    report = build_report(records, SLO, Scope(planned=3))
     assert {name: f.ended for name, f in report.models.items()} == {"a": 1, "b": 2}
     ttft = report.models["b"].latencies.ttft_s
     assert ttft is not None
@@ -105,7 +105,7 @@ def test_each_model_has_its_own_figures() -> None:
 
 
 def test_a_run_without_any_answer_still_gives_a_report() -> None:
-    report = build_report([], SLO, planned=3, interrupted=True)
+    report = build_report([], SLO, Scope(planned=3, interrupted=True))
     assert report.overall.latencies.ttft_s is None
     assert report.overall.goodput.share == 0
 
@@ -114,7 +114,7 @@ def test_the_table_fits_80_columns_and_shows_what_went_wrong() -> None:
     records = [record(i, model="ab"[i % 2]) for i in range(8)]
     records += [record(i, error="HTTP 503") for i in range(8, 10)]
     records[0].output_tokens = 1
-    report = build_report(records, SLO, planned=10)
+    report = build_report(records, SLO, Scope(planned=10))
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(render(report))
     console.file.close()
@@ -125,7 +125,7 @@ def test_the_table_fits_80_columns_and_shows_what_went_wrong() -> None:
 
 
 def test_the_json_reads_back_as_the_same_report() -> None:
-    report = build_report([record(0), record(1, error="timeout")], SLO, planned=2)
+    report = build_report([record(0), record(1, error="timeout")], SLO, Scope(planned=2))
     assert msgspec.json.decode(msgspec.json.encode(report), type=Report) == report
 
 
