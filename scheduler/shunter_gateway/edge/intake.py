@@ -135,7 +135,8 @@ class Intake:
 
     async def _encode_prompt(self, model: ServedModel, prompt: str | Ids) -> Ids | None:
         if not isinstance(prompt, str):
-            return self._fits(model, prompt, "prompt")
+            accepted = self._fits(model, prompt, "prompt")
+            return None if accepted is None else await self._models.accept_ids(model, accepted)
         try:
             ids = await self._models.encode_text(model, prompt)
         except PromptInvalid as error:

@@ -69,6 +69,9 @@ class LiveModels:
             return None
         return await _in_thread(len(text), partial(tokenizer.encode, text))
 
+    async def accept_ids(self, model: ServedModel, ids: tuple[int, ...]) -> tuple[int, ...] | None:
+        return ids if await self._tokenizer(model) is not None else None
+
     async def encode_chat(self, model: ServedModel, chat: ChatPrompt) -> tuple[int, ...] | None:
         tokenizer = await self._tokenizer(model)
         if tokenizer is None:

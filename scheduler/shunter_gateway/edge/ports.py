@@ -48,6 +48,9 @@ class Models(Protocol):
     async def encode_text(self, model: ServedModel, text: str) -> tuple[int, ...] | None:
         """Token ids of a plain prompt; None without a tokenizer. Raises `PromptInvalid`."""
 
+    async def accept_ids(self, model: ServedModel, ids: tuple[int, ...]) -> tuple[int, ...] | None:
+        """A prompt that came as ids; None where the gateway could not turn the answer into text."""
+
     async def encode_chat(self, model: ServedModel, chat: ChatPrompt) -> tuple[int, ...] | None:
         """Token ids of a conversation by the model's chat template; None without a tokenizer.
         Raises `PromptInvalid`."""

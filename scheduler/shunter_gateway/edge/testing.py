@@ -136,6 +136,9 @@ class FakeModels:
     async def encode_text(self, model: ServedModel, text: str) -> tuple[int, ...] | None:
         return None if model.engine_type == "openai" else tuple(text.encode())
 
+    async def accept_ids(self, model: ServedModel, ids: tuple[int, ...]) -> tuple[int, ...] | None:
+        return None if model.engine_type == "openai" else ids
+
     async def encode_chat(self, model: ServedModel, chat: ChatPrompt) -> tuple[int, ...] | None:
         if any(message["role"] == "nobody" for message in chat.messages):
             raise PromptInvalid("the chat template knows no role `nobody`")
