@@ -16,7 +16,7 @@ from shunter.failure import Failure
 from shunter.up import bound
 from shunter.up.child import ChildSpec
 from shunter.up.fleet import Fleet
-from shunter.up.ports import free_ports, port_or_free
+from shunter.up.ports import Ports
 
 SERVER = "import http.server,sys; http.server.test(HandlerClass=http.server.SimpleHTTPRequestHandler, port=int(sys.argv[1]), bind='127.0.0.1')"  # fmt: skip # noqa: E501
 
@@ -33,7 +33,7 @@ def spec(tmp_path: Path, name: str, *argv: str, port: int = 0) -> ChildSpec:
 
 
 def server(tmp_path: Path, name: str) -> ChildSpec:
-    (port,) = free_ports(1)
+    port = Ports().free()
     return spec(tmp_path, name, SERVER, str(port), port=port)
 
 
@@ -131,6 +131,6 @@ def test_a_taken_port_is_named_with_its_option() -> None:
         sock.listen()
         port = sock.getsockname()[1]
         with pytest.raises(Failure, match=f"127.0.0.1:{port}") as failure:
-            port_or_free("127.0.0.1", port, "--port")
+            Ports().wanted("127.0.0.1", port, "--port")
     assert "--port 0" in failure.value.next_step
-    assert port_or_free("127.0.0.1", 0, "--port") > 0
+    assert Ports().wanted("127.0.0.1", 0, "--port") > 0

@@ -38,6 +38,12 @@ def up(
     api_keys: Annotated[
         Path | None, typer.Option(help="YAML file of hashed API keys.", exists=True)
     ] = None,
+    insecure_open: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-open", help="Serve beyond this machine (--host) without API keys."
+        ),
+    ] = False,
     start_timeout: Annotated[
         float, typer.Option(min=1, help="Seconds until everything must serve.")
     ] = 180.0,
@@ -63,6 +69,7 @@ def up(
             duration_s=for_seconds,
             speed=speed,
             api_keys=api_keys,
+            insecure_open=insecure_open,
             start_timeout_s=start_timeout,
         )
     )

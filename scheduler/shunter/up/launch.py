@@ -5,10 +5,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from shunter.failure import Failure
 from shunter.up.child import ChildSpec
 from shunter.up.llama import f16_model, llama_server
 from shunter.up.plan import EnginePlan, engine_arguments, llama_arguments
-from shunter_text.model_files import FetchOptions, model_file
+from shunter_text.model_files import FetchOptions, ModelFileError, model_file
+
+GATEWAY_GRACE_S = 5  # for answers to finish at the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +39,18 @@ def scheduler_spec(endpoints: Endpoints, config: Path, logs: Path) -> ChildSpec:
     )
 
 
-def gateway_spec(endpoints: Endpoints, api_keys: Path | None, logs: Path) -> ChildSpec:
+def gateway_spec(
+    endpoints: Endpoints, logs: Path, api_keys: Path | None, insecure_open: bool
+) -> ChildSpec:
     keys = ("--api-keys", str(api_keys)) if api_keys else ()
+    insecure = ("--insecure-open",) if insecure_open else ()
     return ChildSpec(
         name="gateway",
         role="gateway",
         argv=_shunter(
             "gateway",
             *("--scheduler", endpoints.scheduler, "--listen", endpoints.http),
-            *("--grpc-listen", endpoints.grpc, *keys),
+            *("--grpc-listen", endpoints.grpc, "--grace", str(GATEWAY_GRACE_S), *keys, *insecure),
         ),
         address=endpoints.http,
         health_url=f"http://{reachable(endpoints.http)}/ready",
@@ -74,8 +80,11 @@ def engine_spec(plan: EnginePlan, port: int, speed: float, logs: Path) -> ChildS
 
 
 def llama_model(plan: EnginePlan, server: Path, options: FetchOptions) -> Path:
-    """A file of the user's own is served as it is; a packaged one as F16."""
-    model = model_file(plan.source, options)
+    """A file of the user's own is served as it is; a packaged one as F16. Raises `Failure`."""
+    try:
+        model = model_file(plan.source, options)
+    except ModelFileError as error:
+        raise Failure(str(error)) from error
     return model if plan.source.startswith("file://") else f16_model(server, model, options)
 
 

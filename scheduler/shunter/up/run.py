@@ -5,6 +5,7 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -17,7 +18,7 @@ from shunter.terminal import out
 from shunter.up import screen
 from shunter.up.launch import Endpoints
 from shunter.up.plan import plan_engines
-from shunter.up.ports import free_ports, port_or_free
+from shunter.up.ports import Ports
 from shunter.up.system import System, SystemOptions
 from shunter.up.weights import fetch_weights
 from shunter_api.problems import ConfigurationError
@@ -41,6 +42,7 @@ class UpOptions:
     duration_s: float | None
     speed: float
     api_keys: Path | None
+    insecure_open: bool
     start_timeout_s: float
 
 
@@ -50,7 +52,8 @@ def run(options: UpOptions) -> None:
     files, configuration = _read(options.paths)
     state_dir = options.state_dir.absolute()
     with _only_one(state_dir):
-        endpoints = _endpoints(options)
+        ports = Ports()
+        endpoints = _endpoints(options, ports)
         fetch_weights(plan_engines(configuration)[0].values(), console)
         system_options = SystemOptions(
             paths=options.paths,
@@ -58,10 +61,15 @@ def run(options: UpOptions) -> None:
             endpoints=endpoints,
             speed=options.speed,
             api_keys=options.api_keys,
+            insecure_open=options.insecure_open,
             start_timeout_s=options.start_timeout_s,
         )
-        life = _Life(console, system_options, files, configuration)
-        asyncio.run(life.live(options.duration_s))
+
+        async def live() -> None:
+            system = System(system_options, ports, partial(_tell, console))
+            await _Life(console, system, files, configuration).live(options.duration_s)
+
+        asyncio.run(live())
 
 
 def _read(paths: tuple[Path, ...]) -> tuple[Files, Configuration]:
@@ -92,30 +100,30 @@ def _only_one(state_dir: Path) -> Iterator[None]:
         yield
 
 
-def _endpoints(options: UpOptions) -> Endpoints:
+def _endpoints(options: UpOptions, ports: Ports) -> Endpoints:
     local = "127.0.0.1"
     return Endpoints(
-        http=f"{options.host}:{port_or_free(options.host, options.port, '--port')}",
-        grpc=f"{options.host}:{port_or_free(options.host, options.grpc_port, '--grpc-port')}",
-        scheduler=f"{local}:{port_or_free(local, options.scheduler_port, '--scheduler-port')}",
-        scheduler_metrics=f"{local}:{free_ports(1)[0]}",
+        http=f"{options.host}:{ports.wanted(options.host, options.port, '--port')}",
+        grpc=f"{options.host}:{ports.wanted(options.host, options.grpc_port, '--grpc-port')}",
+        scheduler=f"{local}:{ports.wanted(local, options.scheduler_port, '--scheduler-port')}",
+        scheduler_metrics=f"{local}:{ports.free()}",
     )
 
 
 class _Life:
     def __init__(
-        self, console: Console, options: SystemOptions, files: Files, configuration: Configuration
+        self, console: Console, system: System, files: Files, configuration: Configuration
     ) -> None:
         self._console = console
-        self._options = options
+        self._system = system
         self._files = files
         self._configuration = configuration
 
     async def live(self, duration_s: float | None) -> None:
         """Until a signal, or `duration_s` of service. Raises `Failure`."""
-        system = System(self._options, self._tell)
+        system = self._system
         with stop_signals() as stop:
-            serving = asyncio.create_task(self._serve(system, duration_s))
+            serving = asyncio.create_task(self._serve(duration_s))
             stopped = asyncio.create_task(stop.wait())
             try:
                 await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -128,17 +136,20 @@ class _Life:
         if isinstance(outcome, Exception):
             raise outcome
 
-    async def _serve(self, system: System, duration_s: float | None) -> None:
+    async def _serve(self, duration_s: float | None) -> None:
+        system = self._system
         probing = asyncio.create_task(system.fleet.probe())
         try:
-            with self._progress(system):
+            with self._progress():
                 await system.start(self._files, self._configuration)
-            self._console.print(
-                screen.summary(self._configuration, system.plans, self._options.endpoints)
-            )
+            self._console.print(screen.summary(self._configuration, system.plans, system.endpoints))
             following = asyncio.create_task(system.follow(self._files))
             try:
-                await asyncio.wait({probing, following}, timeout=duration_s)
+                await asyncio.wait(
+                    {probing, following},
+                    timeout=duration_s,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
             finally:
                 following.cancel()
                 await _settled(following)
@@ -150,23 +161,24 @@ class _Life:
             await _settled(probing)
 
     @contextmanager
-    def _progress(self, system: System) -> Iterator[None]:
+    def _progress(self) -> Iterator[None]:
         """A live table on a terminal, one line elsewhere."""
         if not self._console.is_terminal:
-            self._console.print("starting; logs are in", str(self._options.state_dir / "logs"))
+            self._console.print(f"starting; logs are in {self._system.logs}")
             yield
             return
 
         with Live(
             console=self._console,
-            get_renderable=lambda: screen.starting(system.fleet.children),
+            get_renderable=lambda: screen.starting(self._system.fleet.children),
             refresh_per_second=SCREENS_PER_S,
             transient=True,
         ):
             yield
 
-    def _tell(self, news: str) -> None:
-        screen.print_plainly(self._console, news)
+
+def _tell(console: Console, news: str) -> None:
+    screen.print_plainly(console, news)
 
 
 async def _settled(task: asyncio.Task[None]) -> None:

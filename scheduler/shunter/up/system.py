@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shunter.config import parse
+from shunter.failure import Failure
 from shunter.state import ProcessState, State, write_state
 from shunter.up.config_directory import ConfigDirectory
 from shunter.up.fleet import Fleet
 from shunter.up.launch import Endpoints, engine_spec, gateway_spec, scheduler_spec
 from shunter.up.plan import EnginePlan, plan_engines
-from shunter.up.ports import free_ports
+from shunter.up.ports import Ports
 from shunter.up.scheduler import SchedulerCalls
 from shunter_api.problems import ConfigurationError
 from shunter_api.validate import Configuration
@@ -29,27 +30,30 @@ class SystemOptions:
     endpoints: Endpoints
     speed: float = 1.0
     api_keys: Path | None = None
+    insecure_open: bool = False
     start_timeout_s: float = 120.0
 
 
 class System:
     """One `shunter up`. `close` leaves nothing behind but logs."""
 
-    def __init__(self, options: SystemOptions, tell: Callable[[str], None]) -> None:
+    def __init__(self, options: SystemOptions, ports: Ports, tell: Callable[[str], None]) -> None:
         self.plans: dict[str, EnginePlan] = {}
         self.ready = False
+        self.endpoints = options.endpoints
         self.fleet = Fleet(tell, self._write_state)
         self._options = options
         self._tell = tell
+        self._free = ports
         self._ports: dict[str, int] = {}
         self._config = ConfigDirectory(options.state_dir)
         self._scheduler = SchedulerCalls(options.endpoints.scheduler)
-        self._logs = options.state_dir / "logs"
+        self.logs = options.state_dir / "logs"
 
     async def start(self, files: Files, configuration: Configuration) -> None:
         """Until everything serves. Raises `Failure`. `probe` must run beside it."""
-        self._logs.mkdir(parents=True, exist_ok=True)
-        for log in self._logs.glob("*.log"):
+        self.logs.mkdir(parents=True, exist_ok=True)
+        for log in self.logs.glob("*.log"):
             log.unlink()
         self.plans, remarks = plan_engines(configuration)
         for remark in remarks:
@@ -57,8 +61,10 @@ class System:
         await self._start_engines(self.plans)
         self._publish(files)
         options = self._options
-        self.fleet.start(scheduler_spec(options.endpoints, self._config.path, self._logs))
-        self.fleet.start(gateway_spec(options.endpoints, options.api_keys, self._logs))
+        self.fleet.start(scheduler_spec(options.endpoints, self._config.path, self.logs))
+        self.fleet.start(
+            gateway_spec(options.endpoints, self.logs, options.api_keys, options.insecure_open)
+        )
         await self.fleet.wait_ready(list(self.fleet.children), options.start_timeout_s)
         await self._scheduler.wait_instances(list(self.plans), options.start_timeout_s)
         self.ready = True
@@ -73,7 +79,10 @@ class System:
                     self._refuse(found)
                 elif found != running:
                     running = found
-                    await self._edited(found)
+                    try:
+                        await self._edited(found)
+                    except Failure as failure:
+                        self._tell(f"the edit is not carried out in full: {failure}")
 
     async def close(self) -> None:
         await self.fleet.stop()
@@ -92,14 +101,16 @@ class System:
         added = {name: plan for name, plan in wanted.items() if name not in now}
         gone = [name for name in now if name not in wanted]
         changed = [name for name, plan in wanted.items() if name in now and now[name] != plan]
-        await self._start_engines(added)
+        try:
+            await self._start_engines(added)
+        except Failure:
+            await asyncio.gather(*map(self._drop, added.keys() & self.fleet.children.keys()))
+            raise
         for name in gone:
             await self._scheduler.drain(name)
         self.plans = wanted
         self._publish(files)
-        for name in gone:
-            await self.fleet.end(name)
-            del self._ports[name]
+        await asyncio.gather(*map(self._drop, gone))
         for name in changed:
             await self._replace(wanted[name])
         self._tell(
@@ -117,12 +128,15 @@ class System:
         await self.fleet.wait_ready([plan.name], self._options.start_timeout_s)
         await self._scheduler.undrain(plan.name)
 
+    async def _drop(self, name: str) -> None:
+        await self.fleet.end(name)
+        del self._ports[name]
+
     async def _start_engines(self, plans: dict[str, EnginePlan]) -> None:
-        fresh = free_ports(len(plans))
-        for (name, plan), port in zip(plans.items(), fresh, strict=True):
-            self._ports[name] = plan.port or self._ports.get(name, port)
+        for name, plan in plans.items():
+            self._ports[name] = plan.port or self._ports.get(name) or self._free.free()
             spec = await asyncio.to_thread(
-                engine_spec, plan, self._ports[name], self._options.speed, self._logs
+                engine_spec, plan, self._ports[name], self._options.speed, self.logs
             )
             self.fleet.start(spec)
 
