@@ -181,7 +181,8 @@ def completion_call(
     offset = body.output_offset or 0
     if offset and any(offset >= len(ids) for ids in prompts):
         raise bad_request("output_offset must be below the number of prompt ids", "output_offset")
-    return _call(body, prompts, body.max_tokens, body.logprobs, offset, default_seed)
+    sampling = _sampling(body, body.logprobs, default_seed)
+    return _call(body, prompts, sampling, body.max_tokens, offset)
 
 
 def chat_call(body: ChatBody, prompt: tuple[int, ...], default_seed: int) -> GenerateCall:
@@ -192,16 +193,15 @@ def chat_call(body: ChatBody, prompt: tuple[int, ...], default_seed: int) -> Gen
         raise bad_request("top_logprobs needs logprobs: true", "top_logprobs")
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     max_tokens = body.max_completion_tokens or body.max_tokens
-    return _call(body, (prompt,), max_tokens, logprobs, 0, default_seed)
+    return _call(body, (prompt,), _sampling(body, logprobs, default_seed), max_tokens)
 
 
 def _call(
     body: GenerateBody,
     prompts: tuple[tuple[int, ...], ...],
+    sampling: Sampling,
     max_tokens: int | None,
-    logprobs: int | None,
-    output_offset: int,
-    default_seed: int,
+    output_offset: int = 0,
 ) -> GenerateCall:
     if body.response_format and body.response_format.get("type") != "text":
         raise bad_request("response_format: only text is supported", "response_format")
@@ -217,7 +217,7 @@ def _call(
         n=n,
         max_tokens=max_tokens,
         min_tokens=min_tokens,
-        sampling=_sampling(body, logprobs, default_seed),
+        sampling=sampling,
         stop=_stop_strings(body.stop),
         include_stop=body.include_stop_str_in_output,
         stream=bool(body.stream),
