@@ -142,7 +142,7 @@ class _Life:
         try:
             with self._progress():
                 await system.start(self._files, self._configuration)
-            self._console.print(screen.summary(self._configuration, system.plans, system.endpoints))
+            screen.show(self._console, self._configuration, system.plans, system.endpoints)
             following = asyncio.create_task(system.follow(self._files))
             try:
                 await asyncio.wait(

@@ -2,7 +2,7 @@
 
 import json
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -11,28 +11,46 @@ from shunter.up.launch import Endpoints, reachable
 from shunter.up.plan import EnginePlan
 from shunter_api.validate import Configuration
 
+MAX_WORDS = 100
+
 
 def starting(children: dict[str, Child]) -> Table:
     """What is there and what is still awaited."""
     table = Table("process", "state", "last words", title="starting", title_justify="left")
     for name, child in children.items():
-        words = "" if child.ready else child.log_tail().rpartition("\n")[2][:100]
+        words = "" if child.ready else last_words(child.log_tail())
         state = "[green]ready[/]" if child.ready else "[yellow]starting[/]"
         table.add_row(name, state, Text(words))
     return table
 
 
-def summary(
-    configuration: Configuration, plans: dict[str, EnginePlan], endpoints: Endpoints
-) -> RenderableType:
-    """Endpoints, pools, instances and a request to try."""
-    http = f"http://{reachable(endpoints.http).replace('127.0.0.1', 'localhost')}"
-    parts: list[RenderableType] = [_endpoints(http, endpoints), _pools(configuration, plans)]
+def last_words(log: str) -> str:
+    """The last line of a log; of one in JSON only what was said."""
+    line = log.rpartition("\n")[2]
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        return line[:MAX_WORDS]
+    if not isinstance(fields, dict):
+        return line[:MAX_WORDS]
+    said = [f"{value}" for key, value in fields.items() if key in ("event", "what", "reason")]
+    if isinstance(fields.get("percent"), int | float):
+        said.append(f"{fields['percent']:g} %")
+    return ", ".join(said)[:MAX_WORDS]
+
+
+def show(
+    console: Console, configuration: Configuration, plans: dict[str, EnginePlan], system: Endpoints
+) -> None:
+    """Endpoints, pools, instances and a request to try, which is not broken into lines."""
+    http = f"http://{reachable(system.http).replace('127.0.0.1', 'localhost')}"
+    console.print(_endpoints(http, system))
+    console.print(_pools(configuration, plans))
     if configuration.pools:
         model = configuration.pools[0].model_names[0]
-        parts += [Text("\ntry:", style="bold"), Text(curl(http, model), overflow="fold")]
-    parts.append(Text("\nshunter top · shunter demo failover · Ctrl-C ends it", style="dim"))
-    return Group(*parts)
+        console.print("\ntry:", style="bold")
+        console.print(Text(curl(http, model)), soft_wrap=True)
+    console.print("\nshunter top · shunter demo failover · Ctrl-C ends it", style="dim")
 
 
 def curl(http: str, model: str) -> str:
@@ -54,16 +72,22 @@ def _endpoints(http: str, endpoints: Endpoints) -> Table:
 
 
 def _pools(configuration: Configuration, plans: dict[str, EnginePlan]) -> Table:
-    table = Table("pool", "models", "engine", "instances")
+    table = Table("pool", "models", "engine", "instance", "accelerator")
     for pool in configuration.pools:
-        names = [plan.name for plan in plans.values() if plan.pool == pool.name]
-        names += [entry.name for entry in configuration.instances if entry.pool == pool.name]
+        instances = [(p.name, p.accelerator) for p in plans.values() if p.pool == pool.name]
+        instances += [
+            (entry.name, pool.profile(entry.profile).accelerator)
+            for entry in configuration.instances
+            if entry.pool == pool.name
+        ]
+        names, accelerators = zip(*instances, strict=True) if instances else (("none",), ())
+        models = "\n".join(pool.model_names)
         table.add_row(
-            pool.name, ", ".join(pool.model_names), pool.engine_type, "\n".join(names) or "none"
+            pool.name, models, pool.engine_type, "\n".join(names), "\n".join(accelerators)
         )
     return table
 
 
 def print_plainly(console: Console, text: str) -> None:
     """A line as it is, whatever brackets it has."""
-    console.print(Text(text))
+    console.print(Text(text), soft_wrap=True)
