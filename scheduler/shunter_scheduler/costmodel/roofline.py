@@ -100,12 +100,12 @@ class CostModel:
         return self.shape.layers * layer + self._head_s(decode_batch + len(chunks))
 
     @cached_property
-    def linear_rates(self) -> LinearRates:
+    def _linear_rates(self) -> LinearRates:
         return fit_linear(self)
 
     def linear(self) -> LinearRates:
         """Straight lines through this model, for decisions that need a few multiplications only."""
-        return self.linear_rates
+        return self._linear_rates
 
     @cached_property
     def _calibration(self) -> cal.Calibration:

@@ -85,7 +85,8 @@ class BatchScheduler:
         decodes = self._plan_decodes(preempted)
         budget = self.config.max_batch_tokens - len(decodes)
         prefills = [s for s in self._running if s.pending > 1]
-        if not preempted:  # whoever lost its place goes before new ones, once there is room
+        # After a preemption memory is short: nobody is let in unless nothing runs at all.
+        if not preempted or not self._running:
             prefills += self._admit(budget - sum(s.pending for s in prefills))
         chunks = [self._chunk(s, 1) for s in decodes]
         for sequence in prefills:
