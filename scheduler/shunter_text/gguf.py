@@ -188,7 +188,7 @@ def tokenizer_from_header(header: GgufHeader) -> GgufTokenizer:
     return GgufTokenizer(
         tokenizer=tokenizer,
         chat_template=template if isinstance(template, str) else None,
-        eos_token_ids=_eos_token_ids(metadata, tokens),
+        eos_token_ids=eos_token_ids(header),
         special_tokens={
             f"{name}_token": tokens[index]
             for name in ("bos", "eos")
@@ -234,7 +234,9 @@ def _token_id(metadata: Mapping[str, object], name: str, vocabulary_size: int) -
     return value if isinstance(value, int) and 0 <= value < vocabulary_size else None
 
 
-def _eos_token_ids(metadata: Mapping[str, object], tokens: list[str]) -> tuple[int, ...]:
+def eos_token_ids(header: GgufHeader) -> tuple[int, ...]:
+    """Tokens that end an answer, the file's own eos first."""
+    metadata, tokens = header.metadata, _strings(header, "tokenizer.ggml.tokens")
     ids = [_token_id(metadata, name, len(tokens)) for name in ("eos", "eot", "eom")]
     types = metadata.get("tokenizer.ggml.token_type")
     if isinstance(types, list):

@@ -1,3 +1,4 @@
+import errno
 import os
 import threading
 from dataclasses import replace
@@ -11,7 +12,7 @@ from shunter_engine.numpy_products import F32
 from shunter_engine.numpy_testing import TinyShape, write_tiny_gguf
 from shunter_engine.weights import load_weights
 from shunter_text.gguf import GgufError
-from shunter_text.model_files import FetchOptions
+from shunter_text.model_files import FetchOptions, ModelFileError
 
 
 def mapped_file(array: F32) -> str:
@@ -84,6 +85,27 @@ def test_an_interrupted_conversion_leaves_nothing_that_counts(tmp_path: Path) ->
     whole = load_weights(path, options)
     clean = load_weights(path, FetchOptions(cache=tmp_path / "other"))
     assert np.array_equal(whole.layers[1].down.blocks, clean.layers[1].down.blocks)
+
+
+def test_a_cut_cache_file_is_written_again(tmp_path: Path) -> None:
+    path, options = write_tiny_gguf(tmp_path / "tiny.gguf"), FetchOptions(cache=tmp_path)
+    expected = load_weights(path, options).layers[1].down.blocks.copy()
+    (cached,) = (tmp_path / "weights").glob("*.bin")
+    os.truncate(cached, 1000)
+    assert np.array_equal(load_weights(path, options).layers[1].down.blocks, expected)
+
+
+def test_a_full_disk_is_named_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    path = write_tiny_gguf(tmp_path / "tiny.gguf")
+    with pytest.raises(ModelFileError, match=r"No space left.*set SHUNTER_CACHE"):
+        load_weights(path, FetchOptions(cache=tmp_path))
+    assert not list((tmp_path / "weights").glob("*.[bp]*"))
 
 
 def test_quantised_weights_are_dequantised(tmp_path: Path) -> None:
