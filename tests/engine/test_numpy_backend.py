@@ -158,6 +158,26 @@ async def test_abort_in_mid_answer_frees_the_blocks_and_silences_the_sink(
     assert [other.tokens] == await generate(backend, request("again", prompt(20), 60))
 
 
+async def test_a_sink_may_abort_any_sequence(backend: NumpyBackend) -> None:
+    """As a server does when a stop string ends one of several choices."""
+
+    class Impatient(Sink):
+        def on_token(self, event: TokenEvent) -> None:
+            super().on_token(event)
+            if len(self.tokens) == 3:
+                backend.abort("self")
+                backend.abort("other")
+
+    impatient, other, third = Impatient(), Sink(), Sink()
+    backend.submit(request("self", prompt(9), 100), impatient)
+    backend.submit(request("other", prompt(9, 2), 100), other)
+    backend.submit(request("third", prompt(9, 3), 30), third)
+    assert await third.wait() == "length"
+    assert len(impatient.tokens) == 3
+    assert len(other.tokens) <= 3
+    assert backend.stats().kv_blocks_used == 0
+
+
 async def test_preemption_changes_nothing(options: NumpyOptions) -> None:
     small = NumpyBackend(replace(options, kv_tokens=160))
     await small.start()
@@ -237,7 +257,7 @@ async def test_a_failed_step_ends_its_sequences_and_not_the_engine(
 ) -> None:
     sink = Sink()
     with monkeypatch.context() as patch:
-        patch.setattr("shunter_engine.numpy_backend.sample", _fail)
+        patch.setattr("shunter_engine.numpy_steps.sample", _fail)
         backend.submit(request("a", prompt(10)), sink)
         assert await sink.wait() == "error"
     assert backend.stats().kv_blocks_used == 0

@@ -22,7 +22,7 @@ BLOCKS = 256
 VOCABULARY = 269
 MULTI_HEAD = TinyShape(heads=4, kv_heads=4, tied=False)
 # Wider than one product's depth, so that inner dimensions are cut into blocks.
-WIDE = TinyShape(layers=1, width=480, heads=6, kv_heads=2, feed_forward=800)
+WIDE = TinyShape(layers=1, width=480, heads=6, kv_heads=2, feed_forward=801)
 SHAPES = {"grouped": TinyShape(), "multi-head": MULTI_HEAD, "wide": WIDE}
 
 
