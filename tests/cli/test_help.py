@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from shunter.__main__ import build_app
 
 COMMANDS = (
-    "up", "validate", "status", "top", "explain", "drain", "undrain",
+    "up", "validate", "bench", "status", "top", "explain", "drain", "undrain",
     "engine", "scheduler", "gateway", "demo failover",
 )  # fmt: skip
 
