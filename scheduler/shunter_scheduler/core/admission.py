@@ -1,7 +1,7 @@
 """From Submitted to a place in a pool's queue, or to a clear refusal."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from shunter_api.routingpolicy import RoutingPolicySpec, SloClass
 from shunter_api.rules import DEFAULT_CLASS, Resolution
@@ -17,8 +17,7 @@ NO_INSTANCE_RETRY_S = 5.0
 STANDARD = SloClass(name=DEFAULT_CLASS, priority=50)
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """Where a request may go and as what."""
 
     pools: tuple[PoolRecord, ...]
@@ -50,12 +49,12 @@ def admit(state: CoreState, request: Request, now: float) -> None:
         return
     entry = make_entry(state, request, route, trail, now)
     state.add_entry(entry)
-    enqueue(state, entry, now)
+    enqueue(state, entry)
 
 
-def enqueue(state: CoreState, entry: Entry, now: float) -> None:
+def enqueue(state: CoreState, entry: Entry) -> None:
+    """Into the queue of its pool, with the next decision."""
     pool = entry.pool
-    pool.queue.push(entry, now)
     pool.newcomers.append(entry)
     state.busy[pool.name] = None
 
@@ -69,28 +68,29 @@ def find_route(state: CoreState, request: Request, owner: PoolRecord | None = No
         prompt_tokens=request.prompt_tokens,
         draw=state.rng.random(),
     )
-    names: Iterable[str] = (request.pool,) if request.pool else found.pools if found else ()
-    pools = [owner] if owner else [state.pools[name] for name in names if name in state.pools]
-    if not pools and request.pool:
-        raise Refused(
-            "no_instance", f"pool {request.pool} is gone: its model cannot go on elsewhere"
-        )
-    if not pools:
-        raise Refused("unknown_model", f"no pool and no rule serves model {request.model!r}")
+    pools = (owner,) if owner else _pools_for(state, request, found)
     slo_class = _asked_class(state, request, found) if request.slo_class else None
     return Route(
-        _ready_first(pools),
+        pools,
         slo_class or (found.slo_class if found else STANDARD),
         found.rule if found else "",
         spec_of(found.policy if found else None),
     )
 
 
-def _ready_first(pools: list[PoolRecord]) -> tuple[PoolRecord, ...]:
+def _pools_for(
+    state: CoreState, request: Request, found: Resolution | None
+) -> tuple[PoolRecord, ...]:
     """In the rule's order, but pools that serve before those that do not."""
-    if len(pools) == 1:
+    names: Iterable[str] = (request.pool,) if request.pool else found.pools if found else ()
+    pools = [state.pools[name] for name in names if name in state.pools]
+    if len(pools) > 1:
+        pools.sort(key=lambda pool: (not pool.any_in_service(), not pool.instances))
+    if pools:
         return tuple(pools)
-    return tuple(sorted(pools, key=lambda pool: not pool.any_in_service()))
+    if request.pool:
+        raise Refused("no_instance", f"pool {request.pool} is gone: no other has its model")
+    raise Refused("unknown_model", f"no pool and no rule serves model {request.model!r}")
 
 
 def _asked_class(state: CoreState, request: Request, found: Resolution | None) -> SloClass:

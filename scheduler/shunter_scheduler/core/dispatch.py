@@ -12,7 +12,7 @@ from shunter_scheduler.core.ledger import Reservation, reserve
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.prefix import Match
 from shunter_scheduler.core.trail import MAX_CANDIDATES, Ranking
-from shunter_scheduler.policies.columns import Ask, InstanceColumns
+from shunter_scheduler.policies.columns import Ask
 from shunter_scheduler.policies.policy import DispatchPolicy
 from shunter_scheduler.policies.predicted_cost import ttft_s
 
@@ -51,8 +51,8 @@ SHORTEST_REST = 8
 
 
 def left_to_generate(entry: Entry) -> float:
-    generated = entry.output_tokens - entry.request.output_tokens
-    return max(float(SHORTEST_REST), entry.expected_tokens - generated)
+    rest = entry.expected_tokens - entry.output_tokens + entry.request.output_tokens
+    return rest if rest > SHORTEST_REST else SHORTEST_REST
 
 
 def pick(entry: Entry, now: float, rng: Generator, excluded: tuple[int, ...]) -> Pick | None:
@@ -65,9 +65,8 @@ def pick(entry: Entry, now: float, rng: Generator, excluded: tuple[int, ...]) ->
     if not eligible:
         return None
     match = None
-    hashes = entry.request.block_hashes
     if policy.uses_prefix:
-        match = pool.prefix.match(hashes)
+        match = pool.prefix.match(entry.request.block_hashes)
         limit = ask.prefill_tokens - 1  # the last token is always computed
         pool.prefix.fill(match, pool.settings.block_tokens, limit, columns.cached_tokens)
     policy.score(columns, ask, rng)
@@ -76,7 +75,7 @@ def pick(entry: Entry, now: float, rng: Generator, excluded: tuple[int, ...]) ->
     cached = int(columns.cached_tokens[slot]) if match else 0
     row = columns.rows[slot]
     assert row is not None
-    ranking = _ranking(pool, policy, ask, excluded, eligible)
+    ranking = _ranking(pool, policy, ask, excluded, eligible, slot)
     return Pick(pool.at_slot(slot), ttft_s(row, ask, cached), cached, ranking, match)
 
 
@@ -88,7 +87,7 @@ def nothing_fits(entry: Entry, now: float) -> Ranking:
     pool.columns.exclude(ask.kv_tokens, excluded)
     pool.columns.score.fill(np.inf)
     pool.columns.cached_tokens.fill(0.0)
-    return _ranking(pool, entry.policy, ask, excluded, 0)
+    return _ranking(pool, entry.policy, ask, excluded, 0, None)
 
 
 def excluded_slots(entry: Entry) -> tuple[int, ...]:
@@ -104,30 +103,31 @@ def excluded_slots(entry: Entry) -> tuple[int, ...]:
 
 
 def _ranking(
-    pool: PoolRecord, policy: DispatchPolicy, ask: Ask, excluded: tuple[int, ...], eligible: int
+    pool: PoolRecord,
+    policy: DispatchPolicy,
+    ask: Ask,
+    excluded: tuple[int, ...],
+    eligible: int,
+    winner: int | None,
 ) -> Ranking:
     columns = pool.columns
-    best = _best_slots(columns, len(pool.instances))
-    rows, cached = columns.rows, columns.cached_tokens
-    kept = [(rows[slot], slot) for slot in best if rows[slot] is not None]
+    best = columns.slots
+    if columns.capacity > 2 * MAX_CANDIDATES:
+        best = columns.score.argpartition(MAX_CANDIDATES)[:MAX_CANDIDATES]
+    slots = best.tolist()
+    if winner is not None and winner not in slots:  # more than a few have the lowest score
+        best[0] = slots[0] = winner
+    rows = columns.rows
     return Ranking(
         policy,
         ask,
-        tuple(row for row, _ in kept if row is not None),
-        tuple(float(columns.score[slot]) for _, slot in kept),
-        tuple(int(cached[slot]) for _, slot in kept) if policy.uses_prefix else (0,) * len(kept),
+        tuple([rows[slot] for slot in slots]),
+        tuple(columns.score[best].tolist()),
+        tuple(columns.cached_tokens[best].tolist()) if policy.uses_prefix else None,
         excluded,
         eligible,
         len(pool.instances),
     )
-
-
-def _best_slots(columns: InstanceColumns, live: int) -> list[int]:
-    """The lowest scores, in no order; the winner among them."""
-    if columns.capacity <= 2 * MAX_CANDIDATES:
-        return [slot for slot, row in enumerate(columns.rows) if row is not None]
-    best: list[int] = columns.score.argpartition(MAX_CANDIDATES)[:MAX_CANDIDATES].tolist()
-    return best
 
 
 def reserve_for(entry: Entry, picked: Pick, now: float) -> Reservation:

@@ -6,6 +6,7 @@ from shunter_scheduler.core.admission import enqueue
 from shunter_scheduler.core.dispatch import excluded_slots, nothing_fits, pick, reserve_for
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.pool import PoolRecord
+from shunter_scheduler.core.queue import order_key
 from shunter_scheduler.core.state import CoreState
 from shunter_scheduler.domain.decisions import Hold
 
@@ -16,22 +17,57 @@ MATERIAL = 0.5
 
 def dispatch_pool(state: CoreState, pool: PoolRecord, now: float) -> None:
     """Places what fits, sheds what is over the bound, tells the others that they are held."""
-    pool.queue.advance(now)
-    _place_all(state, pool, now)
+    newcomers, pool.newcomers = pool.newcomers, []
+    if pool.queue:
+        for entry in newcomers:
+            _queue(state, entry, now)
+        pool.queue.advance(now)
+        _place_queued(state, pool, now)
+    else:
+        _place_newcomers(state, pool, newcomers, now)
+    if pool.queue:
+        _after_placing(state, pool, newcomers, now)
+
+
+def _queue(state: CoreState, entry: Entry, now: float) -> None:
+    """Unless it ended before it was looked at."""
+    if state.entries.get(entry.request_id) is entry:
+        entry.pool.queue.push(entry, now)
+
+
+def _place_newcomers(
+    state: CoreState, pool: PoolRecord, newcomers: list[Entry], now: float
+) -> None:
+    """Nobody waits: what fits at once never enters the queue."""
+    if len(newcomers) > 1:
+        step_s = state.settings.ageing_step_s
+        newcomers.sort(key=lambda entry: order_key(entry, now, step_s))
+    misses = 0
+    for entry in newcomers:
+        if misses <= state.settings.lookahead and state.entries.get(entry.request_id) is entry:
+            if place(state, entry, now):
+                continue
+            misses += 1
+        _queue(state, entry, now)
+
+
+def _after_placing(state: CoreState, pool: PoolRecord, newcomers: list[Entry], now: float) -> None:
+    if not pool.any_in_service():
+        for entry in list(pool.queue):
+            try_fallback(state, entry)
     while len(pool.queue) > pool.max_queued:
         shed = pool.queue.last()
         assert shed is not None
         _overflow(state, shed, now)
-    newcomers, pool.newcomers = pool.newcomers, []
     for entry in newcomers:
         if entry.request_id in pool.queue:
             _hold_first(state, entry, now)
-    if pool.queue and pool.holds_refresh_at is None:
+    if pool.holds_refresh_at is None:
         pool.holds_refresh_at = now + state.settings.hold_refresh_s
         state.timers.push(pool.holds_refresh_at, "holds", pool.name)
 
 
-def _place_all(state: CoreState, pool: PoolRecord, now: float) -> None:
+def _place_queued(state: CoreState, pool: PoolRecord, now: float) -> None:
     """One that fits nowhere lets at most `lookahead` others be tried."""
     misses: set[str] = set()
     lookahead = state.settings.lookahead
@@ -75,7 +111,7 @@ def place(state: CoreState, entry: Entry, now: float) -> bool:
 
 def _overflow(state: CoreState, entry: Entry, now: float) -> None:
     """The queue is full: on to a fallback pool with room, else shed."""
-    if try_fallback(state, entry, now):
+    if try_fallback(state, entry):
         return
     pool = entry.pool
     waiting = len(pool.queue) - 1
@@ -92,19 +128,21 @@ def _overflow(state: CoreState, entry: Entry, now: float) -> None:
     )
 
 
-def try_fallback(state: CoreState, entry: Entry, now: float) -> bool:
+def try_fallback(state: CoreState, entry: Entry) -> bool:
     """Moves a waiting request on to the next pool of its rule that serves and has room."""
     if entry.started:
         return False
     while entry.fallback:
         name, entry.fallback = entry.fallback[0], entry.fallback[1:]
         pool = state.pools.get(name)
-        if pool is None or not pool.any_in_service() or len(pool.queue) > pool.max_queued:
+        if pool is None or not pool.any_in_service():
+            continue
+        if len(pool.queue) >= max(1, pool.max_queued):
             continue
         entry.pool.queue.remove(entry.request_id)
         entry.pool = pool
         entry.trail.pool = name
-        enqueue(state, entry, now)
+        enqueue(state, entry)
         return True
     return False
 

@@ -1,6 +1,6 @@
 """One request as the core tracks it, from Submitted to its end."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from shunter_api.routingpolicy import SloClass
@@ -50,7 +50,7 @@ class Entry:
     first_token_at: float | None = None
     move: PendingMove | None = None
     move_not_before: float = 0.0
-    refused_by: set[str] = field(default_factory=set)  # destinations of moves that came to nothing
+    refused_by: tuple[str, ...] = ()  # destinations of moves that came to nothing
     held_position: int | None = None
     held_at: float = 0.0
 

@@ -9,13 +9,13 @@ from shunter_scheduler.core.admission import (
     admit,
     find_route,
     make_entry,
-    make_trail,
 )
 from shunter_scheduler.core.dispatch import SHORTEST_REST, left_to_generate
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.ledger import reserve
 from shunter_scheduler.core.state import CoreState, spec_of
+from shunter_scheduler.core.trail import Trail
 from shunter_scheduler.domain.events import (
     Failed,
     Finished,
@@ -60,10 +60,10 @@ def running(state: CoreState, event: Running, now: float) -> None:
     if trail is not None and trail.ended_epoch >= request.epoch:
         state.ended.keep(trail)
         return
-    adopt(state, event, now)
+    adopt(state, event, trail, now)
 
 
-def adopt(state: CoreState, event: Running, now: float) -> None:
+def adopt(state: CoreState, event: Running, trail: Trail | None, now: float) -> None:
     request = event.request
     record = state.instances.get(event.instance)
     pool_name = request.pool or (record.value.pool if record else "")
@@ -74,9 +74,8 @@ def adopt(state: CoreState, event: Running, now: float) -> None:
         route = find_route(state, request, pool)
     except Refused:  # configured otherwise since; it runs all the same
         route = Route((pool,), STANDARD, "", spec_of(None))
-    trail = make_trail(request, route)
     entry = make_entry(state, request, route, trail, now)
-    entry.state = trail.state = "running"
+    entry.state = entry.trail.state = "running"
     entry.instance_name = event.instance
     entry.assigned_at = now
     state.add_entry(entry)
@@ -121,7 +120,8 @@ def _prefill_done(state: CoreState, entry: Entry, now: float, ttft_s: float) -> 
         pool.mark(record)
     if record.succeeded():
         pool.mark(record)
-    if entry.predicted_ttft_s and record.model.prefill.observe(ttft_s, entry.predicted_ttft_s):
+    predicted_s = entry.predicted_ttft_s
+    if predicted_s and record.model.prefill.observe(ttft_s, predicted_s, now):
         pool.mark_profile(record.model)
     state.wake(pool)
 
@@ -135,12 +135,14 @@ def progress(state: CoreState, event: Progress, now: float) -> None:
 
 def _generated(entry: Entry, output_tokens: int) -> None:
     """The reservation grows where a request runs longer than expected."""
-    entry.output_tokens = entry.trail.output_tokens = output_tokens
+    entry.output_tokens = output_tokens
     reservation, record = entry.reservation, entry.instance
     if reservation is None or record is None:
         return
+    at_least = entry.request.prompt_tokens + output_tokens + SHORTEST_REST
+    kv_tokens = reservation.kv_tokens
     outputs = math.ceil(left_to_generate(entry))
-    reservation.resize(max(reservation.kv_tokens, entry.context_tokens + SHORTEST_REST), outputs)
+    reservation.resize(kv_tokens if kv_tokens > at_least else at_least, outputs)
     entry.pool.mark(record)
 
 
@@ -180,7 +182,8 @@ def _learn(state: CoreState, entry: Entry, event: Finished, now: float) -> None:
     here = tokens - entry.request.output_tokens - 1
     if here >= MIN_TOKENS_FOR_RATE:
         predicted_s = record.model.decode_step_s(record.load.requests, record.load.kv_tokens)
-        if record.model.decode.observe((now - entry.first_token_at) / here, predicted_s):
+        observed_s = (now - entry.first_token_at) / here
+        if record.model.decode.observe(observed_s, predicted_s, now):
             pool.mark_profile(record.model)
 
 

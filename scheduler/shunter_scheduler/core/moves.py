@@ -5,7 +5,7 @@ from shunter_scheduler.core.entry import Entry, PendingMove
 from shunter_scheduler.core.instance import Drain, InstanceRecord
 from shunter_scheduler.core.lifecycle import occupy
 from shunter_scheduler.core.state import CoreState
-from shunter_scheduler.domain.decisions import Cancel, Move
+from shunter_scheduler.domain.decisions import Cancel, Move, Rung
 from shunter_scheduler.domain.events import DrainCancelled, DrainRequested, MoveDone
 from shunter_scheduler.domain.status import DrainStatus
 
@@ -88,9 +88,10 @@ def _start_move(state: CoreState, entry: Entry, reason: str, now: float) -> bool
     picked = pick(entry, now, state.rng, _barred(state, entry, source))
     if picked is None:
         return False
+    picked.ranking.barred_because = "source of the move, refused it, or takes in enough moves"
     destination = picked.instance
     reservation = reserve_for(entry, picked, now)
-    rung = "replay" if entry.started else "restart"
+    rung: Rung = "replay" if entry.started else "restart"
     entry.move = PendingMove(destination, reservation, now)
     entry.state = entry.trail.state = "moving"
     state.timers.push(now + state.settings.moves.timeout_s, "move", entry.request_id)
@@ -110,7 +111,7 @@ def _start_move(state: CoreState, entry: Entry, reason: str, now: float) -> bool
             entry.epoch,
             source.name,
             destination.name,
-            "replay" if entry.started else "restart",
+            rung,
             reason,
         )
     )
@@ -124,7 +125,7 @@ def _barred(state: CoreState, entry: Entry, source: InstanceRecord) -> tuple[int
     limit = pool.spec.migration.max_concurrent_per_instance
     others = [r.name for r in pool.records() if r is not source and r.in_service]
     if all(name in entry.refused_by for name in others):
-        entry.refused_by.clear()
+        entry.refused_by = ()
     arriving: dict[str, int] = {}
     for other in state.entries.values():
         if other.move is not None:
@@ -144,7 +145,7 @@ def move_done(state: CoreState, event: MoveDone, now: float) -> None:
     if event.moved:
         _moved(state, entry, event, now)
     elif entry.move is not None and event.epoch == entry.epoch:
-        entry.refused_by.add(entry.move.destination.name)
+        entry.refused_by += (entry.move.destination.name,)
         _not_moved(state, entry, event.reason or "the gateway gave no reason", now)
 
 
@@ -206,7 +207,7 @@ def move_timed_out(state: CoreState, entry: Entry, now: float) -> None:
     """The gateway has said nothing for too long: its record decides, the room is given back."""
     move = entry.move
     if move is not None and now >= move.started_at + state.settings.moves.timeout_s:
-        entry.refused_by.add(move.destination.name)
+        entry.refused_by += (move.destination.name,)
         _not_moved(state, entry, "no answer from the gateway", now)
 
 

@@ -19,6 +19,7 @@ class PoolRecord:
     """Rows of `columns` are brought up to date by `refresh`, for the slots marked since."""
 
     def __init__(self, spec: ModelPool, settings: CoreSettings) -> None:
+        self.name = spec.name
         self.spec = spec
         self.settings = settings
         self.columns = InstanceColumns(settings.weights)
@@ -36,10 +37,6 @@ class PoolRecord:
         self._slots: list[InstanceRecord | None] = []
         self._marked: set[int] = set()
 
-    @property
-    def name(self) -> str:
-        return self.spec.name
-
     def at_slot(self, slot: int) -> InstanceRecord:
         record = self._slots[slot]
         assert record is not None, f"slot {slot} of pool {self.name} is empty"
@@ -53,11 +50,10 @@ class PoolRecord:
 
     def typical_speed(self, prompt_tokens: int) -> tuple[float, float]:
         """Seconds to the first token on an idle instance, and per token in a middling batch, of
-        the fastest profile."""
-        models = self.models.values()
-        first_token_s = min((m.prefill_s(prompt_tokens) for m in models), default=0.0)
-        per_token_s = min((m.decode_step_s(16, 16 * prompt_tokens) for m in models), default=0.0)
-        return first_token_s, per_token_s
+        the profile that is used first."""
+        for model in self.models.values():
+            return model.prefill_s(prompt_tokens), model.decode_step_s(16, 16 * prompt_tokens)
+        return 0.0, 0.0
 
     def add(self, value: Instance, cost: ProfileCost) -> InstanceRecord:
         slot = self._free_slot()

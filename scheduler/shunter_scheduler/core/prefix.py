@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 HASH_BYTES = 8
+FEW = 6  # holders up to which one by one is faster than through an index array
 
 
 class _Node:
@@ -110,13 +111,21 @@ class PrefixIndex:
     ) -> None:
         """Writes the tokens held per slot into `out`, at most `limit` each."""
         out.fill(0.0)
-        for node, blocks in found.path:
+        path = found.path
+        for at, (node, blocks) in enumerate(path, 1):
             holders = node.holders
-            tokens = min(blocks * tokens_per_block, limit)
-            if holders & (holders - 1):
-                out[node.slots()] = tokens
-            else:
+            if at < len(path) and path[at][0].holders == holders:
+                continue  # all of them hold more
+            tokens = blocks * tokens_per_block
+            if tokens > limit:
+                tokens = limit
+            if not holders & (holders - 1):
                 out[holders.bit_length() - 1] = tokens
+            elif holders.bit_count() <= FEW:
+                for slot in _bits(holders):
+                    out[slot] = tokens
+            else:
+                out[node.slots()] = tokens
 
     def insert(self, slot: int, hashes: bytes, found: Match) -> None:
         """Notes that a slot holds `hashes`. `found` is their match, with no change since."""
@@ -153,9 +162,8 @@ class PrefixIndex:
         """From the leaf up, so that what continues a node never outlives it in the order."""
         recent, anywhere = self._recent[slot], self._recent_anywhere
         for node in reversed(path):
-            recent[node] = None
+            recent[node] = anywhere[node] = None
             recent.move_to_end(node)
-            anywhere[node] = None
             anywhere.move_to_end(node)
 
     def _grow(self, parent: _Node, edge: bytes, slot: int) -> _Node:
@@ -185,14 +193,18 @@ class PrefixIndex:
 
     def _drop(self, top: _Node, slot: int) -> None:
         """Takes a slot off a node and off all that continues it."""
-        bit = 1 << slot
-        recent = self._recent[slot]
-        for node in list(_held_below(top, bit)):
-            node.hold(node.holders & ~bit)
-            del recent[node]
-            self._held[slot] -= node.blocks
-            if not node.holders:
-                self._unlink(node)
+        if top.children:
+            for node in list(_held_below(top, 1 << slot)):
+                self._take_off(node, slot)
+        else:
+            self._take_off(top, slot)
+
+    def _take_off(self, node: _Node, slot: int) -> None:
+        node.hold(node.holders ^ (1 << slot))
+        del self._recent[slot][node]
+        self._held[slot] -= node.blocks
+        if not node.holders:
+            self._unlink(node)
 
     def _drop_everywhere(self, top: _Node) -> None:
         for slot in list(_bits(top.holders)):

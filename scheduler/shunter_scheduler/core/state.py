@@ -87,8 +87,11 @@ class CoreState:
 
     def end(self, entry: Entry, now: float) -> None:
         """Forgets a request but for its trail."""
-        entry.pool.queue.remove(entry.request_id)
-        self.release(entry, now)
+        if entry.state == "waiting":
+            entry.pool.queue.remove(entry.request_id)
+        else:
+            self.release(entry, now)
+        entry.trail.output_tokens = max(entry.trail.output_tokens, entry.output_tokens)
         self.remove_entry(entry)
         self.ended.keep(entry.trail)
 

@@ -22,21 +22,29 @@ class Ranking:
 
     policy: DispatchPolicy
     ask: Ask
-    rows: tuple[InstanceRow, ...]
+    rows: tuple[InstanceRow | None, ...]
     scores: tuple[float, ...]
-    cached: tuple[int, ...]
+    cached: tuple[float, ...] | None  # None: the policy does not look at prefixes
     excluded_slots: tuple[int, ...]
     eligible: int
     live: int
+    barred_because: str = "tried before"  # of `excluded_slots`
+
+    def _why_excluded(self, row: InstanceRow) -> str:
+        barred = row.slot in self.excluded_slots
+        return self.barred_because if barred else why_excluded(row, self.ask)
 
     def candidates(self) -> list[Candidate]:
         """Best first, those that were excluded last."""
         made = []
-        for row, score, cached in zip(self.rows, self.scores, self.cached, strict=True):
-            because = why_excluded(row, self.ask, self.excluded_slots)
+        hits = self.cached or (0.0,) * len(self.rows)
+        for row, score, cached in zip(self.rows, self.scores, hits, strict=True):
+            if row is None:
+                continue
+            because = self._why_excluded(row)
             if not because and score == float("inf"):
                 because = NOT_CONSIDERED
-            terms = () if because else self.policy.terms(row, self.ask, cached)
+            terms = () if because else self.policy.terms(row, self.ask, int(cached))
             total = sum(value for _, value in terms)
             made.append((bool(because), score, row.slot, _candidate(row, total, terms, because)))
         return [candidate for *_, candidate in sorted(made, key=lambda m: m[:3])]
@@ -107,7 +115,7 @@ class Trail:
             del self.traces[MAX_DECISIONS // 2]
         self.traces.append(trace)
 
-    def explanation(self) -> Explanation:
+    def explanation(self, output_tokens: int) -> Explanation:
         return Explanation(
             request_id=self.request_id,
             model=self.model,
@@ -116,7 +124,7 @@ class Trail:
             rule=self.rule,
             state=self.state,
             prompt_tokens=self.prompt_tokens,
-            output_tokens=self.output_tokens,
+            output_tokens=output_tokens,
             decisions=tuple(trace.record() for trace in self.traces),
         )
 

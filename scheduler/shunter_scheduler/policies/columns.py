@@ -79,13 +79,19 @@ class InstanceColumns:
         self.rows += [None] * (capacity - len(self.rows))
         data = self._data = np.zeros((12, capacity))
         (self.queued_until, self.busy, self.kv_free_tokens, self.kv_soft_free_tokens) = data[:4]
-        (self.kv_wait_s_per_token, self.prefill_base_s, self.prefill_s_per_token) = data[4:7]
+        self.kv_wait_s_per_token = data[4]
+        self.prefill = data[5:7]
+        self.prefill_s_per_token = data[6]
         self.tpot_s = data[7]
         self.linear = data[8:12]
+        self.linear_per_prefill_token = data[9]
         self.kv_free_tokens.fill(-1.0)
+        self.kv_soft_free_tokens.fill(np.inf)
         self.requests = np.zeros(capacity)
-        self.slots = np.arange(capacity, dtype=np.float64)
+        self.slots = np.arange(capacity)
         self.cached_tokens = np.zeros(capacity)
+        self.multipliers = np.ones(4)
+        self.prefill_multipliers = self.multipliers[:2]
         self.score = np.empty(capacity)
         self.excluded = np.empty(capacity, dtype=np.bool_)
         self.scratch = (np.empty(capacity), np.empty(capacity))
@@ -124,6 +130,7 @@ class InstanceColumns:
         self.rows[slot] = None
         self._data[:, slot] = 0.0
         self.kv_free_tokens[slot] = -1.0
+        self.kv_soft_free_tokens[slot] = np.inf
         self.requests[slot] = 0.0
 
     def exclude(self, kv_tokens: float, slots: tuple[int, ...]) -> None:
@@ -133,10 +140,8 @@ class InstanceColumns:
             self.excluded[slot] = True
 
 
-def why_excluded(row: InstanceRow, ask: Ask, slots: tuple[int, ...]) -> str:
+def why_excluded(row: InstanceRow, ask: Ask) -> str:
     """The reason in words; empty for an instance that could be picked."""
-    if row.slot in slots:
-        return "excluded by the request: tried before"
     if row.blocked_because:
         return row.blocked_because
     if row.kv_free_tokens < ask.kv_tokens:

@@ -15,6 +15,7 @@ linear in the request is kept ready in `InstanceColumns.linear`.
 import math
 
 import numpy as np
+from numpy import add, maximum, multiply, subtract
 from numpy.random import Generator
 
 from shunter_scheduler.policies.columns import Ask, Floats, InstanceColumns, InstanceRow
@@ -25,39 +26,47 @@ def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:
     score, (ttft, scratch) = columns.score, columns.scratch
     _queue_and_memory(columns, ask, ttft, scratch)
     outputs = ask.output_tokens
-    multipliers = (1.0, ask.prefill_tokens, outputs, outputs * ask.context_tokens)
-    np.dot(multipliers, columns.linear, out=score)
-    np.add(score, ttft, out=score)
-    # slowdown and price of the cached tokens, which `linear` counts, are taken off again
-    np.multiply(columns.cached_tokens, columns.linear[1], out=scratch)
-    np.subtract(score, scratch, out=score)
+    multipliers = columns.multipliers
+    multipliers[1] = ask.prefill_tokens
+    multipliers[2] = outputs
+    multipliers[3] = outputs * ask.context_tokens
+    multipliers.dot(columns.linear, score)
+    add(score, ttft, out=score)
+    # `linear` counts the whole prompt: what is cached is taken off again, the same below for TTFT
+    multiply(columns.cached_tokens, columns.linear_per_prefill_token, out=scratch)
+    subtract(score, scratch, out=score)
     if ask.ttft_budget_s < math.inf:
-        np.subtract(ask.prefill_tokens, columns.cached_tokens, out=scratch)
-        np.multiply(scratch, columns.prefill_s_per_token, out=scratch)
-        np.add(ttft, scratch, out=ttft)
-        np.add(ttft, columns.prefill_base_s, out=ttft)
-        _add_excess(ttft, ask.ttft_budget_s, ask.weights.slo, score)
+        columns.prefill_multipliers.dot(columns.prefill, scratch)
+        add(ttft, scratch, out=ttft)
+        multiply(columns.cached_tokens, columns.prefill_s_per_token, out=scratch)
+        subtract(ttft, scratch, out=ttft)
+        _add_excess(ttft, ask.ttft_budget_s, ask.weights.slo, score, scratch)
     if ask.tpot_target_s < math.inf:
-        np.copyto(scratch, columns.tpot_s)
-        _add_excess(scratch, ask.tpot_target_s, ask.weights.slo * outputs, score)
+        _add_excess(columns.tpot_s, ask.tpot_target_s, ask.weights.slo * outputs, score, scratch)
 
 
 def _queue_and_memory(columns: InstanceColumns, ask: Ask, out: Floats, scratch: Floats) -> None:
-    np.subtract(columns.queued_until, ask.now, out=out)
+    subtract(columns.queued_until, ask.now, out=out)
     np.abs(out, out=out)
-    np.multiply(out, columns.busy, out=out)
-    np.subtract(ask.kv_tokens, columns.kv_soft_free_tokens, out=scratch)
-    np.maximum(scratch, 0.0, out=scratch)
-    np.multiply(scratch, columns.kv_wait_s_per_token, out=scratch)
-    np.add(out, scratch, out=out)
+    multiply(out, columns.busy, out=out)
+    least = columns.kv_soft_free_tokens.argmin()
+    if columns.kv_soft_free_tokens[least] < ask.kv_tokens:
+        subtract(ask.kv_tokens, columns.kv_soft_free_tokens, out=scratch)
+        maximum(scratch, 0.0, out=scratch)
+        multiply(scratch, columns.kv_wait_s_per_token, out=scratch)
+        add(out, scratch, out=out)
 
 
-def _add_excess(values: Floats, limit: float, weight: float, score: Floats) -> None:
-    """Adds weight x (values - limit) where that is positive; overwrites `values`."""
-    np.subtract(values, limit, out=values)
-    np.maximum(values, 0.0, out=values)
-    np.multiply(values, weight, out=values)
-    np.add(score, values, out=score)
+def _add_excess(
+    values: Floats, limit: float, weight: float, score: Floats, scratch: Floats
+) -> None:
+    """Adds weight x (values - limit) where that is positive."""
+    if values[values.argmax()] <= limit:  # so for most requests; argmax is far cheaper than max()
+        return
+    subtract(values, limit, out=scratch)
+    maximum(scratch, 0.0, out=scratch)
+    multiply(scratch, weight, out=scratch)
+    add(score, scratch, out=score)
 
 
 def queue_s(row: InstanceRow, now: float) -> float:

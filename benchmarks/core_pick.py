@@ -1,0 +1,260 @@
+"""What one decision costs: CPU time of a pick and of a request's whole life in the core.
+
+    python benchmarks/core_pick.py [--json FILE] [--repeats 15] [--profile]
+
+Every figure is CPU time of this process (time.process_time), the median of the repeats. "Naive"
+is the same pick when the columns of all instances are built anew for it, in the same run.
+"""
+
+import argparse
+import cProfile
+import json
+import pstats
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from shunter_api.testing import make_policy, make_pool
+from shunter_scheduler.core import CoreSettings, SchedulerCore
+from shunter_scheduler.domain.cluster import Instance, Topology
+from shunter_scheduler.domain.decisions import Assign, Decision
+from shunter_scheduler.domain.events import (
+    Finished,
+    FirstToken,
+    InstanceObserved,
+    Progress,
+    Submitted,
+    TopologyChanged,
+)
+from shunter_scheduler.domain.request import Request
+
+PROFILES = ("h100", "a100", "l4")
+BLOCK_TOKENS = 64
+POOL = "bench"
+
+
+@dataclass(frozen=True)
+class Figure:
+    name: str
+    instances: int
+    prompt_tokens: int
+    median_us: float
+    min_us: float
+    ratio_to_naive: float | None = None
+
+
+class Traffic:
+    """Requests with prompts of one length: a shared prefix, a conversation's past, a new end.
+
+    Of 125 blocks 20 are a system prompt, up to 50 the past of one of 2,000 conversations.
+    """
+
+    def __init__(self, prompt_tokens: int, seed: int = 7) -> None:
+        rng = np.random.default_rng(seed)
+        self._blocks = prompt_tokens // BLOCK_TOKENS
+        self._prompt_tokens = prompt_tokens
+        self._rng = rng
+        self._system = rng.bytes(8 * (self._blocks * 4 // 25))
+        self._pasts = [rng.bytes(8 * (self._blocks * 2 // 5)) for _ in range(2000)]
+        self._count = 0
+
+    def request(self, now: float) -> Request:
+        self._count += 1
+        past = self._pasts[int(self._rng.integers(len(self._pasts)))]
+        past = past[: 8 * int(self._rng.integers(1, len(past) // 8 + 1))]
+        head = self._system + past
+        return Request(
+            request_id=f"request-{self._count}",
+            gateway_id="gateway",
+            epoch=1,
+            model=POOL,
+            tenant="",
+            prompt_tokens=self._prompt_tokens,
+            max_output_tokens=256,
+            arrived_at=now,
+            block_hashes=head + self._rng.bytes(8 * self._blocks - len(head)),
+        )
+
+
+class Bench:
+    """A core with some load on each instance; requests finish in the order of their start."""
+
+    def __init__(self, instances: int, prompt_tokens: int, in_flight: int) -> None:
+        self.now = 1000.0
+        self.traffic = Traffic(prompt_tokens)
+        self.in_flight = in_flight
+        self.core = SchedulerCore(CoreSettings(), np.random.default_rng(1))
+        pool = make_pool(POOL, profiles=PROFILES, contextLength=32768)
+        policy = make_policy(
+            classes=[{"name": "standard", "priority": 50, "ttft": "2s", "tpot": "100ms"}]
+        )
+        values = tuple(
+            Instance(f"{POOL}-{i}", POOL, PROFILES[i % 3], f"10.0.0.{i}:8000", "simulated")
+            for i in range(instances)
+        )
+        self.core.apply(TopologyChanged(Topology(1, (pool,), (policy,), values)), self.now)
+        for value in values:
+            self.core.apply(InstanceObserved(value.name, healthy=True), self.now)
+        self.running: list[str] = []
+        while len(self.running) < in_flight:
+            self.start(self.traffic.request(self.now))
+
+    def start(self, request: Request) -> None:
+        self.core.apply(Submitted(request), self.now)
+        decisions = self.core.decide(self.now)
+        self.started(decisions[-1])
+
+    def started(self, decision: Decision) -> None:
+        """The first token comes exactly as predicted, so that no rate is corrected meanwhile."""
+        assert isinstance(decision, Assign), decision
+        self.running.append(decision.request_id)
+        ttft_s = decision.predicted_ttft_s
+        self.core.apply(FirstToken(decision.request_id, 1, ttft_s), self.now)
+
+    def finish_oldest(self) -> None:
+        self.core.apply(Finished(self.running.pop(0), 1, 128, "stop"), self.now)
+
+
+def median_us(samples: Sequence[float]) -> tuple[float, float]:
+    return statistics.median(samples) * 1e6, min(samples) * 1e6
+
+
+def time_picks(bench: Bench, repeats: int, before: Callable[[], None]) -> list[float]:
+    """Seconds from Submitted to Assign, one request at a time; `before` each is timed with it."""
+    samples = []
+    for _ in range(repeats):
+        spent = 0.0
+        for _ in range(100):
+            bench.now += 0.001
+            request = bench.traffic.request(bench.now)
+            started = time.process_time()
+            before()
+            bench.core.apply(Submitted(request), bench.now)
+            decisions = bench.core.decide(bench.now)
+            spent += time.process_time() - started
+            bench.started(decisions[0])
+            bench.finish_oldest()
+        samples.append(spent / 100)
+    return samples
+
+
+def mark_all(bench: Bench) -> None:
+    """What a pick without incremental columns does first: build each instance's row."""
+    pool = bench.core._state.pools[POOL]
+    for record in pool.records():
+        pool.mark(record)
+
+
+def time_batches(bench: Bench, repeats: int, size: int) -> list[float]:
+    """Seconds per request when `size` are submitted before one call of decide."""
+    samples = []
+    for _ in range(repeats):
+        bench.now += 0.05
+        requests = [bench.traffic.request(bench.now) for _ in range(size)]
+        started = time.process_time()
+        for request in requests:
+            bench.core.apply(Submitted(request), bench.now)
+        decisions = bench.core.decide(bench.now)
+        samples.append((time.process_time() - started) / size)
+        assert len(decisions) == size
+        for decision in decisions:
+            bench.started(decision)
+            bench.finish_oldest()
+    return samples
+
+
+def time_lives(bench: Bench, repeats: int) -> list[float]:
+    """Seconds of one request: Submitted, Assign, FirstToken, three Progress, Finished."""
+    samples = []
+    for _ in range(repeats):
+        requests = [bench.traffic.request(bench.now) for _ in range(100)]
+        started = time.process_time()
+        for request in requests:
+            live(bench, request)
+        samples.append((time.process_time() - started) / len(requests))
+    return samples
+
+
+def live(bench: Bench, request: Request) -> None:
+    core, request_id = bench.core, request.request_id
+    bench.now += 0.001
+    core.apply(Submitted(request), bench.now)
+    assigned = core.decide(bench.now)[0]
+    assert isinstance(assigned, Assign)
+    core.apply(FirstToken(request_id, 1, assigned.predicted_ttft_s), bench.now)
+    for tokens in (32, 64, 96):
+        core.apply(Progress(request_id, 1, tokens), bench.now)
+        core.decide(bench.now)
+    core.apply(Finished(request_id, 1, 128, "stop"), bench.now)
+    core.decide(bench.now)
+
+
+def measure(repeats: int) -> list[Figure]:
+    figures = []
+    for instances, prompt_tokens in ((128, 2048), (128, 8000), (1024, 8000)):
+        bench = Bench(instances, prompt_tokens, 2 * instances)
+        time_picks(bench, 3, lambda: None)
+        fast = median_us(time_picks(bench, repeats, lambda: None))
+        naive = median_us(time_picks(bench, max(3, repeats // 5), partial(mark_all, bench)))
+        batch = median_us(time_batches(bench, repeats, 64))
+        size = (instances, prompt_tokens)
+        figures += [
+            Figure("pick, one at a time", *size, *fast, fast[0] / naive[0]),
+            Figure("pick, 64 in a batch", *size, *batch, batch[0] / naive[0]),
+            Figure("pick, naive: all rows anew", *size, *naive, 1.0),
+        ]
+    bench = Bench(128, 2048, 64)
+    time_lives(bench, 2)
+    figures.append(Figure("whole life", 128, 2048, *median_us(time_lives(bench, repeats))))
+    return figures
+
+
+def profile() -> None:
+    bench = Bench(1024, 8000, 2048)
+    profiler = cProfile.Profile()
+    profiler.runcall(time_picks, bench, 20, lambda: None)
+    pstats.Stats(profiler).sort_stats("tottime").print_stats(30)
+    bench = Bench(128, 2048, 64)
+    profiler = cProfile.Profile()
+    profiler.runcall(time_lives, bench, 20)
+    pstats.Stats(profiler).sort_stats("tottime").print_stats(40)
+
+
+def table(figures: Sequence[Figure]) -> str:
+    lines = [
+        f"{'CPU time':30}{'instances':>10}{'prompt':>8}{'median us':>11}{'min us':>9}{'/naive':>8}"
+    ]
+    for f in figures:
+        ratio = "" if f.ratio_to_naive is None else f"{f.ratio_to_naive:.3f}"
+        lines.append(
+            f"{f.name:30}{f.instances:>10}{f.prompt_tokens:>8}{f.median_us:>11.1f}"
+            f"{f.min_us:>9.1f}{ratio:>8}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--profile", action="store_true", help="say where the time goes instead")
+    arguments = parser.parse_args()
+    if arguments.profile:
+        profile()
+        return
+    figures = measure(arguments.repeats)
+    print(table(figures))
+    if arguments.json:
+        arguments.json.write_text(
+            json.dumps({"python": sys.version, "figures": [asdict(f) for f in figures]}, indent=2)
+        )
+
+
+if __name__ == "__main__":
+    main()

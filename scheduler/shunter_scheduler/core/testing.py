@@ -1,0 +1,134 @@
+"""A core with a small cluster, for tests: short to drive, and able to check its own books."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from shunter_api.modelpool import ModelPool
+from shunter_api.routingpolicy import RoutingPolicy
+from shunter_api.testing import make_pool
+from shunter_scheduler.core.ledger import Load
+from shunter_scheduler.core.scheduler import SchedulerCore
+from shunter_scheduler.core.settings import CoreSettings
+from shunter_scheduler.domain.cluster import Instance, Topology
+from shunter_scheduler.domain.decisions import Assign, Decision
+from shunter_scheduler.domain.events import (
+    Event,
+    FirstToken,
+    InstanceObserved,
+    Submitted,
+    TopologyChanged,
+)
+from shunter_scheduler.domain.request import Request
+
+D = TypeVar("D")
+
+
+def make_instances(count: int, pool: str = "chat", profile: str = "h100") -> tuple[Instance, ...]:
+    return tuple(
+        Instance(f"{pool}-{profile}-{i}", pool, profile, f"127.0.0.1:{9000 + i}", "simulated")
+        for i in range(count)
+    )
+
+
+def make_request(request_id: str, **fields: Any) -> Request:
+    """A request of 1,000 prompt tokens for model `chat`, unless told otherwise."""
+    defaults: dict[str, Any] = {
+        "gateway_id": "gateway",
+        "epoch": 1,
+        "model": "chat",
+        "tenant": "",
+        "prompt_tokens": 1000,
+        "max_output_tokens": 100,
+        "arrived_at": 0.0,
+    }
+    return Request(request_id=request_id, **{**defaults, **fields})
+
+
+class CoreHarness:
+    """`now` is moved by the test. Instances are healthy from the start unless told otherwise."""
+
+    def __init__(
+        self,
+        instances: Sequence[Instance] | None = None,
+        *,
+        pools: Iterable[ModelPool] | None = None,
+        policies: Iterable[RoutingPolicy] = (),
+        settings: CoreSettings | None = None,
+        healthy: bool = True,
+    ) -> None:
+        self.now = 0.0
+        self.instances = make_instances(2) if instances is None else tuple(instances)
+        self.pools = tuple(pools or (make_pool("chat"),))
+        self.policies = tuple(policies)
+        self.core = SchedulerCore(settings or CoreSettings(), np.random.default_rng(0))
+        self.version = 0
+        self.configure()
+        for value in self.instances if healthy else ():
+            self.observe(value.name)
+
+    def configure(
+        self,
+        instances: Sequence[Instance] | None = None,
+        pools: Sequence[ModelPool] | None = None,
+    ) -> None:
+        self.version += 1
+        self.instances = self.instances if instances is None else tuple(instances)
+        self.pools = self.pools if pools is None else tuple(pools)
+        topology = Topology(self.version, self.pools, self.policies, self.instances)
+        self.apply(TopologyChanged(topology))
+
+    def apply(self, *events: Event) -> None:
+        for event in events:
+            self.core.apply(event, self.now)
+
+    def observe(self, instance: str, healthy: bool = True, **fields: Any) -> None:
+        self.apply(InstanceObserved(instance, healthy, **fields))
+
+    def decide(self) -> list[Decision]:
+        return self.core.decide(self.now)
+
+    def after(self, *events: Event) -> list[Decision]:
+        self.apply(*events)
+        return self.decide()
+
+    def submit(self, request_id: str, **fields: Any) -> list[Decision]:
+        return self.after(Submitted(make_request(request_id, **fields)))
+
+    def assign(self, request_id: str, **fields: Any) -> Assign:
+        """Submits a request that must be placed at once."""
+        (decision,) = self.submit(request_id, **fields)
+        assert isinstance(decision, Assign), decision
+        return decision
+
+    def start(self, request_id: str, **fields: Any) -> Assign:
+        """Submits a request and reports its first token as predicted."""
+        assigned = self.assign(request_id, **fields)
+        self.apply(FirstToken(request_id, assigned.epoch, assigned.predicted_ttft_s))
+        return assigned
+
+    def loads(self) -> dict[str, Load]:
+        return {r.name: r.load for r in self.core._state.instances.values()}
+
+    def check_books(self) -> None:
+        """Each instance's load is the sum of the reservations of the requests on it."""
+        state = self.core._state
+        expected = {name: Load() for name in state.instances}
+        for entry in state.entries.values():
+            held = [(entry.instance, entry.reservation)]
+            if entry.move is not None:
+                held.append((entry.move.destination, entry.move.reservation))
+            for record, reservation in held:
+                if record is not None and reservation is not None and reservation.open:
+                    expected[record.name].add(reservation, 1)
+                    assert entry.request_id in record.requests
+        assert self.loads() == expected
+        for load in expected.values():
+            values = (load.requests, load.kv_tokens, load.prefill_ns, load.decode_tokens)
+            assert min(values) >= 0 and load.prefilling >= 0
+
+
+def only(kind: type[D], decisions: Iterable[Decision]) -> list[D]:
+    """The decisions of one kind."""
+    return [decision for decision in decisions if isinstance(decision, kind)]

@@ -1,0 +1,183 @@
+"""Drains: no new work; what runs is moved a few at a time, the rest runs to the deadline."""
+
+from shunter_api.testing import make_pool
+from shunter_scheduler.core.testing import CoreHarness, make_instances, only
+from shunter_scheduler.domain.decisions import Assign, Cancel, Decision, Move
+from shunter_scheduler.domain.events import (
+    DrainCancelled,
+    DrainRequested,
+    Failed,
+    Finished,
+    FirstToken,
+    MoveDone,
+    Progress,
+)
+from shunter_scheduler.domain.status import DrainStatus
+
+
+def loaded(count: int, instances: int = 2, **pool: object) -> CoreHarness:
+    """All requests run on the first instance and have begun to answer."""
+    values = make_instances(instances)
+    harness = CoreHarness(values[:1], pools=[make_pool("chat", spec=pool)])
+    for i in range(count):
+        harness.start(f"r{i}")
+        harness.apply(Progress(f"r{i}", 1, 10 + i))
+    harness.configure(values)
+    for value in values[1:]:
+        harness.observe(value.name)
+    return harness
+
+
+def drain(harness: CoreHarness, deadline_at: float = 100.0) -> list[Decision]:
+    return harness.after(DrainRequested("chat-h100-0", deadline_at))
+
+
+def done(move: Move) -> MoveDone:
+    return MoveDone(move.request_id, move.epoch + 1, move.destination, True, move.rung)
+
+
+def progress_of(harness: CoreHarness) -> DrainStatus:
+    status = harness.core.drain_status("chat-h100-0")
+    assert status is not None
+    return status
+
+
+def test_a_drain_moves_everything_a_few_at_a_time() -> None:
+    harness = loaded(5)
+    moves = only(Move, drain(harness))
+    moved: list[str] = []
+    while moves:
+        assert len(moves) <= 2
+        assert {(m.source, m.destination, m.rung) for m in moves} == {
+            ("chat-h100-0", "chat-h100-1", "replay")
+        }
+        harness.check_books()
+        moved += [m.request_id for m in moves]
+        moves = only(Move, harness.after(*map(done, moves)))
+    assert sorted(moved) == [f"r{i}" for i in range(5)]
+    assert progress_of(harness) == DrainStatus("chat-h100-0", 0, 5, 0, 0, True)
+    states = {i.name: (i.state, i.running) for i in harness.core.status(0.0).instances}
+    assert states == {"chat-h100-0": ("drained", 0), "chat-h100-1": ("ready", 5)}
+    assert harness.core.status(0.0).moved_total == 5
+    harness.check_books()
+
+
+def test_a_moved_request_goes_on_under_its_new_epoch() -> None:
+    harness = loaded(1)
+    (move,) = only(Move, drain(harness))
+    harness.apply(done(move), Progress("r0", 2, 50), Finished("r0", 1, 60, "stop"))
+    explained = harness.core.explain("r0", 0.0)
+    assert explained is not None
+    assert (explained.state, explained.output_tokens) == ("running", 50)
+    harness.apply(Finished("r0", 2, 60, "stop"))
+    harness.check_books()
+    assert harness.loads()["chat-h100-1"].requests == 0
+
+
+def test_no_new_work_while_draining_and_again_after_undrain() -> None:
+    harness = loaded(0)
+    drain(harness)
+    assert {harness.assign(f"n{i}").instance for i in range(4)} == {"chat-h100-1"}
+    harness.apply(DrainCancelled("chat-h100-0"))
+    assert "chat-h100-0" in {harness.assign(f"m{i}").instance for i in range(4)}
+    assert harness.core.drain_status("chat-h100-0") is None
+
+
+def test_requests_that_have_not_started_go_first_by_restart() -> None:
+    harness = loaded(3)
+    harness.apply(DrainRequested("chat-h100-1", 100.0))
+    harness.assign("fresh", unmovable_reason="n>1")
+    harness.apply(DrainCancelled("chat-h100-1"))
+    moves = only(Move, drain(harness))
+    assert (moves[0].request_id, moves[0].rung) == ("fresh", "restart")
+    harness.apply(done(moves[0]), FirstToken("fresh", 2, 0.1))
+    harness.check_books()
+    assert harness.loads()["chat-h100-1"].prefilling == len(moves) - 1
+
+
+def test_what_cannot_move_runs_to_the_deadline_and_is_then_cancelled() -> None:
+    harness = loaded(0)
+    harness.apply(DrainRequested("chat-h100-1", 100.0))
+    harness.start("stuck", unmovable_reason="n>1")
+    harness.apply(DrainCancelled("chat-h100-1"))
+    assert drain(harness, deadline_at=10.0) == []
+    harness.now = 9.9
+    assert harness.decide() == []
+    assert harness.core.next_wake(harness.now) == 10.0
+    harness.now = 10.0
+    (cancel,) = only(Cancel, harness.decide())
+    assert cancel.request_id == "stuck" and "chat-h100-0" in cancel.reason
+    harness.now = 11.0
+    assert harness.decide() == [], "once"
+    harness.apply(Finished("stuck", 1, 3, "expired"))
+    assert progress_of(harness).done
+
+
+def test_a_move_that_fails_is_tried_elsewhere_after_a_pause() -> None:
+    harness = loaded(1, instances=3)
+    (first,) = only(Move, drain(harness))
+    refused = MoveDone("r0", 1, "chat-h100-0", False, "", "no room")
+    assert harness.after(refused) == []
+    harness.check_books()
+    wake = harness.core.next_wake(harness.now)
+    assert wake is not None
+    harness.now = wake
+    (second,) = only(Move, harness.decide())
+    assert {first.destination, second.destination} == {"chat-h100-1", "chat-h100-2"}
+
+
+def test_no_destination_with_room_no_move_until_there_is_one() -> None:
+    harness = loaded(1)
+    harness.observe("chat-h100-1", kv_capacity_tokens=900)
+    assert drain(harness) == []
+    assert progress_of(harness).remaining == 1
+    harness.observe("chat-h100-1", kv_capacity_tokens=90_000)
+    assert only(Move, harness.decide())
+
+
+def test_a_destination_keeps_its_watermark() -> None:
+    harness = loaded(4)
+    harness.observe("chat-h100-1", kv_capacity_tokens=2500)
+    moves = only(Move, drain(harness))
+    assert len(moves) == 2  # 1,100 tokens each, 2,450 under the watermark
+    assert harness.after(*map(done, moves)) == []
+    assert harness.loads()["chat-h100-1"].kv_tokens <= 2450
+
+
+def test_mode_off_moves_nothing() -> None:
+    harness = loaded(2, migration={"mode": "Off"})
+    assert drain(harness) == []
+
+
+def test_a_gateway_that_says_nothing_gives_the_destination_back() -> None:
+    harness = loaded(1, instances=3)
+    (move,) = only(Move, drain(harness, deadline_at=1e4))
+    assert harness.loads()[move.destination].requests == 1
+    harness.now = 121.0
+    harness.decide()
+    harness.check_books()
+    assert harness.loads()[move.destination].requests == 0
+    late = done(move)
+    harness.apply(late)
+    harness.check_books()
+    assert harness.loads()[move.destination].requests == 1, "the gateway's record decides"
+
+
+def test_source_dies_while_a_move_is_under_way() -> None:
+    harness = loaded(1)
+    drain(harness)
+    harness.apply(Failed("r0", 1, "chat-h100-0", "connection"))
+    harness.check_books()
+    assert all(load.requests == 0 for load in harness.loads().values())
+    (again,) = only(Assign, harness.submit("r0", epoch=2, output_tokens=10, pool="chat"))
+    assert again.instance == "chat-h100-1"
+
+
+def test_destination_leaves_while_a_move_is_under_way() -> None:
+    harness = loaded(1)
+    drain(harness)
+    harness.configure(harness.instances[:1])
+    harness.check_books()
+    assert harness.loads()["chat-h100-0"].requests == 1
+    explained = harness.core.explain("r0", 0.0)
+    assert explained is not None and explained.state == "running"

@@ -1,0 +1,154 @@
+"""The prefix index against a naive model: for each instance, the set of chains it was given."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shunter_scheduler.core.prefix import HASH_BYTES, PrefixIndex
+
+SLOTS = 5
+# Chains over a small alphabet share prefixes often, split nodes, and continue each other.
+chains = st.lists(st.integers(0, 2), min_size=0, max_size=12).map(tuple)
+Operation = tuple[str, int, tuple[int, ...]]
+operations = st.lists(
+    st.tuples(st.sampled_from(["insert"] * 6 + ["clear"]), st.integers(0, SLOTS - 1), chains),
+    max_size=60,
+)
+
+
+def pack(chain: tuple[int, ...]) -> bytes:
+    """Chained: the hash of a block depends on all blocks before it."""
+    hashes = [hash(chain[: i + 1]) & 0xFFFF_FFFF_FFFF_FFFF for i in range(len(chain))]
+    return np.array(hashes, dtype="<u8").tobytes()
+
+
+class NaiveIndex:
+    def __init__(self) -> None:
+        self.held: dict[int, set[tuple[int, ...]]] = {slot: set() for slot in range(SLOTS)}
+
+    def insert(self, slot: int, chain: tuple[int, ...]) -> None:
+        self.held[slot].update(chain[: i + 1] for i in range(len(chain)))
+
+    def match(self, chain: tuple[int, ...]) -> dict[int, int]:
+        found = {}
+        for slot, held in self.held.items():
+            blocks = 0
+            while blocks < len(chain) and chain[: blocks + 1] in held:
+                blocks += 1
+            if blocks:
+                found[slot] = blocks
+        return found
+
+
+def index_of(capacity: int, max_blocks: int = 10_000) -> PrefixIndex:
+    index = PrefixIndex(max_blocks)
+    for slot in range(SLOTS):
+        index.open(slot, capacity)
+    return index
+
+
+def run(index: PrefixIndex, operation: Operation) -> None:
+    name, slot, chain = operation
+    if name == "insert":
+        hashes = pack(chain)
+        index.insert(slot, hashes, index.match(hashes))
+    else:
+        index.clear(slot)
+        index.open(slot, index_capacity(index))
+
+
+def index_capacity(index: PrefixIndex) -> int:
+    return max(index._capacity.values(), default=10_000)
+
+
+@given(operations, st.lists(chains, min_size=1, max_size=10))
+def test_equals_the_naive_model_while_nothing_is_evicted(
+    steps: list[Operation], probes: list[tuple[int, ...]]
+) -> None:
+    index, naive = index_of(10_000), NaiveIndex()
+    for step in steps:
+        run(index, step)
+        if step[0] == "insert":
+            naive.insert(step[1], step[2])
+        else:
+            naive.held[step[1]].clear()
+        for slot in range(SLOTS):
+            assert index.held_blocks(slot) == len(naive.held[slot])
+    assert index.blocks == len(set().union(*naive.held.values()))
+    for probe in (*probes, *(chain for _, _, chain in steps)):
+        assert index.holders_of(pack(probe)) == naive.match(probe)
+
+
+@given(operations, st.integers(1, 15), st.integers(4, 40))
+def test_bounds_hold_and_nothing_is_invented(
+    steps: list[Operation], capacity: int, max_blocks: int
+) -> None:
+    index, naive = index_of(capacity, max_blocks), NaiveIndex()
+    for step in steps:
+        run(index, step)
+        if step[0] == "insert":
+            naive.insert(step[1], step[2])
+        else:
+            naive.held[step[1]].clear()
+        assert index.blocks <= max_blocks
+        assert all(index.held_blocks(slot) <= capacity for slot in range(SLOTS))
+        for _, _, chain in steps:
+            truth = naive.match(chain)
+            for slot, blocks in index.holders_of(pack(chain)).items():
+                assert blocks <= truth.get(slot, 0)
+
+
+@given(operations, chains.filter(bool), st.integers(0, SLOTS - 1))
+def test_what_was_inserted_last_is_held(
+    steps: list[Operation], chain: tuple[int, ...], slot: int
+) -> None:
+    index = index_of(15)
+    for step in steps:
+        run(index, step)
+    run(index, ("insert", slot, chain))
+    assert index.holders_of(pack(chain))[slot] == min(len(chain), 15)
+
+
+@given(operations)
+def test_a_cleared_slot_leaves_nothing_behind(steps: list[Operation]) -> None:
+    index = index_of(12)
+    for step in steps:
+        run(index, step)
+    for slot in range(SLOTS):
+        index.clear(slot)
+        for _, _, chain in steps:
+            assert slot not in index.holders_of(pack(chain))
+    assert index.blocks == 0
+    assert not index._root.children
+    assert not index._recent_anywhere
+
+
+@pytest.mark.parametrize("holders", [1, 3, 200])
+def test_fill_writes_tokens_for_every_holder(holders: int) -> None:
+    index = PrefixIndex(10_000)
+    long, short = pack(tuple(range(10))), pack(tuple(range(4)))
+    for slot in range(holders):
+        index.open(slot, 100)
+        index.insert(slot, short, index.match(short))
+    index.insert(0, long, index.match(long))
+    out = np.full(256, -1.0)
+    index.fill(index.match(long), 64, 600, out)
+    assert out[0] == 600.0  # 640 held, but at most the limit counts
+    assert (out[1:holders] == 4 * 64).all()
+    assert (out[holders:] == 0.0).all()
+
+
+def test_the_least_recent_prefix_goes_first() -> None:
+    index = PrefixIndex(10_000)
+    index.open(0, 6)
+    first, second, third = (pack((i, i, i)) for i in range(3))
+    for hashes in (first, second, first, third):
+        index.insert(0, hashes, index.match(hashes))
+    assert index.holders_of(second) == {}
+    assert index.holders_of(first) == {0: 3}
+    assert index.holders_of(third) == {0: 3}
+
+
+def test_hashes_are_eight_bytes() -> None:
+    assert len(pack((1, 2, 3))) == 3 * HASH_BYTES

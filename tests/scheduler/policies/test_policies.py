@@ -1,0 +1,179 @@
+"""Every policy: its terms add up to its score, and the pick is the lowest score that may win."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shunter_scheduler.policies import DISPATCH_POLICIES, UnknownPolicy, dispatch_policy
+from shunter_scheduler.policies.columns import (
+    Ask,
+    InstanceColumns,
+    InstanceRow,
+    Weights,
+    why_excluded,
+)
+from shunter_scheduler.policies.predicted_cost import PREDICTED_COST, queue_s, ttft_s
+
+NOW = 1000.0
+share = st.floats(0.0, 1.0)
+rates = st.floats(1e-6, 1e-2)
+
+
+@st.composite
+def instance_rows(draw: st.DrawFn) -> InstanceRow:
+    free = draw(st.floats(-1000.0, 400_000.0))
+    return InstanceRow(
+        name="instance",
+        profile="h100",
+        slot=0,
+        blocked_because=draw(st.sampled_from(["", "", "", "draining"])),
+        requests=draw(st.integers(0, 300)),
+        queued_until=NOW + draw(st.floats(-20.0, 20.0)),
+        busy=draw(st.sampled_from([0.0, 1.0])),
+        kv_free_tokens=free,
+        kv_soft_free_tokens=free - draw(st.floats(0.0, 40_000.0)),
+        kv_wait_s_per_token=draw(rates),
+        prefill_base_s=draw(share),
+        prefill_s_per_token=draw(rates),
+        tpot_s=draw(share),
+        step_s_per_sequence=draw(rates),
+        step_s_per_context_token=draw(rates) * 1e-3,
+        price_s_per_s=draw(share),
+    )
+
+
+fleets = st.lists(instance_rows(), min_size=1, max_size=40).map(
+    lambda rows: [row._replace(slot=slot, name=f"i{slot}") for slot, row in enumerate(rows)]
+)
+asks = st.builds(
+    Ask,
+    now=st.just(NOW),
+    prefill_tokens=st.integers(1, 100_000),
+    output_tokens=st.floats(8.0, 4000.0),
+    kv_tokens=st.floats(1.0, 110_000.0),
+    ttft_budget_s=st.one_of(st.just(math.inf), st.floats(-10.0, 10.0)),
+    tpot_target_s=st.one_of(st.just(math.inf), st.floats(0.001, 1.0)),
+    turn=st.integers(0, 40),
+    weights=st.builds(Weights, share, share, st.floats(0.0, 10.0)),
+)
+
+
+def columns_of(rows: list[InstanceRow], ask: Ask) -> InstanceColumns:
+    columns = InstanceColumns(ask.weights, capacity=1)
+    while columns.capacity < len(rows):
+        columns.grow()
+    for row in rows:
+        columns.put(row)
+    columns.exclude(ask.kv_tokens, ())
+    return columns
+
+
+@pytest.mark.parametrize("name", DISPATCH_POLICIES)
+@given(rows=fleets, ask=asks, hit=share)
+def test_terms_add_up_to_the_score(
+    name: str, rows: list[InstanceRow], ask: Ask, hit: float
+) -> None:
+    policy, columns = DISPATCH_POLICIES[name], columns_of(rows, ask)
+    cached = [int(hit * (ask.prefill_tokens - 1)) * (row.slot % 2) for row in rows]
+    columns.cached_tokens[: len(rows)] = cached
+    policy.score(columns, ask, np.random.default_rng(1))
+    for row in rows:
+        total = sum(value for _, value in policy.terms(row, ask, cached[row.slot]))
+        score = columns.score[row.slot]
+        assert math.isinf(score) or score == pytest.approx(total, rel=1e-9, abs=1e-9)
+
+
+@given(rows=fleets, ask=asks)
+def test_exclusion_in_columns_and_in_words_agree(rows: list[InstanceRow], ask: Ask) -> None:
+    columns = columns_of(rows, ask)
+    for row in rows:
+        assert bool(columns.excluded[row.slot]) == bool(why_excluded(row, ask))
+    assert columns.excluded[len(rows) :].all()
+
+
+@given(rows=fleets, ask=asks)
+def test_predicted_cost_never_rewards_load(rows: list[InstanceRow], ask: Ask) -> None:
+    for row in rows:
+        base = dict(PREDICTED_COST.terms(row, ask, 0))
+        busier = dict(PREDICTED_COST.terms(row._replace(requests=row.requests + 1), ask, 0))
+        assert busier["slowdown"] >= base["slowdown"]
+        assert all(value >= 0 for value in base.values())
+
+
+@given(row=instance_rows(), ask=asks)
+def test_a_prefix_hit_is_worth_its_prefill_at_least(row: InstanceRow, ask: Ask) -> None:
+    hit = ask.prefill_tokens - 1
+    saved = ttft_s(row, ask, 0) - ttft_s(row, ask, hit)
+    assert saved == pytest.approx(hit * row.prefill_s_per_token, rel=1e-6, abs=1e-9)
+    without = sum(value for _, value in PREDICTED_COST.terms(row, ask, 0))
+    with_hit = sum(value for _, value in PREDICTED_COST.terms(row, ask, hit))
+    assert without - with_hit >= saved * (1 - 1e-6) - 1e-6
+
+
+def make_row(slot: int, **fields: object) -> InstanceRow:
+    row = InstanceRow(
+        f"i{slot}", "h100", slot, "", 0, 0.0, 0.0, 1e5, 1e5, 0.0, 0.01, 1e-5, 0.01, 1e-4, 1e-8, 0.0
+    )
+    return row._replace(**fields)  # type: ignore[arg-type]
+
+
+def make_ask(**fields: object) -> Ask:
+    ask = Ask(NOW, 1000, 100.0, 1100.0, math.inf, math.inf, 0, Weights())
+    for name, value in fields.items():
+        setattr(ask, name, value)
+    return ask
+
+
+def winner(name: str, rows: list[InstanceRow], ask: Ask, seed: int = 0) -> int:
+    columns = columns_of(rows, ask)
+    DISPATCH_POLICIES[name].score(columns, ask, np.random.default_rng(seed))
+    columns.score[columns.excluded] = np.inf
+    return int(columns.score.argmin())
+
+
+def test_round_robin_takes_each_in_turn() -> None:
+    rows = [make_row(slot) for slot in range(3)]
+    assert [winner("round-robin", rows, make_ask(turn=turn)) for turn in range(4)] == [0, 1, 2, 0]
+
+
+def test_round_robin_skips_the_blocked() -> None:
+    rows = [make_row(0), make_row(1, blocked_because="draining"), make_row(2)]
+    assert winner("round-robin", rows, make_ask(turn=1)) == 2
+
+
+def test_least_requests() -> None:
+    rows = [make_row(0, requests=3), make_row(1, requests=1), make_row(2, requests=1)]
+    assert winner("least-requests", rows, make_ask()) == 1
+
+
+def test_power_of_two_considers_two_and_takes_the_less_loaded() -> None:
+    rows = [make_row(slot, requests=slot) for slot in range(10)]
+    picks = {winner("power-of-two", rows, make_ask(), seed) for seed in range(200)}
+    assert picks == set(range(9))  # the most loaded of all never beats another
+    columns = columns_of(rows, make_ask())
+    DISPATCH_POLICIES["power-of-two"].score(columns, make_ask(), np.random.default_rng(3))
+    assert np.isfinite(columns.score).sum() == 2
+
+
+def test_predicted_cost_prefers_the_faster_profile_until_it_is_loaded() -> None:
+    slow = {"prefill_s_per_token": 1e-4, "tpot_s": 0.05}
+    idle = [make_row(0, **slow), make_row(1)]
+    assert winner("predicted-cost", idle, make_ask()) == 1
+    loaded = [make_row(0, **slow), make_row(1, busy=1.0, queued_until=NOW + 20.0, requests=50)]
+    assert winner("predicted-cost", loaded, make_ask()) == 0
+
+
+def test_an_overdue_engine_becomes_less_attractive() -> None:
+    row = make_row(0, busy=1.0, queued_until=NOW + 1.0)
+    waits = [queue_s(row, NOW + late) for late in (0.0, 0.5, 1.0, 2.0, 5.0)]
+    assert waits == [1.0, 0.5, 0.0, 1.0, 4.0]
+
+
+def test_an_unknown_policy_is_refused_with_the_known_names() -> None:
+    with pytest.raises(UnknownPolicy, match=r"least-load.*predicted-cost.*round-robin"):
+        dispatch_policy("least-load")
+    assert dispatch_policy("predicted-cost") is PREDICTED_COST
+    assert all(policy.name == name for name, policy in DISPATCH_POLICIES.items())
