@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import structlog
+from opentelemetry.trace import Tracer
 
 from shunter_gateway import lifecycle_events as events
 from shunter_gateway.fallback import (
@@ -25,6 +26,7 @@ from shunter_gateway.lifecycle_ports import (
     SchedulerLink,
     Services,
 )
+from shunter_gateway.lifecycle_spans import Spans
 from shunter_gateway.ports import EngineAdapter
 from shunter_gateway.request import ClientError, ClientSink, RequestHandle, RequestSpec
 from shunter_gateway.topology import Topology, topology_from_proto
@@ -92,7 +94,9 @@ class Dispatcher:
         observer: Observer,
         rng: random.Random | None = None,
         limits: LifecycleLimits | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
+        """`tracer` None where nothing records spans."""
         self._clock = clock
         self._link = link
         self._observer = observer
@@ -108,6 +112,7 @@ class Dispatcher:
             adapters=adapters,
             decoders=decoders,
             observer=observer,
+            spans=Spans(tracer),
             rng=rng or random.SystemRandom(),
             limits=self._limits,
             topology=lambda: self._state.topology,

@@ -12,6 +12,7 @@ from shunter_gateway.journal import Owner
 from shunter_gateway.lifecycle_answer import Answer, Diverged
 from shunter_gateway.lifecycle_binding import Binding
 from shunter_gateway.lifecycle_ports import Services, Timer
+from shunter_gateway.lifecycle_spans import Stage
 from shunter_gateway.moves.mover import Mover
 from shunter_gateway.ports import (
     EngineCall,
@@ -75,6 +76,7 @@ class RequestLifecycle:
         self._call_started_at = 0.0
         self._mover = Mover(services, self)
         self._call: EngineCall | None = None
+        self._stage = Stage(None)
         self._priority = 0
         self._finish_reason: FinishReason | None = None
         self._paused = False
@@ -183,9 +185,9 @@ class RequestLifecycle:
 
     # ------------------------------------------------------------ the engine call
 
-    def engine_request(self, address: str) -> EngineRequest:
+    def engine_request(self, address: str, trace_parent: str) -> EngineRequest:
         assert self.binding is not None
-        return self.binding.engine_request(address, self.epoch, self._priority)
+        return self.binding.engine_request(address, self.epoch, self._priority, trace_parent)
 
     def _start_call(self, address: str) -> None:
         assert self.binding is not None
@@ -193,8 +195,13 @@ class RequestLifecycle:
         self.answer.begin_call()
         now = self._services.clock.time()
         self._call_started_at = self.last_heard_at = now
-        sink = _CallSink(self, self.epoch)
-        self._call = self.binding.adapter.start(self.engine_request(address), sink)
+        self._stage = self._services.spans.begin(
+            "engine.generate",
+            self.spec.trace_parent,
+            {"shunter.instance": self.instance, "shunter.epoch": self.epoch},
+        )
+        request = self.engine_request(address, self._stage.trace_parent(self.spec.trace_parent))
+        self._call = self.binding.adapter.start(request, _CallSink(self, self.epoch))
         if self._paused:
             self._call.pause()
 
@@ -252,6 +259,7 @@ class RequestLifecycle:
             self._finish(self._finish_reason)
             return
         self._mover.end("source_failed")
+        self._end_stage(failure.reason)
         if not failure.retriable:
             self._fail_client(events.engine_client_error(failure), "error")
             return
@@ -370,6 +378,10 @@ class RequestLifecycle:
         self.state = "waiting"
 
     def _abort_call(self) -> None:
+        self._end_stage()
         call, self._call = self._call, None
         if call is not None:
             call.abort()
+
+    def _end_stage(self, error: str = "") -> None:
+        self._stage.end({"shunter.output_tokens": self.answer.output_tokens}, error)

@@ -149,8 +149,9 @@ class Answer:
         return text[len(expected) :]
 
     def _count(self, chunk: TokenChunk) -> None:
-        if chunk.cached_tokens is not None and self._cached_tokens is None:
-            self._cached_tokens = min(chunk.cached_tokens, self._prompt_tokens)
+        # A continuation finds what a warm-up left: only a first call tells of the prompt.
+        if chunk.cached_tokens is not None and not self._call_base:
+            self._cached_tokens = chunk.cached_tokens
         if chunk.raw:
             self._raw_tokens = max(self._raw_tokens, chunk.output_tokens or 0)
             if chunk.prompt_tokens is not None:

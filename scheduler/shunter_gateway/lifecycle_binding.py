@@ -70,7 +70,9 @@ class Binding:
             return False
         return pool.name == self.pool.name or pool.revision == self.pool.revision != ""
 
-    def engine_request(self, address: str, epoch: int, priority: int) -> EngineRequest:
+    def engine_request(
+        self, address: str, epoch: int, priority: int, trace_parent: str
+    ) -> EngineRequest:
         """A call that goes on from the journal."""
         spec, answer = self._spec, self._answer
         sampling = spec.sampling
@@ -89,5 +91,5 @@ class Binding:
             sampling=sampling,
             priority=priority,
             body=spec.body,
-            trace_parent=spec.trace_parent,
+            trace_parent=trace_parent,
         )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from shunter_gateway.lifecycle_spans import Spans
 from shunter_gateway.lifecycle_text import Decoder
 from shunter_gateway.ports import EngineAdapter
 from shunter_gateway.topology import Pool, Topology
@@ -77,6 +78,7 @@ class LifecycleLimits:
     max_requests: int = 20_000  # in flight in one gateway
     warm_rounds: int = 3
     warm_delta_tokens: int = 32  # switch once the destination is at most this far behind
+    warm_timeout_s: float = 30.0  # of one move's warm-ups together
     retry_backoff_s: float = 0.5  # before the same instance is tried again
     max_backoff_s: float = 5.0  # longest an overloaded engine is waited for
     retry_after_s: float = 1.0  # told to clients that are turned away
@@ -91,6 +93,7 @@ class Services:
     adapters: Mapping[str, EngineAdapter]
     decoders: Decoders
     observer: Observer
+    spans: Spans
     rng: random.Random
     limits: LifecycleLimits
     topology: Callable[[], Topology | None]

@@ -4,6 +4,8 @@ import random
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from opentelemetry.trace import Tracer
+
 from shunter_gateway.dispatcher import Dispatcher
 from shunter_gateway.lifecycle_ports import LifecycleLimits
 from shunter_gateway.ports import EngineFailure
@@ -42,6 +44,7 @@ class World:
     limits: LifecycleLimits = field(default_factory=LifecycleLimits)
     connected: bool = True
     mismatch: str = ""
+    tracer: Tracer | None = None
     clock: ManualClock = field(default_factory=ManualClock)
     observer: CountingObserver = field(default_factory=CountingObserver)
     engine: ScriptedEngine = field(init=False)
@@ -59,6 +62,7 @@ class World:
             observer=self.observer,
             rng=random.Random(1),
             limits=self.limits,
+            tracer=self.tracer,
         )
         if self.connected:
             self.scheduler.connect(self.dispatcher)

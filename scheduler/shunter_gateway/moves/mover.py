@@ -4,7 +4,8 @@ from typing import Protocol
 
 from shunter_gateway.lifecycle_answer import Answer
 from shunter_gateway.lifecycle_binding import Binding
-from shunter_gateway.lifecycle_ports import Services
+from shunter_gateway.lifecycle_ports import Services, Timer
+from shunter_gateway.lifecycle_spans import Stage
 from shunter_gateway.moves.replay import ReplayMove
 from shunter_gateway.moves.rules import MoveRequest, move_refusal
 from shunter_gateway.ports import EngineRequest
@@ -24,19 +25,21 @@ class MovingRequest(Protocol):
 
     @property
     def epoch(self) -> int: ...
-    def engine_request(self, address: str) -> EngineRequest: ...
+    def engine_request(self, address: str, trace_parent: str) -> EngineRequest: ...
     def take_over(self, destination: Instance) -> bool:
         """Stops the source, then starts the destination from the journal under the next epoch."""
 
 
 class Mover:
-    __slots__ = ("_life", "_move", "_rung", "_services", "_stalled_since")
+    __slots__ = ("_life", "_move", "_rung", "_services", "_stage", "_stalled_since", "_timeout")
 
     def __init__(self, services: Services, life: MovingRequest) -> None:
         self._services = services
         self._life = life
         self._move: ReplayMove | None = None
         self._rung = ""
+        self._stage = Stage(None)
+        self._timeout: Timer | None = None
         self._stalled_since: float | None = None  # switched, and no token since
 
     def refusal(self, destination: str) -> str:
@@ -65,18 +68,32 @@ class Mover:
 
     def start(self, command: pb.Move) -> None:
         topology = self._services.topology()
-        self._rung = "replay" if self._life.answer.began else "restart"
         reason = self.refusal(command.destination)
         if reason or topology is None:
             self.report_refused(reason)
             return
+        self._rung = "replay" if self._life.answer.began else "restart"
+        self._begin_stage(command)
         target = topology.instances[command.destination]
         if self._rung == "restart":
             self.switch(target)
             return
         adapter = self._services.adapters[target.engine_type]
-        self._move = ReplayMove(self, adapter, target, self._services.limits)
-        self._move.start()
+        self._move = move = ReplayMove(self, adapter, target, self._services.limits)
+        warm_timeout_s = self._services.limits.warm_timeout_s
+        self._timeout = self._services.clock.call_later(warm_timeout_s, move.expire)
+        move.start()
+
+    def _begin_stage(self, command: pb.Move) -> None:
+        self._stage = self._services.spans.begin(
+            f"move.{self._rung}",
+            self._life.spec.trace_parent,
+            {
+                "shunter.source": self._life.instance,
+                "shunter.destination": command.destination,
+                "shunter.reason": command.reason,
+            },
+        )
 
     def on_token(self, now: float) -> bool:
         """The destination's first token ends the move; True if there was one to end."""
@@ -84,7 +101,9 @@ class Mover:
             return False
         stall_s, self._stalled_since = now - self._stalled_since, None
         self._services.observer.moved(self._rung, stall_s)
-        self._report(moved=True, stall_ms=int(stall_s * 1000))
+        stall_ms = int(stall_s * 1000)
+        self._stage.end({"shunter.moved": True, "shunter.stall_ms": stall_ms})
+        self._report(moved=True, stall_ms=stall_ms)
         return True
 
     def end(self, reason: str) -> None:
@@ -95,7 +114,8 @@ class Mover:
             self.failed(reason)
 
     def report_refused(self, reason: str) -> None:
-        self._services.observer.move_aborted(self._rung or "replay", reason)
+        """A command that is not carried out; a move under way is not touched."""
+        self._services.observer.move_aborted("replay", reason)
         self._report(moved=False, reason=reason)
 
     def _report(self, moved: bool, reason: str = "", stall_ms: int = 0) -> None:
@@ -106,7 +126,7 @@ class Mover:
                 epoch=life.epoch,
                 instance=life.instance,
                 moved=moved,
-                rung=self._rung or "replay",
+                rung=self._rung if moved else "replay",
                 reason=reason,
                 stall_ms=stall_ms,
             )
@@ -119,19 +139,27 @@ class Mover:
         return self._life.answer.journal.output_tokens
 
     def warm_request(self, address: str) -> EngineRequest:
-        return self._life.engine_request(address)
+        trace_parent = self._stage.trace_parent(self._life.spec.trace_parent)
+        return self._life.engine_request(address, trace_parent)
 
     def switch(self, destination: Instance) -> None:
-        self._move = None
-        journal, stalled_since = self._life.answer.journal, self._life.last_heard_at
-        if journal.has_gap:
-            self.report_refused("unknown_token_ids")
-        elif self._life.answer.exhausted or not self._life.take_over(destination):
-            self.report_refused("finished")
+        life = self._life
+        stalled_since = life.last_heard_at
+        if life.answer.journal.has_gap:
+            self.failed("unknown_token_ids")
+        elif life.answer.exhausted or not life.take_over(destination):
+            self.failed("finished")
         else:
+            self._forget_move()
             self._stalled_since = stalled_since
 
     def failed(self, reason: str) -> None:
         """Before the switch: the source goes on."""
-        self._move = None
+        self._forget_move()
+        self._stage.end({"shunter.moved": False}, reason)
         self.report_refused(reason)
+
+    def _forget_move(self) -> None:
+        self._move = None
+        if self._timeout is not None:
+            self._timeout.cancel()

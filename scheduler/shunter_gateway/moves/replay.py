@@ -60,6 +60,12 @@ class ReplayMove:
         if self._call is not None:
             self._call.abort()
 
+    def expire(self) -> None:
+        """The destination took too long."""
+        if not self._over:
+            self.abort()
+            self._host.failed("warm-up timed out")
+
     # ------------------------------------------------------------ TokenSink of the warm-up
 
     def on_chunk(self, chunk: TokenChunk) -> None:

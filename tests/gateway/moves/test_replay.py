@@ -189,3 +189,26 @@ BASE = MoveRequest("a", "b", True, False, True, False, "")
 )
 def test_what_may_move(request_: MoveRequest, reason: str) -> None:
     assert move_refusal(request_) == reason
+
+
+def test_endless_warm_up_is_given_up() -> None:
+    world = World()
+    _, sink, _ = started(world)
+    warm = warm_up(world)
+    world.settle(31)
+    assert warm.aborted
+    assert move_done(world).reason == "warm-up timed out"
+    world.run_out(10)
+    assert sink.token_ids == UNDISTURBED
+
+
+def test_second_command_does_not_touch_the_move_under_way() -> None:
+    world = World()
+    _, sink, destination = started(world)
+    world.scheduler.move("r1", destination)
+    warm_up(world).step()
+    world.run_out(10)
+    refused, done = world.scheduler.sent(pb.MoveDone)
+    assert isinstance(refused, pb.MoveDone) and isinstance(done, pb.MoveDone)
+    assert (refused.moved, refused.reason, done.moved) == (False, "already_moving", True)
+    assert sink.token_ids == UNDISTURBED
