@@ -58,6 +58,7 @@ def to_request(m: pb.Submitted, gateway_id: str, now: float) -> Request:
     if len(headers) > MAX_HEADERS:
         raise InvalidArgument(f"{m.request_id} has {len(headers)} headers, at most {MAX_HEADERS}")
     deadline_ms = m.deadline_in_ms
+    classes, excluded = m.allowed_classes, m.excluded_instances
     return Request(
         m.request_id,
         gateway_id,
@@ -71,10 +72,10 @@ def to_request(m: pb.Submitted, gateway_id: str, now: float) -> Request:
         m.prompt_tokens_exact,
         hashes,
         m.slo_class,
-        tuple(m.allowed_classes),
+        tuple(classes) if classes else (),
         dict(headers) if headers else {},
         now + deadline_ms / 1000 if deadline_ms else None,
-        tuple(m.excluded_instances),
+        tuple(excluded) if excluded else (),
         m.unmovable_reason,
         m.pool,
     )
