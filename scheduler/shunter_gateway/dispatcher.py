@@ -3,7 +3,6 @@ progress, and places those that wait while there is no scheduler."""
 
 import asyncio
 import random
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,6 +10,7 @@ import structlog
 from opentelemetry.trace import Tracer
 
 from shunter_gateway import lifecycle_events as events
+from shunter_gateway.dispatcher_retries import RetryBudget
 from shunter_gateway.fallback import (
     UNLIMITED_OUTPUT_TOKENS,
     Load,
@@ -35,41 +35,6 @@ from shunter_proto.v1 import scheduler_pb2 as pb
 _log = structlog.get_logger(__name__)
 TICK_S = 0.1
 _FAILED_INSTANCE_S = 5.0  # an instance that failed this lately is avoided without a scheduler
-
-
-class RetryBudget:
-    """Keeps retries from feeding an overload: at most 10 % of a pool's requests over 10 s.
-
-    A request's first retry is free: one dead engine must not fail what it ran. The floor lets small
-    pools retry at all.
-    """
-
-    WINDOW_S = 10.0
-    SHARE = 0.1
-    FLOOR = 10
-
-    def __init__(self) -> None:
-        self._requests: dict[str, deque[float]] = {}
-        self._retries: dict[str, deque[float]] = {}
-
-    def count_request(self, pool: str, now: float) -> None:
-        self._recent(self._requests, pool, now).append(now)
-
-    def allow(self, pool: str, failures: int, now: float) -> bool:
-        if failures <= 1:
-            return True
-        retries = self._recent(self._retries, pool, now)
-        allowed = max(self.FLOOR, self.SHARE * len(self._recent(self._requests, pool, now)))
-        if len(retries) >= allowed:
-            return False
-        retries.append(now)
-        return True
-
-    def _recent(self, table: dict[str, deque[float]], pool: str, now: float) -> deque[float]:
-        times = table.setdefault(pool, deque(maxlen=100_000))
-        while times and times[0] < now - self.WINDOW_S:
-            times.popleft()
-        return times
 
 
 @dataclass(slots=True)
@@ -275,7 +240,7 @@ class Dispatcher:
             spec.prompt_tokens,
             spec.max_tokens or UNLIMITED_OUTPUT_TOKENS,
         )
-        if pool is None or instance is None:
+        if pool is None or instance is None or pool.engine_type not in self._services.adapters:
             life.refuse(
                 events.unavailable(
                     "no scheduler, and no instance of this model is known",
