@@ -97,22 +97,6 @@ class RouteTable:
         )
 
 
-def resolve(
-    policies: Iterable[RoutingPolicy],
-    pools: Iterable[ModelPool],
-    *,
-    model: str,
-    headers: Mapping[str, str],
-    tenant: str,
-    prompt_tokens: int,
-    draw: float,
-) -> Resolution | None:
-    """One resolution without a table to keep; see `RouteTable.resolve`."""
-    return RouteTable(policies, pools).resolve(
-        model=model, headers=headers, tenant=tenant, prompt_tokens=prompt_tokens, draw=draw
-    )
-
-
 def in_order(policies: Iterable[RoutingPolicy]) -> tuple[RoutingPolicy, ...]:
     """Highest `spec.priority` first, then the older, then by name."""
     return tuple(sorted(policies, key=lambda p: (-p.spec.priority, *p.metadata.age_order)))

@@ -32,10 +32,6 @@ class Configuration:
     policies: tuple[RoutingPolicy, ...]
     instances: tuple[InstanceEntry, ...]
 
-    def pool(self, name: str) -> ModelPool:
-        """Raises KeyError where there is none."""
-        return {pool.name: pool for pool in self.pools}[name]
-
 
 def load_configuration(
     files: Iterable[tuple[str, str]],

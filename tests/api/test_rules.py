@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from shunter_api.modelpool import ModelPool
 from shunter_api.routingpolicy import RoutingPolicy
-from shunter_api.rules import Resolution, RouteTable, in_order, resolve
+from shunter_api.rules import Resolution, RouteTable, in_order
 from shunter_api.testing import make_policy, make_pool
 
 POOLS = (make_pool("chat", aliases=["default"]), make_pool("code"), make_pool("big"))
@@ -21,9 +21,7 @@ def go(
     draw: float = 0.0,
     pools: tuple[ModelPool, ...] = POOLS,
 ) -> Resolution | None:
-    return resolve(
-        policies,
-        pools,
+    return RouteTable(policies, pools).resolve(
         model=model,
         headers=headers or {},
         tenant=tenant,

@@ -97,7 +97,7 @@ def test_a_broken_pool_is_not_reported_again_as_missing() -> None:
 def test_good_files_give_a_configuration() -> None:
     entry = instances("name: a, pool: chat, profile: h100, address: 'localhost:1'")
     configuration = load_configuration([("0", pool("chat")), ("1", policy("  {}\n")), ("2", entry)])
-    assert configuration.pool("chat").name == "chat"
+    assert configuration.pools[0].name == "chat"
     assert configuration.policies[0].spec.dispatch.policy == "predicted-cost"
     assert configuration.instances[0].address == "localhost:1"
 

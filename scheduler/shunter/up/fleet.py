@@ -14,6 +14,7 @@ STEADY_POLL_S = 1.0
 MAX_DEATHS_AT_START = 3
 ENGINE_GRACE_S = 8.0
 GATEWAY_GRACE_S = 8.0
+TAIL_LINES = 12
 
 
 class Fleet:
@@ -88,6 +89,7 @@ class Fleet:
 
 
 def _failure(child: Child, what: str) -> Failure:
-    tail = "\n".join(child.log_tail().splitlines()[-12:])
+    lines = dict.fromkeys(child.log_tail().splitlines())  # each try says the same
+    tail = "\n".join(list(lines)[-TAIL_LINES:])
     said = f"; its log ends with:\n{tail}" if tail else ""
     return Failure(f"{child.spec.name} {what}{said}", f"the whole log is {child.spec.log}")
