@@ -12,8 +12,7 @@ HEALTH_TIMEOUT_S = 2.0
 STARTING_POLL_S = 0.2
 STEADY_POLL_S = 1.0
 MAX_DEATHS_AT_START = 3
-ENGINE_GRACE_S = 8.0
-GATEWAY_GRACE_S = 8.0
+STOP_GRACE_S = 8.0
 TAIL_LINES = 12
 
 
@@ -37,7 +36,7 @@ class Fleet:
         """Stop one child and forget it."""
         child, task = self.children.pop(name), self._tasks.pop(name)
         self._seen.discard(name)
-        await child.stop(ENGINE_GRACE_S)
+        await child.stop(STOP_GRACE_S)
         await task
         self._changed()
 
