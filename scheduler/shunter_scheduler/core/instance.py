@@ -11,24 +11,34 @@ from shunter_scheduler.domain.status import InstanceState, InstanceStatus
 from shunter_scheduler.policies.columns import InstanceRow
 
 
-@dataclass(slots=True)
 class ProfileModel:
-    """Shared by the instances of one profile: the prior and what observations made of it."""
+    """Shared by the instances of one profile: the prior, what observations made of it, and the
+    rates (seconds) that follow from both."""
 
-    cost: ProfileCost
-    prefill: Correction = field(default_factory=Correction)
-    decode: Correction = field(default_factory=Correction)
+    def __init__(self, cost: ProfileCost) -> None:
+        self.cost = cost
+        self.prefill = Correction()
+        self.decode = Correction()
+        self.update()
+
+    def update(self) -> None:
+        """After a correction was published."""
+        rates = self.cost.rates
+        prefill, decode = self.prefill.published, self.decode.published
+        self.prefill_base_s = rates.prefill_base_s * prefill
+        self.prefill_s_per_token = rates.prefill_s_per_token * prefill
+        self.step_base_s = rates.decode_base_s * decode
+        self.step_s_per_sequence = rates.decode_s_per_sequence * decode
+        self.step_s_per_context_token = rates.decode_s_per_context_token * decode
 
     def prefill_s(self, tokens: int) -> float:
-        rates = self.cost.rates
-        return (rates.prefill_base_s + tokens * rates.prefill_s_per_token) * self.prefill.published
+        return self.prefill_base_s + tokens * self.prefill_s_per_token
 
     def decode_step_s(self, sequences: float, context_tokens: float) -> float:
-        rates = self.cost.rates
-        return self.decode.published * (
-            rates.decode_base_s
-            + sequences * rates.decode_s_per_sequence
-            + context_tokens * rates.decode_s_per_context_token
+        return (
+            self.step_base_s
+            + sequences * self.step_s_per_sequence
+            + context_tokens * self.step_s_per_context_token
         )
 
 
@@ -142,17 +152,17 @@ class InstanceRecord:
         return ""
 
     def row(self, now: float, settings: CoreSettings) -> InstanceRow:
-        load, capacity = self.load, self.kv_capacity_tokens
-        rates, decode = self.model.cost.rates, self.model.decode.published
-        prefill = self.model.prefill.published
-        room = settings.head_room
+        load, model, room, value = self.load, self.model, settings.head_room, self.value
+        capacity = self.kv_capacity_tokens
         requests = load.requests + self.foreign[0]
         used = load.kv_tokens + self.foreign[1]
-        tpot_s = self.model.decode_step_s(requests + 1, used)
-        remaining_s = tpot_s * load.decode_tokens / load.requests if load.requests else 0.0
+        tpot_s = model.decode_step_s(requests + 1, used)
+        kv_wait_s_per_token = 0.0
+        if load.requests and used:  # what is used now comes free over the mean time that is left
+            kv_wait_s_per_token = tpot_s * load.decode_tokens / load.requests / used
         return InstanceRow(
-            self.value.name,
-            self.value.profile,
+            value.name,
+            value.profile,
             self.slot,
             self.blocked_because(now, settings),
             requests,
@@ -160,13 +170,13 @@ class InstanceRecord:
             1.0 if load.prefilling else 0.0,
             capacity * (1 - room.kv_watermark) - used,
             capacity * room.kv_soft_limit - used,
-            remaining_s / used if used else 0.0,
-            rates.prefill_base_s * prefill,
-            rates.prefill_s_per_token * prefill,
+            kv_wait_s_per_token,
+            model.prefill_base_s,
+            model.prefill_s_per_token,
             tpot_s,
-            rates.decode_s_per_sequence * decode,
-            rates.decode_s_per_context_token * decode,
-            self.model.cost.dollars_per_s * settings.money_s_per_dollar,
+            model.step_s_per_sequence,
+            model.step_s_per_context_token,
+            model.cost.dollars_per_s * settings.money_s_per_dollar,
         )
 
     def state(self, now: float) -> InstanceState:

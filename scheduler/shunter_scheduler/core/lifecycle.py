@@ -122,7 +122,7 @@ def _prefill_done(state: CoreState, entry: Entry, now: float, ttft_s: float) -> 
         pool.mark(record)
     predicted_s = entry.predicted_ttft_s
     if predicted_s and record.model.prefill.observe(ttft_s, predicted_s, now):
-        pool.mark_profile(record.model)
+        pool.corrected(record.model)
     state.wake(pool)
 
 
@@ -184,7 +184,7 @@ def _learn(state: CoreState, entry: Entry, event: Finished, now: float) -> None:
         predicted_s = record.model.decode_step_s(record.load.requests, record.load.kv_tokens)
         observed_s = (now - entry.first_token_at) / here
         if record.model.decode.observe(observed_s, predicted_s, now):
-            pool.mark_profile(record.model)
+            pool.corrected(record.model)
 
 
 def failed(state: CoreState, event: Failed, now: float) -> None:

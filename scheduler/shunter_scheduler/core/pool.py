@@ -86,7 +86,9 @@ class PoolRecord:
     def mark(self, record: InstanceRecord) -> None:
         self._marked.add(record.slot)
 
-    def mark_profile(self, model: ProfileModel) -> None:
+    def corrected(self, model: ProfileModel) -> None:
+        """A correction was published: all instances of the profile follow."""
+        model.update()
         self._marked.update(r.slot for r in self.instances.values() if r.model is model)
 
     def refresh(self, now: float) -> None:

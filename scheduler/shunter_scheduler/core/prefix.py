@@ -5,7 +5,7 @@ set of the slots that hold it. Who holds a node holds all nodes above it, so one
 answers for all instances. Slots are bits, so `clear` a slot before another instance gets it.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,6 +15,9 @@ HASH_BYTES = 8
 FEW = 6  # holders up to which one by one is faster than through an index array
 
 
+_NO_CHILDREN: dict[bytes, "_Node"] = {}  # of all leaves, never written to: most nodes are leaves
+
+
 class _Node:
     __slots__ = ("_slots", "children", "edge", "holders", "parent")
 
@@ -22,12 +25,17 @@ class _Node:
         self.edge = edge
         self.parent = parent
         self.holders = holders
-        self.children: dict[bytes, _Node] = {}
+        self.children = _NO_CHILDREN
         self._slots: NDArray[np.intp] | None = None
 
     @property
     def blocks(self) -> int:
         return len(self.edge) // HASH_BYTES
+
+    def adopt(self, child: "_Node") -> None:
+        if self.children is _NO_CHILDREN:
+            self.children = {}
+        self.children[child.edge[:HASH_BYTES]] = child
 
     def hold(self, holders: int) -> None:
         self.holders = holders
@@ -54,9 +62,10 @@ class Match:
 
 
 class PrefixIndex:
-    """Bounded: each slot by its own capacity, all together by `max_blocks`; least recent go first.
+    """Bounded: each slot by its own capacity, all together by `max_blocks`.
 
-    Blocks go a node at a time, and with them all that continues them.
+    A slot gives up what it used least recently, a node at a time and with it all that continues it.
+    Over `max_blocks` the slots give in turn.
     """
 
     def __init__(self, max_blocks: int) -> None:
@@ -66,22 +75,27 @@ class PrefixIndex:
         self._capacity: dict[int, int] = {}
         self._held: dict[int, int] = {}
         self._recent: dict[int, OrderedDict[_Node, None]] = {}
-        self._recent_anywhere: OrderedDict[_Node, None] = OrderedDict()
+        self._giving: deque[int] = deque()  # slots, in the order of their turn
 
     def open(self, slot: int, capacity_blocks: int) -> None:
         """Starts or resizes a slot."""
         self._capacity[slot] = capacity_blocks
-        self._held.setdefault(slot, 0)
-        self._recent.setdefault(slot, OrderedDict())
+        if slot not in self._held:
+            self._held[slot] = 0
+            self._recent[slot] = OrderedDict()
+            self._giving.append(slot)
         self._shrink(slot)
 
     def clear(self, slot: int) -> None:
         """Forgets all that a slot holds, and the slot."""
-        recent = self._recent.get(slot, ())
+        if slot not in self._held:
+            return
+        recent = self._recent[slot]
         while recent:
             self._drop(next(iter(recent)), slot)
+        self._giving.remove(slot)
         for table in (self._capacity, self._held, self._recent):
-            table.pop(slot, None)
+            del table[slot]
 
     def held_blocks(self, slot: int) -> int:
         return self._held.get(slot, 0)
@@ -144,13 +158,18 @@ class PrefixIndex:
             if not node.holders & bit:
                 node.hold(node.holders | bit)
                 self._held[slot] += node.blocks
-        if rest:
-            path.append(self._grow(path[-1] if path else self._root, rest, slot))
-        self._touch(slot, path)
+        leaf = self._grow(path[-1] if path else self._root, rest, slot) if rest else None
+        # From the leaf up, so that what continues a node never outlives it in the order.
+        recent = self._recent[slot]
+        if leaf is not None:
+            recent[leaf] = None
+        for node in reversed(path):
+            recent[node] = None
+            recent.move_to_end(node)
         if self._held[slot] > capacity:
             self._shrink(slot)
-        while self.blocks > self.max_blocks and self._recent_anywhere:
-            self._drop_everywhere(next(iter(self._recent_anywhere)))
+        while self.blocks > self.max_blocks:
+            self._give_one()
 
     def holders_of(self, hashes: bytes) -> dict[int, int]:
         """Blocks held per slot, of slots that hold any."""
@@ -158,17 +177,9 @@ class PrefixIndex:
             slot: blocks for node, blocks in self.match(hashes).path for slot in _bits(node.holders)
         }
 
-    def _touch(self, slot: int, path: list[_Node]) -> None:
-        """From the leaf up, so that what continues a node never outlives it in the order."""
-        recent, anywhere = self._recent[slot], self._recent_anywhere
-        for node in reversed(path):
-            recent[node] = anywhere[node] = None
-            recent.move_to_end(node)
-            anywhere.move_to_end(node)
-
     def _grow(self, parent: _Node, edge: bytes, slot: int) -> _Node:
         node = _Node(edge, parent, 1 << slot)
-        parent.children[edge[:HASH_BYTES]] = node
+        parent.adopt(node)
         self._held[slot] += node.blocks
         self.blocks += node.blocks
         return node
@@ -177,13 +188,12 @@ class PrefixIndex:
         """Cuts a node in two and returns the upper part, which is new."""
         assert node.parent is not None
         upper = _Node(node.edge[:at_bytes], node.parent, node.holders)
-        node.parent.children[upper.edge[:HASH_BYTES]] = upper
+        node.parent.adopt(upper)
         node.edge = node.edge[at_bytes:]
         node.parent = upper
-        upper.children[node.edge[:HASH_BYTES]] = node
+        upper.adopt(node)
         for slot in _bits(node.holders):
             self._recent[slot][upper] = None
-        self._recent_anywhere[upper] = None
         return upper
 
     def _shrink(self, slot: int) -> None:
@@ -206,14 +216,17 @@ class PrefixIndex:
         if not node.holders:
             self._unlink(node)
 
-    def _drop_everywhere(self, top: _Node) -> None:
-        for slot in list(_bits(top.holders)):
-            self._drop(top, slot)
+    def _give_one(self) -> None:
+        """The slot whose turn it is drops its least recent node."""
+        slot = self._giving[0]
+        self._giving.rotate(-1)
+        recent = self._recent[slot]
+        if recent:
+            self._drop(next(iter(recent)), slot)
 
     def _unlink(self, node: _Node) -> None:
         assert node.parent is not None
         del node.parent.children[node.edge[:HASH_BYTES]]
-        del self._recent_anywhere[node]
         self.blocks -= node.blocks
 
 

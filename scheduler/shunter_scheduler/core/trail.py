@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from shunter_scheduler.domain.explanation import Candidate, DecisionRecord, Explanation
-from shunter_scheduler.policies.columns import Ask, InstanceRow, why_excluded
+from shunter_scheduler.policies.columns import Ask, Floats, InstanceRow, why_excluded
 from shunter_scheduler.policies.policy import DispatchPolicy
 
 MAX_CANDIDATES = 8
@@ -23,8 +23,8 @@ class Ranking:
     policy: DispatchPolicy
     ask: Ask
     rows: tuple[InstanceRow | None, ...]
-    scores: tuple[float, ...]
-    cached: tuple[float, ...] | None  # None: the policy does not look at prefixes
+    scores: Floats
+    cached: Floats | None  # None: the policy does not look at prefixes
     excluded_slots: tuple[int, ...]
     eligible: int
     live: int
@@ -37,8 +37,8 @@ class Ranking:
     def candidates(self) -> list[Candidate]:
         """Best first, those that were excluded last."""
         made = []
-        hits = self.cached or (0.0,) * len(self.rows)
-        for row, score, cached in zip(self.rows, self.scores, hits, strict=True):
+        hits = [0.0] * len(self.rows) if self.cached is None else self.cached.tolist()
+        for row, score, cached in zip(self.rows, self.scores.tolist(), hits, strict=True):
             if row is None:
                 continue
             because = self._why_excluded(row)

@@ -121,7 +121,7 @@ def test_a_cleared_slot_leaves_nothing_behind(steps: list[Operation]) -> None:
             assert slot not in index.holders_of(pack(chain))
     assert index.blocks == 0
     assert not index._root.children
-    assert not index._recent_anywhere
+    assert not index._recent and not index._giving
 
 
 @pytest.mark.parametrize("holders", [1, 3, 200])
