@@ -194,7 +194,10 @@ class Dispatcher:
         """Until cancelled."""
         while True:
             await asyncio.sleep(TICK_S)
-            self.tick()
+            try:
+                self.tick()
+            except Exception:  # the outermost loop: running streams must not end for it
+                _log.exception("dispatcher_tick_failed")
 
     def tick(self) -> None:
         """Reports progress, and places what waits for a scheduler that is not there."""

@@ -69,7 +69,7 @@ class SchedulerClient:
             stub: SchedulerAsyncStub = SchedulerStub(channel)
             while True:
                 began = self._time()
-                reason = await self._session(stub, listener)
+                reason = await self._guarded(stub, listener)
                 self._lose(reason)
                 if self._time() - began > self._target.max_backoff_s:
                     backoff_s = self._target.backoff_s
@@ -92,6 +92,23 @@ class SchedulerClient:
             self._queue.clear()
             self._queue.extend(kept)
 
+    async def _guarded(self, stub: "SchedulerAsyncStub", listener: SessionListener) -> str:
+        """The outermost loop: whatever a session dies of, the gateway tries the next one."""
+        try:
+            return await self._session(stub, listener)
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+        except asyncio.InvalidStateError:
+            return "ended while it was written to"
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return "cancelled by the other side"
+        except Exception:
+            _log.exception("scheduler_session_failed")
+            return "an error of this gateway"
+
     async def _session(self, stub: "SchedulerAsyncStub", listener: SessionListener) -> str:
         """One session from Hello to its end; returns why it ended."""
         call = stub.Session()
@@ -106,8 +123,6 @@ class SchedulerClient:
                     self._begin(listener)
                     writer = asyncio.create_task(self._write(call))
             return "closed by the scheduler"
-        except grpc.aio.AioRpcError as error:
-            return error.code().name
         finally:
             if writer is not None:
                 writer.cancel()

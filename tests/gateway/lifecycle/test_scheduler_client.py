@@ -209,3 +209,32 @@ async def test_real_scheduler_drains_an_instance_by_moves(tmp_path: Path) -> Non
             await until(lambda: all(sink.outcome is not None for sink in sinks))
             assert all(sink.token_ids == answer_ids(PROMPT, 8) for sink in sinks)
             await scheduler.wait_running(0)
+
+
+class ClumsyListener:
+    """Cannot make sense of what it hears at first."""
+
+    def __init__(self) -> None:
+        self.failures = 2
+        self.sessions = 0
+
+    def on_commands(self, commands: pb.SchedulerCommands) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise ValueError("test")
+
+    def on_session(self) -> None:
+        self.sessions += 1
+
+
+async def test_no_error_ends_the_search_for_a_scheduler() -> None:
+    service = ScriptedScheduler()  # type: ignore[abstract]
+    async with listening(service) as port:
+        target = SchedulerTarget(f"127.0.0.1:{port}", "gw-1", "test", backoff_s=0.01)
+        client, listener = SchedulerClient(target), ClumsyListener()
+        task = asyncio.create_task(client.run(listener))
+        await until(lambda: listener.sessions == 1)
+        assert service.sessions == 3 and client.lost_since is None
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
