@@ -118,12 +118,12 @@ def many_streams(bench: Bench, streams: int, tokens: int) -> list[dict[str, obje
 
 def show(rows: list[dict[str, object]]) -> None:
     table = Table()
-    for column in rows[0]:
+    columns = [column for column in rows[0] if column != "first_wrong"]
+    for column in columns:
         table.add_column(column.replace("_", " "), justify="right")
     for row in rows:
-        table.add_row(
-            *(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values())
-        )
+        values = [row[column] for column in columns]
+        table.add_row(*(f"{v:,}" if isinstance(v, int) else str(v) for v in values))
     console = Console(width=130)
     console.print(table)
     for row in rows:

@@ -214,6 +214,8 @@ class Load:
         cpu, tokens = cpu_s(relay), board.total
         await until(lambda: max(map(len, board.sent_at.values())) > run.tokens - 3)
         cpu, tokens = cpu_s(relay) - cpu, board.total - tokens
+        if tokens <= 0:
+            raise RuntimeError("the first stream ended before the last began: raise --tokens")
         rss = rss_bytes(relay)
         await asyncio.wait_for(asyncio.gather(*(client.done for client in clients)), 60)
         wrong = [why for client in clients if (why := self._wrong(client, run))]

@@ -18,10 +18,10 @@ class HttpListener:
 
     async def start(self, host: str, port: int, reuse_port: bool = False) -> int:
         """The port that it listens on (`port` 0: the system's choice). Raises `OSError`."""
-        self._runner = web.ServerRunner(self._edge.server(), shutdown_timeout=1.0)
-        await self._runner.setup()
-        self._site = web.TCPSite(
-            self._runner,
+        runner = web.ServerRunner(self._edge.server(), shutdown_timeout=1.0)
+        await runner.setup()
+        site = web.TCPSite(
+            runner,
             host,
             port,
             ssl_context=self._tls,
@@ -29,11 +29,12 @@ class HttpListener:
             reuse_port=reuse_port or None,
         )
         try:
-            await self._site.start()
+            await site.start()
         except OSError:
-            await self._runner.cleanup()
+            await runner.cleanup()
             raise
-        bound: int = self._runner.addresses[0][1]
+        self._runner, self._site = runner, site
+        bound: int = runner.addresses[0][1]
         return bound
 
     async def stop_accepting(self) -> None:

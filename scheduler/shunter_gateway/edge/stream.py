@@ -2,7 +2,7 @@
 
 A token passes from the engine's socket to the client's without a task switch: the sinks here are
 plain calls. The handler's task only opens the response, waits out slow clients, sends keep-alive
-comments and ends it. On uvloop all writes of one loop turn leave in one system call.
+comments and ends it.
 """
 
 import asyncio
@@ -39,6 +39,7 @@ class EventStream:
     """One client's stream; its choices share it."""
 
     __slots__ = (
+        "_call_soon",
         "_chunked",
         "_full",
         "_job",
@@ -46,11 +47,13 @@ class EventStream:
         "_pending",
         "_quiet",
         "_settings",
+        "_time",
         "_token_bytes",
         "_transport",
         "_wake",
         "_watch",
         "_write_limit",
+        "_wrote_at",
         "ended",
         "error",
         "handles",
@@ -76,6 +79,9 @@ class EventStream:
         self._wake = asyncio.Event()
         self._quiet = True
         self._full = False
+        loop = asyncio.get_running_loop()
+        self._time, self._call_soon = loop.time, loop.call_soon
+        self._wrote_at = 0.0
 
     def sink(self, index: int) -> ClientSink:
         if self._job.shape.raw:
@@ -87,11 +93,32 @@ class EventStream:
     # ------------------------------------------------------------ called by the sinks
 
     def send(self, data: bytes) -> None:
+        """The first write of a loop turn goes out at once, what follows in the turn as one more:
+        several tokens in one read cost two system calls, not one each."""
         transport = self._transport
         if transport is None:
             self._pending.append(data)
             self._wake.set()
             return
+        now = self._time()  # uvloop's clock stands still during a turn
+        if now == self._wrote_at:
+            if not self._pending:
+                self._call_soon(self._flush)
+            self._pending.append(data)
+            return
+        self._wrote_at = now
+        if self._pending:
+            self._pending.append(data)
+            self._flush()
+        else:
+            self._write(transport, data)
+
+    def _flush(self) -> None:
+        pending, self._pending = self._pending, []
+        if pending and self._transport is not None:
+            self._write(self._transport, b"".join(pending))
+
+    def _write(self, transport: asyncio.Transport, data: bytes) -> None:
         self._quiet = False
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
@@ -99,15 +126,20 @@ class EventStream:
         if transport.get_write_buffer_size() > self._write_limit and not self._full:
             self._pause()
 
-    def choice_done(self, outcome: Outcome) -> None:
+    def choice_done(self, outcome: Outcome, closing: bytes = b"") -> None:
         self.outcomes.append(outcome)
         self._live -= 1
-        if self._live == 0 and not self.ended:
-            shape = self._job.shape
-            if shape.include_usage and not shape.raw:
-                self.send(usage_event(shape, self.outcomes))
-            self.send(DONE_EVENT)
-            self.end()
+        if self.ended:
+            return
+        if self._live:
+            if closing:
+                self.send(closing)
+            return
+        shape = self._job.shape
+        usage = shape.include_usage and not shape.raw
+        totals = usage_event(shape, self.outcomes) if usage else b""
+        self.send(closing + totals + DONE_EVENT)
+        self.end()
 
     def fail(self, error: ClientError) -> None:
         """A stream that has begun says so in an event; else the handler answers with a status."""
@@ -144,8 +176,9 @@ class EventStream:
         self._transport = transport
         self._chunked = chunked
         transport.set_write_buffer_limits(high=self._write_limit)
-        pending, self._pending = self._pending, []
-        self.send(b"".join(pending) or KEEP_ALIVE)
+        if not self._pending:
+            self._pending.append(KEEP_ALIVE)
+        self._flush()
 
     async def run(self, writer: AbstractStreamWriter) -> None:
         """Until the last event is written. Raises `ClientStalled`."""
@@ -156,6 +189,7 @@ class EventStream:
                 self._quiet = True
             if self._full:
                 await self._drain(writer)
+        self._flush()
 
     async def _drain(self, writer: AbstractStreamWriter) -> None:
         try:
@@ -213,8 +247,7 @@ class ChoiceSink:
     def on_done(self, outcome: Outcome) -> None:
         if not self._opened:
             self._open()
-        self._stream.send(self._renderer.closing(outcome))
-        self._stream.choice_done(outcome)
+        self._stream.choice_done(outcome, self._renderer.closing(outcome))
 
     def on_error(self, error: ClientError) -> None:
         self._stream.fail(error)
