@@ -69,3 +69,10 @@ def test_llama_server_gets_the_context_of_all_its_slots() -> None:
     plans, _ = plan(make_pool("chat", engine="llamacpp", contextLength=1000, spec=spec))
     arguments = llama_arguments(plans["chat-h100-0"], "/m.gguf", 81)
     assert arguments[arguments.index("--ctx-size") + 1] == "3000"
+
+
+def test_a_pool_that_cannot_be_served_here_leaves_the_others() -> None:
+    pools = (make_pool("a"), make_pool("b"))
+    plans, remarks = plan_engines(Configuration(pools, (), ()), {"b": "no weights"})
+    assert {engine.pool for engine in plans.values()} == {"a"}
+    assert remarks == ["pool b is not served: no weights"]

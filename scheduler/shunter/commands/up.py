@@ -13,7 +13,7 @@ def up(
         list[Path] | None,
         typer.Argument(
             help="YAML files or directories; default: the quick start, two models on simulated "
-            "GPUs.",
+            "GPUs and a small real one.",
             show_default=False,
         ),
     ] = None,

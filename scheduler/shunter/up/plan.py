@@ -1,6 +1,8 @@
 """From a configuration to the engines that run on this machine: pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from shunter_api.instances import InstanceEntry
 from shunter_api.modelpool import EngineType, ModelPool, Profile
@@ -40,16 +42,22 @@ class EnginePlan:
         )
 
 
-def plan_engines(configuration: Configuration) -> tuple[dict[str, EnginePlan], list[str]]:
+def plan_engines(
+    configuration: Configuration, absent: Mapping[str, str] = MappingProxyType({})
+) -> tuple[dict[str, EnginePlan], list[str]]:
     """`replicas.min` engines per profile, by name, and remarks on pools that get none here.
 
-    A pool whose instances the files list is run by somebody else.
+    A pool whose instances the files list is run by somebody else. `absent` pools cannot be served
+    on this machine; its values say why.
     """
     plans: dict[str, EnginePlan] = {}
     remarks: list[str] = []
     listed = {entry.pool for entry in configuration.instances}
     for pool in configuration.pools:
         if pool.name in listed:
+            continue
+        if pool.name in absent:
+            remarks.append(f"pool {pool.name} is not served: {absent[pool.name]}")
             continue
         if pool.engine_type not in STARTED_HERE:
             remarks.append(

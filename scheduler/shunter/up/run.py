@@ -54,7 +54,7 @@ def run(options: UpOptions) -> None:
     with _only_one(state_dir):
         ports = Ports()
         endpoints = _endpoints(options, ports)
-        fetch_weights(plan_engines(configuration)[0].values(), console)
+        absent = _absent(configuration, console)
         system_options = SystemOptions(
             paths=options.paths,
             state_dir=state_dir,
@@ -63,6 +63,7 @@ def run(options: UpOptions) -> None:
             api_keys=options.api_keys,
             insecure_open=options.insecure_open,
             start_timeout_s=options.start_timeout_s,
+            absent=absent,
         )
 
         async def live() -> None:
@@ -81,6 +82,16 @@ def _read(paths: tuple[Path, ...]) -> tuple[Files, Configuration]:
         raise Failure(
             f"the configuration is refused\n{error}", f"mend it; `shunter validate {names}` checks"
         ) from error
+
+
+def _absent(configuration: Configuration, console: Console) -> dict[str, str]:
+    """Pools that this machine cannot serve, and why. Raises `Failure` where no other is left."""
+    plans = plan_engines(configuration)[0]
+    absent = fetch_weights(plans.values(), console)
+    if absent and all(plan.pool in absent for plan in plans.values()):
+        reasons = (f"pool {pool} cannot be served: {why}" for pool, why in absent.items())
+        raise Failure("\n".join(reasons))
+    return absent
 
 
 @contextmanager

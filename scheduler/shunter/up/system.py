@@ -2,9 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shunter.config import parse
@@ -32,6 +32,7 @@ class SystemOptions:
     api_keys: Path | None = None
     insecure_open: bool = False
     start_timeout_s: float = 120.0
+    absent: Mapping[str, str] = field(default_factory=dict)  # pools not served here, and why
 
 
 class System:
@@ -55,7 +56,7 @@ class System:
         self.logs.mkdir(parents=True, exist_ok=True)
         for log in self.logs.glob("*.log"):
             log.unlink()
-        self.plans, remarks = plan_engines(configuration)
+        self.plans, remarks = plan_engines(configuration, self._options.absent)
         for remark in remarks:
             self._tell(remark)
         await self._start_engines(self.plans)
@@ -92,7 +93,7 @@ class System:
     async def _edited(self, files: Files) -> None:
         """New engines before the new configuration, engines of the past leave before it."""
         try:
-            wanted, remarks = plan_engines(parse(files))
+            wanted, remarks = plan_engines(parse(files), self._options.absent)
         except ConfigurationError as error:
             self._refuse(error)
             self._publish(files)  # the scheduler refuses it as well and tells who asks it

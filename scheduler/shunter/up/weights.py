@@ -1,5 +1,6 @@
 """Model files before the engines start: fetched once, with a progress bar."""
 
+import importlib.util
 import os
 from collections.abc import Iterable
 
@@ -18,30 +19,51 @@ from shunter.up.launch import llama_model
 from shunter.up.llama import llama_server
 from shunter.up.plan import EnginePlan
 from shunter_text.model_files import FetchOptions, ModelFileError, model_file
+from shunter_text.model_files import Progress as ReportProgress
 
 
-def fetch_weights(plans: Iterable[EnginePlan], console: Console) -> None:
-    """Blocks. Raises `Failure`."""
-    plans = [plan for plan in plans if plan.engine_type in ("numpy", "llamacpp")]
-    wanted = {(plan.engine_type, plan.source): plan for plan in plans}.values()
+def fetch_weights(plans: Iterable[EnginePlan], console: Console) -> dict[str, str]:
+    """Blocks. Returns the pools that cannot be served on this machine, each with the reason."""
+    wanted = {(plan.pool, plan.engine_type, plan.source): plan for plan in plans}.values()
+    absent: dict[str, str] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def progress(what: str, done: int, total: int | None) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-                if not console.is_terminal:
-                    console.print(what)
-            bars.update(tasks[what], completed=done, total=total)
-
+        progress = _reporter(bars, console)
         for plan in wanted:
             environment = {**os.environ, **dict(plan.env)}
-            options = FetchOptions.from_environ(environment, progress)
             try:
-                if plan.engine_type == "llamacpp":
-                    llama_model(plan, llama_server(), options)
-                else:
-                    model_file(plan.source, options)
-            except ModelFileError as error:
-                raise Failure(str(error)) from error
+                _fetch(plan, FetchOptions.from_environ(environment, progress))
+            except (ModelFileError, Failure) as error:
+                absent[plan.pool] = _reason(error)
+    return absent
+
+
+def _fetch(plan: EnginePlan, options: FetchOptions) -> None:
+    """Raises `ModelFileError` and `Failure`."""
+    if plan.engine_type == "llamacpp":
+        llama_model(plan, llama_server(), options)
+    elif plan.engine_type == "numpy":
+        if importlib.util.find_spec("gguf") is None:
+            raise Failure(
+                "the NumPy engine is not installed",
+                "`pip install 'shunter[numpy-engine]'` brings it",
+            )
+        model_file(plan.source, options)
+
+
+def _reason(error: ModelFileError | Failure) -> str:
+    next_step = error.next_step if isinstance(error, Failure) else ""
+    return f"{error}; {next_step}" if next_step else str(error)
+
+
+def _reporter(bars: Progress, console: Console) -> ReportProgress:
+    tasks: dict[str, TaskID] = {}
+
+    def progress(what: str, done: int, total: int | None) -> None:
+        if what not in tasks:
+            tasks[what] = bars.add_task(what, total=total)
+            if not console.is_terminal:
+                console.print(what)
+        bars.update(tasks[what], completed=done, total=total)
+
+    return progress
