@@ -100,7 +100,7 @@ async def serve(
         parts, poller = build(options, provider)
         stack.push_async_callback(_close, parts)
         _change(parts, poller, first)
-        listening = await _listen(options, parts, stack)
+        listening = await _listen(options, parts, stack, stop)
         async with asyncio.TaskGroup() as tasks:
             owned = (
                 tasks.create_task(
@@ -160,14 +160,19 @@ async def _close(parts: Parts) -> None:
     parts.spans.close()
 
 
-async def _listen(options: SchedulerOptions, parts: Parts, stack: AsyncExitStack) -> Listening:
+async def _listen(
+    options: SchedulerOptions, parts: Parts, stack: AsyncExitStack, stop: asyncio.Event
+) -> Listening:
     """Raises `StartError`."""
     try:
         listening = await start_server(SchedulerService(parts), options.listen, options.tls)
         stack.push_async_callback(listening.server.stop, None)
         if options.metrics_port is not None:
             runner = await serve_metrics(
-                parts.telemetry.registry, options.host, options.metrics_port, lambda: True
+                parts.telemetry.registry,
+                options.host,
+                options.metrics_port,
+                lambda: not stop.is_set(),
             )
             stack.push_async_callback(runner.cleanup)
             log.info("scheduler.metrics", port=port_of(runner))

@@ -1,43 +1,13 @@
-"""Throw-away certificates: one authority, a pair for `localhost` and a stranger's pair."""
+"""Certificates for tests of TLS."""
 
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
+from certificates import certificates_in
 from shunter_runtime.tls import TlsFiles
-
-
-def _openssl(*args: str, cwd: Path) -> None:
-    subprocess.run(["openssl", *args], cwd=cwd, check=True, capture_output=True)
 
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], TlsFiles]:
-    """`certificates("server")`: files signed by the authority, made once per name."""
-    folder = tmp_path_factory.mktemp("tls")
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    _openssl(
-        *("req", "-x509", *curve, "-keyout", "ca.key", "-out", "ca.pem"),
-        *("-subj", "/CN=test-ca", "-days", "2"),
-        cwd=folder,
-    )
-    (folder / "san").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-
-    def make(name: str) -> TlsFiles:
-        files = TlsFiles(folder / f"{name}.pem", folder / f"{name}.key", folder / "ca.pem")
-        if not (folder / f"{name}.pem").exists():
-            _openssl(
-                *("req", *curve, "-keyout", f"{name}.key", "-out", f"{name}.csr"),
-                *("-subj", f"/CN={name}"),
-                cwd=folder,
-            )
-            _openssl(
-                *("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key"),
-                *("-CAcreateserial", "-days", "2", "-extfile", "san", "-out", f"{name}.pem"),
-                cwd=folder,
-            )
-        return files
-
-    return make
+    return certificates_in(tmp_path_factory.mktemp("tls"))

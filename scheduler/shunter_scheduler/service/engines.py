@@ -106,14 +106,19 @@ class EnginePoller:
                 self._report_down(instance, "unhealthy")
             except ValueError:
                 self._report_down(instance, "protocol")
+            except Exception:  # a task's outermost level: one odd engine must not end all polls
+                self._telemetry.internal_errors.labels("poll").inc()
+                log.exception("scheduler.poll_failed", instance=name)
             else:
                 self._timeouts.pop(name, None)
                 self._report_up(instance, load)
 
     async def _look(self, http: "aiohttp.ClientSession", instance: Instance) -> EngineLoad:
         base = f"http://{instance.address}"
-        status, _ = await _get(http, f"{base}/health")
-        if status != 200:
+        # Not every OpenAI server has /health; one that asks for a key is alive, too.
+        any_server = instance.engine_type == "openai"
+        status, _ = await _get(http, f"{base}{'/v1/models' if any_server else '/health'}")
+        if status >= 500 or (status != 200 and not any_server):
             raise _Unhealthy
         status, body = await _get(http, f"{base}/metrics")
         if status != 200:  # an engine that publishes none is still healthy

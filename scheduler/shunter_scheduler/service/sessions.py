@@ -119,6 +119,7 @@ class Sessions:
         self._max_queued = max_queued
         self._open: dict[str, Session] = {}
         self._leases: dict[str, asyncio.TimerHandle] = {}  # of gateways without a session
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._open)
@@ -145,6 +146,8 @@ class Sessions:
             return
         del self._open[session.gateway_id]
         self._telemetry.gateways.set(len(self._open))
+        if self._closed:
+            return
         self._leases[session.gateway_id] = asyncio.get_running_loop().call_later(
             self._grace_s, self._lost, session.gateway_id
         )
@@ -183,6 +186,7 @@ class Sessions:
 
     def close(self, error: ServiceError) -> None:
         """Ends all sessions and forgets all leases."""
+        self._closed = True
         for session in self._open.values():
             session.close(error)
         for lease in self._leases.values():

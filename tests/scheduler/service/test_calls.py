@@ -116,6 +116,19 @@ async def test_a_drain_moves_what_runs_and_counts_it(scheduler: Scheduler) -> No
         assert await scheduler.running() == {"chat-0": 0, "chat-1": 7}
 
 
+async def test_a_cancelled_call_leaves_the_drain_in_force(scheduler: Scheduler) -> None:
+    async with GatewayClient(scheduler.channel) as gateway:
+        await gateway.submit(*(f"r-{i}" for i in range(8)))
+        placed = [(await gateway.assigned(f"r-{i}")).instance for i in range(8)]
+        instance = placed[0]
+        call = scheduler.stub.Drain(pb.DrainRequest(instance=instance, deadline_ms=20_000))
+        await call.read()
+        call.cancel()
+        await asyncio.sleep(0.05)
+        states = {one.name: one.state for one in (await scheduler.status()).instances}
+        assert states.pop(instance) == "draining" and set(states.values()) == {"ready"}
+
+
 @pytest.mark.parametrize("call", ["Drain", "Undrain"])
 async def test_draining_an_unknown_instance_names_the_known_ones(
     scheduler: Scheduler, call: str

@@ -69,6 +69,12 @@ async def engine(**handlers: Handler) -> AsyncIterator[str]:
     app = web.Application()
     for path, handler in handlers.items():
         app.router.add_get(f"/{path}", handler)
+    async with serving(app) as address:
+        yield address
+
+
+@asynccontextmanager
+async def serving(app: web.Application) -> AsyncIterator[str]:
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -127,6 +133,14 @@ async def test_a_healthy_engine_is_reported_with_its_load() -> None:
 async def test_an_engine_without_metrics_is_healthy() -> None:
     async with engine(health=answering("ok")) as address, polling(address) as seen:
         assert await seen.next() == InstanceObserved("i-0", True)
+
+
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (401, True), (503, False)])
+async def test_any_openai_server_is_asked_for_its_models(status: int, healthy: bool) -> None:
+    app = web.Application()
+    app.router.add_get("/v1/models", answering("{}", status))
+    async with serving(app) as address, polling(address, "openai") as seen:
+        assert await seen.next() == InstanceObserved("i-0", healthy)
 
 
 async def test_llama_server_is_asked_for_its_slots() -> None:
