@@ -12,6 +12,12 @@ from shunter_gateway.journal import Owner
 from shunter_gateway.lifecycle_answer import Answer, Diverged
 from shunter_gateway.lifecycle_binding import Binding
 from shunter_gateway.lifecycle_ports import Services, Timer
+from shunter_gateway.lifecycle_retry import (
+    RetryCase,
+    as_of_continuation,
+    backoff_s,
+    retry_refusal,
+)
 from shunter_gateway.lifecycle_spans import Stage
 from shunter_gateway.moves.mover import Mover
 from shunter_gateway.ports import (
@@ -240,13 +246,9 @@ class RequestLifecycle:
         self.state = "streaming"
         if self._mover.on_token(self.last_heard_at):
             return  # a warmed prefix says nothing of the engine's speed
+        ttft_s = self.last_heard_at - self._call_started_at
         self._services.link.send(
-            pb.FirstToken(
-                request_id=self.spec.request_id,
-                epoch=self.epoch,
-                ttft_ms=int((self.last_heard_at - self._call_started_at) * 1000),
-                cached_tokens=self.answer.cached_tokens,
-            )
+            events.first_token(self.spec.request_id, self.epoch, ttft_s, self.answer.cached_tokens)
         )
 
     def on_engine_end(self) -> None:
@@ -258,6 +260,8 @@ class RequestLifecycle:
         if self._finish_reason is not None:
             self._finish(self._finish_reason)
             return
+        if self.answer.began and self.state == "assigned":
+            failure = as_of_continuation(failure)
         self._mover.end("source_failed")
         self._end_stage(failure.reason)
         if not failure.retriable:
@@ -265,15 +269,8 @@ class RequestLifecycle:
             return
         assert self.binding is not None
         self.failed_instances.append(self.instance)
-        self._services.link.send(
-            pb.Failed(
-                request_id=self.spec.request_id,
-                epoch=self.epoch,
-                instance=self.instance,
-                reason=failure.reason,
-                output_tokens=self.answer.output_tokens,
-            )
-        )
+        owner, tokens = Owner(self.instance, self.epoch), self.answer.output_tokens
+        self._services.link.send(events.failed(owner, self.spec.request_id, failure.reason, tokens))
         if self.answer.exhausted:
             self._finish("length")
         elif why := self._no_retry(self.binding):
@@ -282,28 +279,28 @@ class RequestLifecycle:
             self._retry(self.binding.pool, failure)
 
     def _no_retry(self, binding: Binding) -> str:
-        """Why the request ends here; empty if it may go on elsewhere."""
         failures, pool = len(self.failed_instances), binding.pool
-        if failures > pool.max_retries:
-            return f"the engines failed {failures} times"
-        if self.answer.began and not binding.token_level:
-            return "the engine failed in mid-answer, and its answer is not held as tokens"
-        if self.answer.began and self.spec.unmovable_reason:
-            return f"the engine failed in mid-answer ({self.spec.unmovable_reason})"
-        if not self._services.allow_retry(pool.name, self.instance, failures):
-            return "too many retries in this pool"
-        return ""
+        case = RetryCase(
+            failures=failures,
+            max_retries=pool.max_retries,
+            began=self.answer.began,
+            token_level=binding.token_level,
+            unmovable_reason=self.spec.unmovable_reason,
+        )
+        if why := retry_refusal(case):
+            return why
+        allowed = self._services.allow_retry(pool.name, self.instance, failures)
+        return "" if allowed else "too many retries in this pool"
 
     def _retry(self, pool: Pool, failure: EngineFailure) -> None:
-        services = self._services
+        services, failed = self._services, self.failed_instances
         services.observer.retried(failure.reason)
         self._leave_engine("source_failed")
-        if events.excluded_instances(self.failed_instances, pool.name, services.topology()):
+        if events.excluded_instances(failed, pool.name, services.topology()):
             self.submit()
             return
         # Nothing else is there: the same instance gets time to come back.
-        delay_s = services.limits.retry_backoff_s * 2 ** (len(self.failed_instances) - 1)
-        delay_s = max(delay_s, min(failure.retry_after_s, services.limits.max_backoff_s))
+        delay_s = backoff_s(services.limits, len(failed), failure.retry_after_s)
         self._backoff = services.clock.call_later(delay_s, self.submit)
 
     def _diverged(self) -> None:
@@ -359,13 +356,9 @@ class RequestLifecycle:
             if timer is not None:
                 timer.cancel()
         if finish_reason is not None:
+            tokens = self.answer.output_tokens
             self._services.link.send(
-                pb.Finished(
-                    request_id=self.spec.request_id,
-                    epoch=self.epoch,
-                    output_tokens=self.answer.output_tokens,
-                    finish_reason=finish_reason,
-                )
+                events.finished(self.spec.request_id, self.epoch, tokens, finish_reason)
             )
         self.answer.journal.vacate(self.epoch)  # whatever an engine still says is dropped
         self._on_end(self)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+from shunter_gateway.journal import Owner
 from shunter_gateway.ports import EngineFailure, SamplingParams
 from shunter_gateway.request import ClientError, RequestSpec
 from shunter_gateway.topology import Topology
@@ -44,6 +45,31 @@ def submitted(
     if spec.deadline_s:
         message.deadline_in_ms = max(1, int((spec.deadline_s - waited_s) * 1000))
     return message
+
+
+def first_token(request_id: str, epoch: int, ttft_s: float, cached_tokens: int) -> pb.FirstToken:
+    return pb.FirstToken(
+        request_id=request_id,
+        epoch=epoch,
+        ttft_ms=int(ttft_s * 1000),
+        cached_tokens=cached_tokens,
+    )
+
+
+def failed(owner: Owner, request_id: str, reason: str, output_tokens: int) -> pb.Failed:
+    return pb.Failed(
+        request_id=request_id,
+        epoch=owner.epoch,
+        instance=owner.instance,
+        reason=reason,
+        output_tokens=output_tokens,
+    )
+
+
+def finished(request_id: str, epoch: int, output_tokens: int, reason: str) -> pb.Finished:
+    return pb.Finished(
+        request_id=request_id, epoch=epoch, output_tokens=output_tokens, finish_reason=reason
+    )
 
 
 def excluded_instances(

@@ -154,3 +154,33 @@ def test_deadline_ends_the_request() -> None:
     world.settle(2.2)
     assert sink.error is not None and sink.error.status == 504
     assert call.aborted and world.scheduler.ledger == {}
+
+
+def test_4xx_to_a_continuation_is_the_engine_s_fault() -> None:
+    world = World()
+    _, sink = world.submit()
+    world.call_of().step(3)
+    world.call_of().fail(LOST)
+    world.settle()
+    world.call_of().fail(EngineFailure("client", "no such model", False, 404, b"{}"))
+    world.run_out(10)
+    assert sink.token_ids == UNDISTURBED
+    assert world.observer.counts == {"retried connection": 1, "retried protocol": 1}
+
+
+def test_overloaded_engine_hands_the_request_on() -> None:
+    world = World()
+    _, sink = world.submit()
+    world.call_of().fail(EngineFailure("overloaded", "busy", True, 429, b"", 7.0))
+    world.run_out(10)
+    assert sink.token_ids == UNDISTURBED
+
+
+def test_overload_everywhere_is_429_with_retry_after() -> None:
+    world = World()
+    _, sink = world.submit()
+    for _ in range(4):
+        world.call_of().fail(EngineFailure("overloaded", "busy", True, 429, b"", 7.0))
+        world.settle(20)
+    assert sink.error is not None
+    assert (sink.error.status, sink.error.retry_after_s) == (429, 7.0)
