@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from shunter_engine.backend import Backend, FinishReason, SequenceRequest, TokenEvent
 from shunter_engine.metrics import EngineMetrics
 from shunter_engine.openai_requests import GenerateCall
-from shunter_engine.stop_strings import StopStrings
-from shunter_text.detokenizer import StreamDecoder
+from shunter_text.answer_text import AnswerText
 from shunter_text.tokenizer import Tokenizer
 
 
@@ -52,8 +51,8 @@ class Choice:
         self.cached_tokens = 0
         self.finished = False
         self._generation = generation
-        self._decoder: StreamDecoder = generation.decoder_for(index)
-        self._stop = StopStrings(generation.call.stop, generation.call.include_stop)
+        self._text = generation.text_for(index)
+        self._include_stop = generation.call.include_stop
 
     def on_token(self, event: TokenEvent) -> None:
         if self.finished:
@@ -63,32 +62,26 @@ class Choice:
             self.tokens += 1
             if event.cached_tokens is not None:
                 self.cached_tokens = event.cached_tokens
-            text = self._decoder.step(event.token_id)
-            if text:
-                text = self._push(text)
-        if self._stop.matched is not None:
+            if event.finish_reason != "stop" or self._include_stop:  # else it is the end token
+                text = self._text.push_id(event.token_id)
+        if self._text.matched is not None and event.finish_reason is None:
             self._generation.forget(self)
-            self._finish(Piece(self.index, text, event, "stop", self._stop.matched))
+            self._finish(Piece(self.index, text, event, "stop", self._text.matched))
         elif event.finish_reason is not None:
-            text += self._push(self._decoder.flush()) + self._stop.flush()
-            self._finish(
-                Piece(self.index, text, event, event.finish_reason, self._stop_reason(event))
-            )
+            self._finish_with(text, event, event.finish_reason)
         else:
             self._generation.on_piece(self, Piece(self.index, text, event))
 
     def end(self, reason: FinishReason) -> None:
         """Ends it from outside, without a token."""
         if not self.finished:
-            text = self._push(self._decoder.flush()) + self._stop.flush()
-            self._finish(Piece(self.index, text, None, reason))
+            self._finish_with("", None, reason)
 
-    def _push(self, text: str) -> str:
-        return self._stop.push(text) if self._stop.matched is None else ""
-
-    def _stop_reason(self, event: TokenEvent) -> str | None:
-        """A stop string that the very last text completed."""
-        return self._stop.matched if event.finish_reason == "stop" else None
+    def _finish_with(self, text: str, event: TokenEvent | None, reason: FinishReason) -> None:
+        """The very last text may complete a stop string, which then is why the answer ends."""
+        text += self._text.flush()
+        matched = self._text.matched
+        self._finish(Piece(self.index, text, event, "stop" if matched else reason, matched))
 
     def _finish(self, piece: Piece) -> None:
         self.finished = True
@@ -128,10 +121,11 @@ class Generation:
             self.abort()
             raise
 
-    def decoder_for(self, index: int) -> StreamDecoder:
+    def text_for(self, index: int) -> AnswerText:
         """Goes on after the prompt: its end decides over a space, or over half a character."""
-        prompt = self.call.prompts[index // self.call.n]
-        return self._around.tokenizer.decoder(prompt)
+        call = self.call
+        decoder = self._around.tokenizer.decoder(call.prompts[index // call.n])
+        return AnswerText(decoder, call.stop, call.include_stop, call.min_tokens)
 
     def on_piece(self, choice: Choice, piece: Piece) -> None:
         if self._first_s is None and piece.event is not None:

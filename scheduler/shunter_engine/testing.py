@@ -40,13 +40,14 @@ PROCESS_START_S = 20.0
 class ScriptedBackend:
     """`Backend` that answers every sequence with the same tokens, one per turn of the event loop.
 
-    After the last one the sequence ends by `ending`, or waits to be aborted if that is None.
+    With the last one the sequence ends by `ending` (`stop` makes that one the end token), or waits
+    to be aborted if that is None.
     """
 
     def __init__(
         self,
         token_ids: Sequence[int],
-        ending: FinishReason | None = "stop",
+        ending: FinishReason | None = "length",
         context_length: int = 4096,
         max_sequences: int = 100,
     ) -> None:

@@ -31,7 +31,7 @@ async def test_whole_completion(client: aiohttp.ClientSession) -> None:
             "index": 0,
             "text": TEXT,
             "logprobs": None,
-            "finish_reason": "stop",
+            "finish_reason": "length",
             "stop_reason": None,
         }
     ]
@@ -75,6 +75,39 @@ async def test_chat_whole_and_streamed(client: aiohttp.ClientSession) -> None:
     assert streamed.events[0]["object"] == "chat.completion.chunk"
     assert streamed.text == TEXT
     assert list(backend.submitted[0].token_ids) == TOKENIZER.encode_chat(HELLO)
+
+
+@pytest.mark.parametrize("include", [False, True])
+async def test_an_end_token_is_in_the_ids_and_not_in_the_text(
+    client: aiohttp.ClientSession, include: bool
+) -> None:
+    end = IDS[3]
+    async with running_engine(scripted_parts(ScriptedBackend(IDS[:4], "stop"))) as url:
+        answer = await stream_answer(
+            client,
+            f"{url}/v1/completions",
+            prompt=[5],
+            stop_token_ids=[end],
+            include_stop_str_in_output=include,
+            return_token_ids=True,
+        )
+    assert (answer.token_ids, answer.finish_reason) == (IDS[:4], "stop")
+    assert answer.text == TOKENIZER.decode(IDS[:4] if include else IDS[:3])
+
+
+async def test_stop_strings_count_from_min_tokens_on(client: aiohttp.ClientSession) -> None:
+    word = TOKENIZER.encode(" name")
+    async with running_engine(scripted_parts(ScriptedBackend(word * 5))) as url:
+        answer = await stream_answer(
+            client,
+            f"{url}/v1/completions",
+            prompt=[5],
+            stop=" name",
+            min_tokens=3 * len(word),
+            return_token_ids=True,
+        )
+    assert (answer.token_ids, answer.text) == (word * 3, " name name")
+    assert answer.finish_reason == "stop"
 
 
 async def test_options_reach_the_backend(client: aiohttp.ClientSession) -> None:
