@@ -106,8 +106,6 @@ class RequestLifecycle:
 
     def start(self) -> None:
         """Submits the request."""
-        if self.spec.unmovable_reason:
-            self._services.observer.unmovable(self.spec.unmovable_reason)
         if self.spec.deadline_s:
             self._deadline = self._services.clock.call_later(self.spec.deadline_s, self._expire)
         self.submit()
@@ -153,10 +151,16 @@ class RequestLifecycle:
         if not journal.take(journal.epoch, Owner(instance, journal.epoch)):
             return
         if not self.answer.began:
-            self.binding = Binding(self._services, self.spec, self.answer, pool)
+            self._bind(pool)
         self.instance = instance
         self._sink.on_assigned(instance, pool.name)
         self._start_call(address)
+
+    def _bind(self, pool: Pool) -> None:
+        first = self.binding is None
+        self.binding = Binding(self._services, self.spec, self.answer, pool)
+        if first and (reason := self.binding.unmovable_reason()):
+            self._services.observer.unmovable(reason)
 
     def place_alone(self, instance: Instance, pool: Pool) -> None:
         """Without a scheduler: under the next epoch, so that a late answer of it is stale."""

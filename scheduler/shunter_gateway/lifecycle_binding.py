@@ -13,7 +13,16 @@ from shunter_gateway.topology import Pool
 class Binding:
     """Pool, adapter, and what they make possible: tokens or text, a seed, moves."""
 
-    __slots__ = ("_answer", "_drawn_seed", "_services", "_spec", "adapter", "pool", "token_level")
+    __slots__ = (
+        "_answer",
+        "_drawn_seed",
+        "_services",
+        "_spec",
+        "_text_level_because",
+        "adapter",
+        "pool",
+        "token_level",
+    )
 
     def __init__(self, services: Services, spec: RequestSpec, answer: Answer, pool: Pool) -> None:
         """Before the first token only: the answer is prepared for the pool's model."""
@@ -22,20 +31,19 @@ class Binding:
         self._answer = answer
         self.pool = pool
         self.adapter: EngineAdapter = services.adapters[pool.engine_type]
-        self.token_level = spec.prompt_token_ids is not None and self._takes_ids()
+        self._text_level_because = self._why_text_level()
+        self.token_level = not self._text_level_because
         self._drawn_seed: int | None = None
         if self.token_level:
             self._prepare_answer(spec.prompt_token_ids or ())
 
-    def _takes_ids(self) -> bool:
-        if not self.adapter.capabilities.token_ids:
-            return False
+    def _why_text_level(self) -> str:
+        """Why ids are not sent; empty if they are."""
+        if self._spec.prompt_token_ids is None or not self.adapter.capabilities.token_ids:
+            return "text_level"
         if self._tokenizer_source() not in ("", self.pool.model_source):
-            return False
-        if self._services.decoders.mismatch(self.pool):
-            self._services.observer.unmovable("tokenizer_mismatch")
-            return False
-        return True
+            return "other_tokenizer"
+        return "tokenizer_mismatch" if self._services.decoders.mismatch(self.pool) else ""
 
     def _tokenizer_source(self) -> str:
         """The model source whose tokenizer made the prompt's ids."""
@@ -60,7 +68,7 @@ class Binding:
         if self._spec.unmovable_reason:
             return self._spec.unmovable_reason
         if not self.token_level:
-            return "text_level"
+            return self._text_level_because
         if self.adapter.capabilities.output_offset:
             return ""
         return sampling_state(self._spec.sampling)
