@@ -1,20 +1,15 @@
 """The gateway: the OpenAI HTTP edge and gRPC, in one process or in several that share the ports."""
 
 import argparse
-import asyncio
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from shunter_gateway.config import GatewayOptions, StartError
-from shunter_gateway.process import serve
+from shunter_gateway.process import run_one
 from shunter_gateway.workers import run_workers
 from shunter_runtime.logs import configure_logging
-from shunter_runtime.loop import run as run_loop
-from shunter_runtime.signals import stop_signals
 from shunter_runtime.tls import TlsError, TlsFiles
-from shunter_runtime.tracing import build_tracer_provider, shutdown_tracing
 
 __all__ = ["GatewayOptions", "StartError", "main", "run"]
 
@@ -27,21 +22,6 @@ def run(options: GatewayOptions) -> None:
         run_workers(options, run_one)
     else:
         run_one(options)
-
-
-def run_one(options: GatewayOptions) -> None:
-    """One process. Raises `StartError`."""
-    configure_logging(options.log_level)
-
-    async def main() -> None:
-        provider = build_tracer_provider("shunter-gateway", os.environ)
-        try:
-            with stop_signals() as stop:
-                await serve(options, stop, provider)
-        finally:
-            await asyncio.to_thread(shutdown_tracing, provider)
-
-    run_loop(main())
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> GatewayOptions:

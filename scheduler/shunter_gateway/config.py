@@ -47,6 +47,7 @@ class GatewayOptions:
     tls: TlsFiles | None = None  # of both listeners
     scheduler_tls: TlsFiles | None = None
     log_level: str = "info"
+    worker_dir: Path | None = None  # where workers meet; set by their parent
 
     @property
     def http_address(self) -> Address:

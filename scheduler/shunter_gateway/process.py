@@ -30,8 +30,13 @@ from shunter_gateway.lifecycle_metrics import MetricsObserver
 from shunter_gateway.scheduler_client import SchedulerClient, SchedulerTarget
 from shunter_gateway.telemetry import GatewayMetrics
 from shunter_gateway.tokenizers import TokenizerRegistry
+from shunter_gateway.worker_metrics import WorkerMetrics
 from shunter_proto.v1 import scheduler_pb2 as pb
+from shunter_runtime.logs import configure_logging
+from shunter_runtime.loop import run as run_loop
+from shunter_runtime.signals import stop_signals
 from shunter_runtime.tls import TlsError, channel_credentials, server_ssl_context
+from shunter_runtime.tracing import build_tracer_provider, shutdown_tracing
 
 _log = structlog.get_logger(__name__)
 
@@ -48,6 +53,8 @@ class Ports:
 class _Core:
     """What stands behind the edge."""
 
+    metrics: GatewayMetrics
+    pages: WorkerMetrics
     link: SchedulerClient
     dispatcher: Dispatcher
     tokenizers: TokenizerRegistry
@@ -71,6 +78,21 @@ class _Listener:
         self._core.dispatcher.on_session()
 
 
+def run_one(options: GatewayOptions) -> None:
+    """Serves until SIGTERM or SIGINT. Raises `StartError`."""
+    configure_logging(options.log_level)
+
+    async def main() -> None:
+        provider = build_tracer_provider("shunter-gateway", os.environ)
+        try:
+            with stop_signals() as stop:
+                await serve(options, stop, provider)
+        finally:
+            await asyncio.to_thread(shutdown_tracing, provider)
+
+    run_loop(main())
+
+
 async def serve(
     options: GatewayOptions,
     stop: asyncio.Event,
@@ -78,11 +100,10 @@ async def serve(
     started: Callable[[Ports], None] = lambda _: None,
 ) -> None:
     """Until `stop` is set; then answers finish within the grace. Raises `StartError`."""
-    metrics = GatewayMetrics()
     async with AsyncExitStack() as stack:
-        core = await _core(options, metrics, stack)
-        keys = _keys(options, metrics)
-        front = _front(options, core, keys, metrics, provider)
+        core = await _core(options, stack)
+        keys = _keys(options, core.metrics)
+        front = _front(options, core, keys, provider)
         http = HttpListener(HttpEdge(front), _http_tls(options))
         grpc = GrpcListener(front, options.tls)
         stack.push_async_callback(grpc.close)
@@ -108,7 +129,11 @@ async def serve(
                 task.cancel()
 
 
-async def _core(options: GatewayOptions, metrics: GatewayMetrics, stack: AsyncExitStack) -> _Core:
+async def _core(options: GatewayOptions, stack: AsyncExitStack) -> _Core:
+    metrics = GatewayMetrics()
+    pages = WorkerMetrics(metrics.registry, options.worker_dir)
+    await pages.start()
+    stack.push_async_callback(pages.close)
     client = HttpClient()
     stack.push_async_callback(client.close)
     adapters = build_adapters(client)
@@ -130,7 +155,7 @@ async def _core(options: GatewayOptions, metrics: GatewayMetrics, stack: AsyncEx
         rng=random.SystemRandom(),
         now=lambda: datetime.now(UTC),
     )
-    return _Core(link, dispatcher, tokenizers, models)
+    return _Core(metrics, pages, link, dispatcher, tokenizers, models)
 
 
 def _target(options: GatewayOptions) -> SchedulerTarget:
@@ -156,21 +181,16 @@ def _keys(options: GatewayOptions, metrics: GatewayMetrics) -> Keys:
         raise StartError(str(error)) from error
 
 
-def _front(
-    options: GatewayOptions,
-    core: _Core,
-    keys: Keys,
-    metrics: GatewayMetrics,
-    provider: TracerProvider,
-) -> Front:
+def _front(options: GatewayOptions, core: _Core, keys: Keys, provider: TracerProvider) -> Front:
     parts = EdgeParts(
         runner=core.dispatcher,
         models=core.models,
         keys=keys,
-        metrics=metrics,
+        metrics=core.metrics,
         tracer=provider.get_tracer("shunter_gateway"),
         new_id=lambda: f"req-{secrets.token_hex(12)}",
         ready=core.models.ready,
+        metrics_page=core.pages.page,
     )
     limits = Limits(max_body_bytes=options.max_body_bytes)
     return Front(parts, EdgeSettings(limits=limits, max_inflight=options.max_inflight))

@@ -2,8 +2,11 @@
 
 import multiprocessing
 import signal
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 
 import structlog
@@ -21,6 +24,11 @@ def run_workers(options: GatewayOptions, target: Callable[[GatewayOptions], None
 
     Raises `StartError` where a worker ends right after its start.
     """
+    with tempfile.TemporaryDirectory(prefix="shunter-gateway-") as folder:
+        _keep_running(replace(options, worker_dir=Path(folder)), target)
+
+
+def _keep_running(options: GatewayOptions, target: Callable[[GatewayOptions], None]) -> None:
     context = multiprocessing.get_context("spawn")
     stopping = False
 

@@ -19,6 +19,7 @@ from shunter_gateway.edge.testing import FakeModels, FakeRunner, Script
 from shunter_gateway.keys import Keys, OpenKeys
 from shunter_gateway.request import RequestSpec
 from shunter_gateway.telemetry import GatewayMetrics
+from shunter_gateway.worker_metrics import WorkerMetrics
 from shunter_runtime.tracing import recording_provider
 
 
@@ -73,6 +74,7 @@ async def run_service(
         tracer=provider.get_tracer("shunter"),
         new_id=lambda: f"req-{next(ids)}",
         ready=lambda: True,
+        metrics_page=WorkerMetrics(metrics.registry, None).page,
     )
     front = Front(parts, settings or EdgeSettings())
     listener = HttpListener(HttpEdge(front))

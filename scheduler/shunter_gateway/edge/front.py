@@ -1,7 +1,7 @@
 """What HTTP and gRPC share: admission to the gateway, identity, measurement, graceful stop."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
@@ -39,6 +39,7 @@ class EdgeParts:
     tracer: Tracer
     new_id: Callable[[], str]
     ready: Callable[[], bool]
+    metrics_page: Callable[[], Awaitable[bytes]]  # Prometheus text
 
 
 class Front:

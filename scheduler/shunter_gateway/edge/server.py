@@ -11,7 +11,7 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from shunter_gateway.edge import errors
 from shunter_gateway.edge.answer import JSON_TYPE, Answerer
@@ -70,7 +70,7 @@ class HttpEdge:
     # ------------------------------------------------------------ every request
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        own = self._own_page(request)
+        own = await self._own_page(request)
         if own is not None:
             return own
         with self._front.serving(request.headers, request.path) as watch:
@@ -99,7 +99,7 @@ class HttpEdge:
             raise errors.method_not_allowed(request.method, path)
         raise errors.not_found(request.method, path)
 
-    def _own_page(self, request: web.BaseRequest) -> web.Response | None:
+    async def _own_page(self, request: web.BaseRequest) -> web.Response | None:
         """Pages that need no key: liveness, readiness and metrics."""
         if request.method not in ("GET", "HEAD"):
             return None
@@ -111,7 +111,7 @@ class HttpEdge:
                 text = "ready\n" if fine else "not ready\n"
                 return web.Response(status=200 if fine else 503, text=text)
             case "/metrics":
-                body = generate_latest(self._front.parts.metrics.registry)
+                body = await self._front.parts.metrics_page()
                 return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
         return None
 
