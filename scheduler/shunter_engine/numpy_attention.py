@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from shunter_engine.numpy_products import F32, split_rows
+from shunter_engine.numpy_products import F32, agreeing_sizes
 
-QUERY_TILES = (1, 2, 4, 8, 16, 32)
-_REFERENCE_TILE = 32
+ANY_ROWS = tuple(range(1, 97))  # where results may depend on the size of a tile
 Ids = npt.NDArray[np.int64]
 
 
@@ -47,41 +46,42 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class QueryTile:
-    """Queries that follow each other in one sequence."""
+    """Queries that follow each other in one sequence. A row is one head's query."""
 
-    row: int  # of the first, in the step's rows
+    first: int  # query of the step
     count: int
-    rows: int  # `count` and padding
+    rows: int  # of one KV head: heads per group * count, and padding
     blocks: Ids  # that hold the keys up to the last query
-    bias: F32  # [blocks, 1, heads per group * rows, token]: -inf for keys behind the query
+    bias: F32  # [blocks, 1, rows, token]: -inf for keys behind the query
     bias_from: int  # the first block that has any
 
 
 def query_tiles(
     spans: Sequence[tuple[int, int, Ids]], block_tokens: int, group: int, sizes: tuple[int, ...]
 ) -> list[QueryTile]:
-    """Tiles of a step's chunks, given as (first position, count, block table)."""
+    """Tiles of a step's chunks, given as (first position, count, block table), with row counts
+    among `sizes` (ascending)."""
     tiles = []
-    row = 0
+    first = 0
     for start, count, table in spans:
-        done = 0
-        for rows in split_rows(count, sizes):
-            here = min(rows, count - done)
-            tiles.append(_tile(row, start + done, here, rows, table, block_tokens, group))
-            row += here
-            done += here
+        for done in range(0, count, sizes[-1] // group):
+            here = min(sizes[-1] // group, count - done)
+            rows = next(size for size in sizes if size >= group * here)
+            end = -(-(start + done + here) // block_tokens)
+            bias, bias_from = _bias(start + done, here, rows, group, block_tokens)
+            tiles.append(QueryTile(first, here, rows, table[:end], bias, bias_from))
+            first += here
     return tiles
 
 
-def _tile(
-    row: int, start: int, count: int, rows: int, table: Ids, block_tokens: int, group: int
-) -> QueryTile:
-    end = -(-(start + count) // block_tokens)
+def _bias(start: int, count: int, rows: int, group: int, block_tokens: int) -> tuple[F32, int]:
     bias_from = (start + 1) // block_tokens  # all keys of the blocks before it may be seen
+    end = -(-(start + count) // block_tokens)
     keys = np.arange(bias_from * block_tokens, end * block_tokens).reshape(-1, 1, 1, block_tokens)
-    queries = np.tile(np.arange(start, start + rows), group)[:, None]
-    bias = np.where(keys > queries, np.float32(-np.inf), np.float32(0))
-    return QueryTile(row, count, rows, table[:end], bias, bias_from)
+    queries = np.tile(np.arange(start, start + count), group)[:, None]
+    bias = np.zeros((end - bias_from, 1, rows, block_tokens), np.float32)
+    bias[:, :, : group * count][keys > queries] = -np.inf
+    return bias, bias_from
 
 
 def attend(queries: F32, keys: F32, values: F32, tiles: Sequence[QueryTile]) -> F32:
@@ -90,14 +90,13 @@ def attend(queries: F32, keys: F32, values: F32, tiles: Sequence[QueryTile]) -> 
     kv_heads, channels = keys.shape[1], keys.shape[2]
     group = queries.shape[1] // kv_heads
     for tile in tiles:
-        stop = tile.row + tile.count
-        q = np.zeros((kv_heads, group, tile.rows, channels), np.float32)
-        own = queries[tile.row : stop].reshape(tile.count, kv_heads, group, channels)
-        q[:, :, : tile.count] = own.transpose(1, 2, 0, 3)
-        q = q.reshape(kv_heads, group * tile.rows, channels)
-        o = _attend_tile(q, keys[tile.blocks], values[tile.blocks], tile)
-        o = o.reshape(kv_heads, group, tile.rows, channels)[:, :, : tile.count]
-        out[tile.row : stop] = o.transpose(2, 0, 1, 3).reshape(tile.count, -1, channels)
+        stop, used = tile.first + tile.count, group * tile.count
+        own = queries[tile.first : stop].reshape(tile.count, kv_heads, group, channels)
+        q = np.zeros((kv_heads, tile.rows, channels), np.float32)
+        q[:, :used] = own.transpose(1, 2, 0, 3).reshape(kv_heads, used, channels)
+        o = _attend_tile(q, keys[tile.blocks], values[tile.blocks], tile)[:, :used]
+        o = o.reshape(kv_heads, group, tile.count, channels).transpose(2, 0, 1, 3)
+        out[tile.first : stop] = o.reshape(tile.count, -1, channels)
     return out
 
 
@@ -113,22 +112,23 @@ def _attend_tile(q: F32, keys: F32, values: F32, tile: QueryTile) -> F32:
     return out
 
 
-def agreeing_query_tiles(channels: int, block_tokens: int, group: int) -> tuple[int, ...]:
-    """Tile sizes whose products agree bit by bit on this machine; see `numpy_products`."""
-    rng = np.random.default_rng(0)
+def agreeing_rows(channels: int, block_tokens: int, group: int) -> tuple[int, ...]:
+    """Row counts of tiles whose products agree bit by bit; see `agreeing_sizes`.
+
+    Raises `ValueError` where no tile holds the heads of a group.
+    """
+    rng = np.random.default_rng(1)
     keys = rng.standard_normal((channels, block_tokens), np.float32)
     values = rng.standard_normal((block_tokens, channels), np.float32)
-    q = rng.standard_normal((group * _REFERENCE_TILE, channels), np.float32)
-    p = rng.standard_normal((group * _REFERENCE_TILE, block_tokens), np.float32)
-    expected_scores, expected_out = q @ keys, p @ values
-    sizes = tuple(
-        size
-        for size in QUERY_TILES
-        if all(
-            np.array_equal(q[at : at + rows] @ keys, expected_scores[at : at + rows])
-            and np.array_equal(p[at : at + rows] @ values, expected_out[at : at + rows])
-            for rows in [group * size]
-            for at in range(0, len(q) - rows + 1)
+
+    def both(x: F32) -> F32:
+        scores, weights = x[:, :channels].copy(), x[:, channels:].copy()
+        return np.concatenate([scores @ keys, weights @ values], axis=1)
+
+    sizes = agreeing_sizes(both, channels + block_tokens)
+    if not sizes or sizes[-1] < group:
+        raise ValueError(
+            f"this machine's BLAS gives no equal results for tiles of {group} rows and more "
+            f"(agreeing: {sizes}): start the engine without deterministic mode"
         )
-    )
-    return sizes if _REFERENCE_TILE in sizes else (1,)
+    return sizes

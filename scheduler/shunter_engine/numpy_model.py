@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from shunter_engine.numpy_attention import (
-    QUERY_TILES,
+    ANY_ROWS,
     Ids,
     PagedKv,
     Places,
     QueryTile,
-    agreeing_query_tiles,
+    agreeing_rows,
     attend,
     query_tiles,
 )
@@ -53,9 +53,10 @@ class LlamaModel:
         self._weights = weights
         self._group = self.shape.heads // self.shape.kv_heads
         self._products = Products(deterministic)
-        self._tile_sizes = tuple(range(1, QUERY_TILES[-1] + 1))
+        self._attention_rows = ANY_ROWS
         if deterministic:
-            self._tile_sizes = agreeing_query_tiles(self.shape.head_size, block_tokens, self._group)
+            head_size = self.shape.head_size
+            self._attention_rows = agreeing_rows(head_size, block_tokens, self._group)
             layer = weights.layers[0]
             for matrix in (layer.qkv, layer.attention_out, layer.gate_up, layer.down):
                 self._products.probe(matrix)
@@ -106,7 +107,7 @@ class LlamaModel:
                 [(span.start, len(span.token_ids), span.blocks) for span in spans],
                 self.block_tokens,
                 self._group,
-                self._tile_sizes,
+                self._attention_rows,
             ),
             cos=np.cos(angles).astype(np.float32),
             sin=np.sin(angles).astype(np.float32),

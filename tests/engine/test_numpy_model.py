@@ -1,5 +1,9 @@
 """The forward pass against a plain one, and what deterministic mode promises."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import gguf
@@ -184,3 +188,36 @@ def test_a_step_without_samples_has_no_logits(model: LlamaModel) -> None:
     run = Run(model)
     span = Span(np.array([1, 2]), 0, run.table(2), False)
     assert model.logits(run.kv, [span]).shape == (0, VOCABULARY)
+
+
+KERNELS = """
+import sys
+from pathlib import Path
+import numpy as np
+from shunter_engine.numpy_model import LlamaModel, Span
+from shunter_engine.weights import load_weights
+from shunter_text.model_files import FetchOptions
+
+weights = load_weights(Path(sys.argv[1]), FetchOptions(cache=Path(sys.argv[2])))
+model = LlamaModel(weights, 16, deterministic=True)
+kv, ids = model.new_kv(32), np.random.default_rng(4).integers(0, 269, 101)
+table, other = np.arange(7), np.arange(7, 14)
+whole = model.logits(kv, [Span(ids, 0, table, True)])[0]
+model.logits(kv, [Span(ids[:3], 0, other, False), Span(ids, 0, np.arange(14, 21), False)])
+model.logits(kv, [Span(ids[3:60], 3, other, False)])
+for at in range(60, 101):
+    parts = model.logits(kv, [Span(ids[at : at + 1], at, other, True)])[0]
+sys.exit(not np.array_equal(whole, parts))
+"""
+
+
+@pytest.mark.parametrize("kernels", ["Haswell", "Zen", "SkylakeX", "Sandybridge"])
+def test_other_processors_kernels(tmp_path: Path, kernels: str) -> None:
+    """OpenBLAS on x86 takes the kernels that it is told, where the processor can run them."""
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", shape=WIDE)
+    command = [sys.executable, "-c", KERNELS, str(path), str(tmp_path)]
+    environment = {**os.environ, "OPENBLAS_CORETYPE": kernels, "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, timeout=60, check=False)
+    if done.returncode == -signal.SIGILL:
+        pytest.skip(f"this processor cannot run kernels for {kernels}")
+    assert done.returncode == 0
