@@ -19,12 +19,14 @@ _MISSING = re.compile(r"missing required field `(?P<field>[^`]*)`")
 
 
 async def read_body(request: web.Request, body_type: type[Body]) -> Body:
-    """The JSON body. Raises `ApiError` 400 and 408; the server's limit on its size gives 413."""
+    """The JSON body. Raises `ApiError` 400, 408 and 413."""
     try:
         async with asyncio.timeout(BODY_DEADLINE_S):
             data = await request.read()
     except TimeoutError:
         raise ApiError(408, f"the body did not come within {BODY_DEADLINE_S:g} s") from None
+    except web.HTTPRequestEntityTooLarge:
+        raise ApiError(413, f"the body has more than {MAX_BODY_BYTES} bytes") from None
     return decode_body(data, body_type)
 
 
@@ -41,5 +43,7 @@ def decode_body(data: bytes, body_type: type[Body]) -> Body:
         if missing := _MISSING.search(problem):
             field = ".".join(part for part in (field, missing["field"]) if part)
         raise bad_request(f"{field}: {problem}" if field else problem, field) from None
-    except msgspec.DecodeError:
-        raise bad_request("the body is not valid JSON") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise bad_request("the body is not valid JSON in UTF-8") from None
+    except RecursionError:
+        raise bad_request("the body is nested too deeply") from None

@@ -21,14 +21,17 @@ from shunter_engine.openai_answers import (
     whole_answer,
 )
 from shunter_engine.openai_requests import (
+    MAX_REQUEST_ID_CHARS,
     AbortBody,
     ChatBody,
     CompletionBody,
     GenerateBody,
     GenerateCall,
     chat_call,
+    check_choices,
     check_model,
     check_prompts,
+    check_token_ids,
     completion_call,
     has_text,
     token_prompts,
@@ -57,6 +60,7 @@ class GenerateHandlers:
     async def completions(self, request: web.Request) -> web.StreamResponse:
         body = await read_body(request, CompletionBody)
         self._check(body)
+        check_choices(body.prompt, body.n)
         encode = self._tokenizer.encode
         if has_text(body.prompt):
             prompts = await asyncio.to_thread(token_prompts, body.prompt, encode, "prompt")
@@ -102,8 +106,9 @@ class GenerateHandlers:
     async def _answer(
         self, request: web.Request, call: GenerateCall, request_id: str | None
     ) -> web.StreamResponse:
-        request_id = request_id or request.headers.get("X-Request-Id") or uuid.uuid4().hex
-        answer_id = f"{'chatcmpl' if call.chat else 'cmpl'}-{request_id[:256]}"
+        check_token_ids(call.sampling, self._tokenizer.vocab_size)
+        request_id = request_id or _header_id(request) or uuid.uuid4().hex
+        answer_id = f"{'chatcmpl' if call.chat else 'cmpl'}-{request_id}"
         head = AnswerHead(answer_id, int(time.time()), self._model_name)
         names = LogprobNames(self._tokenizer, call.name_tokens_by_id)
         if call.stream:
@@ -173,3 +178,9 @@ class GenerateHandlers:
         """The request has ended, or its client has gone."""
         generation = self._running.pop(serial)
         generation.abort()
+
+
+def _header_id(request: web.Request) -> str | None:
+    """The header's id, unless it could not be repeated in JSON and logs as it is."""
+    header = request.headers.get("X-Request-Id", "")
+    return header[:MAX_REQUEST_ID_CHARS] if header.isascii() and header.isprintable() else None

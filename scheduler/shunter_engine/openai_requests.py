@@ -14,17 +14,26 @@ from shunter_engine.backend import Sampling
 from shunter_engine.errors import ApiError, bad_request
 
 MAX_CHOICES = 128
+MAX_REQUEST_ID_CHARS = 256
 MAX_STOP_STRINGS = 16
+MAX_STOP_CHARS = 1024  # each; every token is compared with all of them
+MAX_STOP_TOKEN_IDS = 64
+MAX_LOGIT_BIASES = 1024
 MAX_TOP_LOGPROBS = 20
 _SEED_BITS = 2**63 - 1
+# Dividing logits by less than this overflows where it does anything else than pick the largest.
+# vLLM's `_SAMPLING_EPS` (vllm/v1/sample/sampler.py) has the same value.
+_GREEDY_BELOW = 1e-5
 
 Count = Annotated[int, Meta(ge=1)]
 NonNegative = Annotated[int, Meta(ge=0)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 TokenId = Annotated[int, Meta(ge=0, lt=2**32)]
 TopLogprobs = Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)]
-RequestId = Annotated[str, Meta(min_length=1, max_length=256)]
-
+RequestId = Annotated[str, Meta(min_length=1, max_length=MAX_REQUEST_ID_CHARS)]
+LogitBias = Annotated[
+    dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=MAX_LOGIT_BIASES)
+]
 
 Prompt = str | list[str | TokenId | list[TokenId]]
 
@@ -47,13 +56,13 @@ class GenerateBody(Struct, kw_only=True):
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
-    stop_token_ids: list[TokenId] | None = None
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=MAX_STOP_TOKEN_IDS)] | None = None
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
-    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] | None = None
+    logit_bias: LogitBias | None = None
     priority: int | None = None
     request_id: RequestId | None = None
     return_token_ids: bool | None = None
@@ -149,6 +158,19 @@ def token_prompts(
     raise bad_request(f"{param} must be text or token ids, one prompt or a list of them", param)
 
 
+def check_choices(prompt: Prompt, n: int | None) -> None:
+    """Before anything is tokenised. Raises `ApiError` 400."""
+    if (n or 1) * prompt_count(prompt) > MAX_CHOICES:
+        raise bad_request(f"n times prompts must not exceed {MAX_CHOICES}", "n")
+
+
+def prompt_count(prompt: Prompt) -> int:
+    """A list that begins with a token id is one prompt (or a mixture, which is refused)."""
+    if isinstance(prompt, str) or any(isinstance(part, int) for part in prompt[:1]):
+        return 1
+    return len(prompt)
+
+
 def check_prompts(
     prompts: Sequence[Sequence[int]], vocab_size: int, context_length: int, param: str
 ) -> None:
@@ -165,6 +187,16 @@ def check_prompts(
             )
         if max(ids) >= vocab_size:
             raise bad_request(f"{param}: token ids must be below {vocab_size}", param)
+
+
+def check_token_ids(sampling: Sampling, vocab_size: int) -> None:
+    """What names tokens must name tokens of the model. Raises `ApiError` 400."""
+    for param, ids in (
+        ("stop_token_ids", sampling.stop_token_ids),
+        ("logit_bias", sampling.logit_bias),
+    ):
+        if not all(0 <= token_id < vocab_size for token_id in ids):
+            raise bad_request(f"{param}: token ids must be from 0 to {vocab_size - 1}", param)
 
 
 def completion_call(
@@ -208,13 +240,10 @@ def _call(
     min_tokens = body.min_tokens or 0
     if max_tokens is not None and min_tokens > max_tokens:
         raise bad_request("min_tokens must not exceed max_tokens", "min_tokens")
-    n = body.n or 1
-    if n * len(prompts) > MAX_CHOICES:
-        raise bad_request(f"n times prompts must not exceed {MAX_CHOICES}", "n")
     return GenerateCall(
         chat=isinstance(body, ChatBody),
         prompts=prompts,
-        n=n,
+        n=body.n or 1,
         max_tokens=max_tokens,
         min_tokens=min_tokens,
         sampling=sampling,
@@ -230,8 +259,9 @@ def _call(
 
 
 def _sampling(body: GenerateBody, logprobs: int | None, default_seed: int) -> Sampling:
+    temperature = 1.0 if body.temperature is None else body.temperature
     return Sampling(
-        temperature=1.0 if body.temperature is None else body.temperature,
+        temperature=temperature if temperature >= _GREEDY_BELOW else 0.0,
         top_p=body.top_p or 1.0,
         top_k=max(0, body.top_k or 0),
         min_p=body.min_p or 0.0,
@@ -257,8 +287,8 @@ def _stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
     strings = (stop,) if isinstance(stop, str) else tuple(stop or ())
     if len(strings) > MAX_STOP_STRINGS:
         raise bad_request(f"stop: at most {MAX_STOP_STRINGS} strings", "stop")
-    if not all(strings):
-        raise bad_request("stop: a stop string must not be empty", "stop")
+    if not all(0 < len(string) <= MAX_STOP_CHARS for string in strings):
+        raise bad_request(f"stop: a stop string has 1 to {MAX_STOP_CHARS} characters", "stop")
     return strings
 
 

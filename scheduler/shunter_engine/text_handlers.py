@@ -18,6 +18,7 @@ from shunter_engine.openai_requests import (
     TokenizeBody,
     check_model,
     check_prompts,
+    prompt_count,
     token_prompts,
 )
 from shunter_text.chat import ChatTemplateError
@@ -70,11 +71,11 @@ class TextHandlers:
             raise ApiError(404, f"the model {self._model_name!r} has no embeddings", "model")
         if body.encoding_format not in ("float", "base64"):
             raise bad_request("encoding_format must be float or base64", "encoding_format")
+        if prompt_count(body.input) > MAX_EMBEDDING_INPUTS:
+            raise bad_request(f"input: at most {MAX_EMBEDDING_INPUTS} texts", "input")
         prompts = await asyncio.to_thread(
             token_prompts, body.input, self._tokenizer.encode, "input"
         )
-        if len(prompts) > MAX_EMBEDDING_INPUTS:
-            raise bad_request(f"input: at most {MAX_EMBEDDING_INPUTS} texts", "input")
         check_prompts(prompts, self._tokenizer.vocab_size, self._backend.context_length, "input")
         vectors = [await self._embedder.embed(list(ids)) for ids in prompts]
         return _json_response(self._embedding_list(vectors, prompts, body.encoding_format))

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from shunter_engine.bodies import MAX_BODY_BYTES
@@ -44,7 +45,13 @@ async def url() -> AsyncIterator[str]:
         (COMPLETIONS, {"prompt": ["x"] * 10, "n": 20}, "n"),
         (COMPLETIONS, {"prompt": "x", "stop": [""]}, "stop"),
         (COMPLETIONS, {"prompt": "x", "stop": ["x"] * 17}, "stop"),
+        (COMPLETIONS, {"prompt": "x", "stop": "x" * 1025}, "stop"),
+        (COMPLETIONS, {"prompt": "x", "stop_token_ids": [4096]}, "stop_token_ids"),
+        (COMPLETIONS, {"prompt": "x", "stop_token_ids": [1] * 65}, "stop_token_ids"),
+        (COMPLETIONS, {"prompt": "x", "repetition_penalty": 1e-30}, "repetition_penalty"),
         (COMPLETIONS, {"prompt": "x", "logit_bias": {"a": 1}}, "logit_bias"),
+        (COMPLETIONS, {"prompt": "x", "logit_bias": {"-1": 1}}, "logit_bias"),
+        (COMPLETIONS, {"prompt": "x", "logit_bias": {"4096": 1}}, "logit_bias"),
         (COMPLETIONS, {"prompt": "x", "logprobs": 21}, "logprobs"),
         (COMPLETIONS, {"prompt": "x", "echo": True}, "echo"),
         (COMPLETIONS, {"prompt": "x", "suffix": "y"}, "suffix"),
@@ -84,10 +91,44 @@ async def test_too_long_prompts_have_their_own_code(
     assert "64 tokens" in answer["error"]["message"]
 
 
-async def test_not_json(client: aiohttp.ClientSession, url: str) -> None:
-    async with client.post(url + CHAT, data=b'{"messages": [') as response:
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"messages": [', "not valid JSON"),
+        (b'{"messages": [{"role": "user", "content": "\xff"}]}', "not valid JSON"),
+        (b'{"messages": [{"a": "\\ud800"}]}', "not valid JSON"),
+        (b'{"messages": [{"a": ' + b"[" * 5000 + b"]" * 5000 + b"}]}", "nested too deeply"),
+    ],
+)
+async def test_not_json(client: aiohttp.ClientSession, url: str, body: bytes, message: str) -> None:
+    async with client.post(url + CHAT, data=body) as response:
         assert response.status == 400
-        assert "not valid JSON" in (await response.json())["error"]["message"]
+        assert message in (await response.json())["error"]["message"]
+
+
+@pytest.mark.parametrize(("header", "kept"), [("a b", True), ("\xff", False), ("", False)])
+async def test_an_id_that_cannot_be_repeated_is_replaced(url: str, header: str, kept: bool) -> None:
+    host, _, port = url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    body = b'{"prompt":[5]}'
+    head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Request-Id: {header}"
+    head += f"\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode("latin-1") + body)
+    status, _, answer = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()
+    assert b" 200 " in status
+    assert (msgspec.json.decode(answer)["id"] == f"cmpl-{header}") is kept
+
+
+@pytest.mark.parametrize("temperature", [0, 1e-310])
+async def test_a_vanishing_temperature_is_greedy(
+    client: aiohttp.ClientSession, temperature: float
+) -> None:
+    backend = ScriptedBackend([5])
+    async with running_engine(scripted_parts(backend)) as url:
+        await complete(client, url + COMPLETIONS, prompt="x", temperature=temperature)
+    assert backend.submitted[0].sampling.temperature == 0
 
 
 @pytest.mark.parametrize("path", [COMPLETIONS, CHAT, "/tokenize", "/v1/embeddings"])
@@ -122,7 +163,7 @@ async def test_unknown_path_and_method(client: aiohttp.ClientSession, url: str) 
 async def test_too_large_a_body_is_413(client: aiohttp.ClientSession, url: str) -> None:
     async with client.post(url + CHAT, data=io.BytesIO(b" " * (MAX_BODY_BYTES + 1))) as response:
         assert response.status == 413
-        assert "error" in await response.json()
+        assert f"more than {MAX_BODY_BYTES} bytes" in (await response.json())["error"]["message"]
 
 
 async def test_full_queue_is_429_with_retry_after(client: aiohttp.ClientSession) -> None:
