@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 HASH_BYTES = 8
 FEW = 6  # holders up to which one by one is faster than through an index array
+MANY = 64  # holders of a first node (a system prompt) from which whole columns are faster
 
 
 _NO_CHILDREN: dict[bytes, "_Node"] = {}  # of all leaves, never written to: most nodes are leaves
 
 
 class _Node:
-    __slots__ = ("_slots", "children", "edge", "holders", "parent")
+    __slots__ = ("_ones", "_slots", "children", "edge", "holders", "parent")
 
     def __init__(self, edge: bytes, parent: "_Node | None", holders: int) -> None:
         self.edge = edge
@@ -27,6 +28,7 @@ class _Node:
         self.holders = holders
         self.children = _NO_CHILDREN
         self._slots: NDArray[np.intp] | None = None
+        self._ones: NDArray[np.float64] | None = None
 
     @property
     def blocks(self) -> int:
@@ -39,15 +41,23 @@ class _Node:
 
     def hold(self, holders: int) -> None:
         self.holders = holders
-        self._slots = None
+        self._slots = self._ones = None
 
     def slots(self) -> NDArray[np.intp]:
         """The holders as an index array, kept until they change."""
         if self._slots is None:
-            packed = self.holders.to_bytes(self.holders.bit_length() // 8 + 1, "little")
-            bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8), bitorder="little")
-            self._slots = np.flatnonzero(bits)
+            self._slots = np.flatnonzero(self._unpacked(self.holders.bit_length() // 8 + 1))
         return self._slots
+
+    def ones(self, count: int) -> NDArray[np.float64]:
+        """1.0 for each holder, else 0.0, for `count` slots; kept until the holders change."""
+        if self._ones is None or len(self._ones) != count:
+            self._ones = self._unpacked(-(-count // 8))[:count].astype(np.float64)
+        return self._ones
+
+    def _unpacked(self, size: int) -> NDArray[np.uint8]:
+        packed = np.frombuffer(self.holders.to_bytes(size, "little"), dtype=np.uint8)
+        return np.unpackbits(packed, bitorder="little")
 
 
 class Match:
@@ -124,16 +134,19 @@ class PrefixIndex:
         self, found: Match, tokens_per_block: int, limit: int, out: NDArray[np.float64]
     ) -> None:
         """Writes the tokens held per slot into `out`, at most `limit` each."""
-        out.fill(0.0)
         path = found.path
+        if not path or path[0][0].holders.bit_count() < MANY:
+            out.fill(0.0)
         for at, (node, blocks) in enumerate(path, 1):
             holders = node.holders
-            if at < len(path) and path[at][0].holders == holders:
-                continue  # all of them hold more
             tokens = blocks * tokens_per_block
             if tokens > limit:
                 tokens = limit
-            if not holders & (holders - 1):
+            if at == 1 and holders.bit_count() >= MANY:
+                np.multiply(node.ones(len(out)), tokens, out=out)
+            elif at < len(path) and path[at][0].holders == holders:
+                continue  # all of them hold more
+            elif not holders & (holders - 1):
                 out[holders.bit_length() - 1] = tokens
             elif holders.bit_count() <= FEW:
                 for slot in _bits(holders):

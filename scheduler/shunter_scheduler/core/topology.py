@@ -52,7 +52,12 @@ def _remove_instances(
 
 
 def _serves_alike(new: ModelPool, old: ModelPool) -> bool:
-    return new.spec.model == old.spec.model and new.profiles == old.profiles
+    """Same model on same hardware: what the rates follow from. Replica counts do not matter."""
+    return new.spec.model == old.spec.model and _hardware(new) == _hardware(old)
+
+
+def _hardware(pool: ModelPool) -> list[tuple[object, ...]]:
+    return [(p.name, p.accelerator, p.tensor_parallel, p.cost_per_hour) for p in pool.profiles]
 
 
 def remove_instance(state: CoreState, record: InstanceRecord, now: float) -> None:
@@ -87,7 +92,9 @@ def _set_pools(state: CoreState, pools: Iterable[ModelPool], now: float) -> None
 def _remove_pool(state: CoreState, pool: PoolRecord, now: float) -> None:
     del state.pools[pool.name]
     state.busy.pop(pool.name, None)
-    for entry in list(pool.queue):
+    for entry in list(state.entries.values()):
+        if entry.pool is not pool or entry.state != "waiting":
+            continue
         request, trail = entry.request, entry.trail
         state.end(entry, now)
         message = f"pool {pool.name} was removed"
@@ -109,6 +116,7 @@ def _reattach(state: CoreState) -> None:
         if entry.state != "waiting" and entry.instance is None:
             record = state.instances.get(entry.instance_name)
             if record is not None and record.value.pool == entry.pool.name:
+                entry.pool = state.pools[record.value.pool]
                 occupy(state, entry, record)
 
 

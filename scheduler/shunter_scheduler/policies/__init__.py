@@ -17,16 +17,3 @@ DISPATCH_POLICIES: Mapping[str, DispatchPolicy] = MappingProxyType(
         "power-of-two": POWER_OF_TWO,
     }
 )
-
-
-class UnknownPolicy(ValueError):
-    """No dispatch policy has that name; the message lists those there are."""
-
-
-def dispatch_policy(name: str) -> DispatchPolicy:
-    """The policy of that name. Raises `UnknownPolicy`."""
-    found = DISPATCH_POLICIES.get(name)
-    if found is None:
-        known = ", ".join(DISPATCH_POLICIES)
-        raise UnknownPolicy(f"unknown dispatch policy {name!r}; known: {known}")
-    return found

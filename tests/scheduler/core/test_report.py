@@ -4,13 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shunter_api.modelpool import ModelPool
 from shunter_api.testing import make_pool
 from shunter_scheduler.core.costs import Correction, profile_cost
 from shunter_scheduler.core.settings import CoreSettings, Retries
-from shunter_scheduler.core.testing import CoreHarness, make_instances, only
+from shunter_scheduler.core.testing import CoreHarness, make_instances, make_request, only
 from shunter_scheduler.core.windows import OutputLengths, RetryBudget
 from shunter_scheduler.domain.decisions import Reject
-from shunter_scheduler.domain.events import Finished, FirstToken
+from shunter_scheduler.domain.events import Finished, FirstToken, Submitted
 
 
 def test_status_counts_what_runs_and_what_users_saw() -> None:
@@ -86,6 +87,41 @@ def test_a_removed_pool_refuses_those_that_wait() -> None:
     harness.configure((), (make_pool("other"),))
     (reject,) = only(Reject, harness.decide())
     assert (reject.request_id, reject.reason) == ("r0", "unknown_model")
+
+
+def test_a_removed_pool_refuses_those_that_were_not_looked_at_yet() -> None:
+    harness = CoreHarness(make_instances(1))
+    harness.apply(Submitted(make_request("r0")))
+    harness.configure((), (make_pool("other"),))
+    assert [reject.request_id for reject in only(Reject, harness.decide())] == ["r0"]
+
+
+def test_a_pool_that_comes_back_takes_up_what_still_runs() -> None:
+    instances, pools = make_instances(1), (make_pool("chat"),)
+    harness = CoreHarness(instances, pools=pools)
+    harness.start("r0")
+    harness.configure((), (make_pool("other"),))
+    harness.configure(instances, pools)
+    harness.observe(instances[0].name)
+    harness.check_books()
+    assert harness.loads()[instances[0].name].requests == 1
+    harness.assign("r1")
+    explained = harness.core.explain("r1", 0.0)
+    assert explained is not None
+    assert dict(explained.decisions[0].candidates[0].terms)["slowdown"] > 0
+
+
+def test_other_replica_counts_leave_instances_as_they_are() -> None:
+    def pool(most: int) -> ModelPool:
+        replicas = {"min": 1, "max": most}
+        profile = {"name": "h100", "accelerator": "h100", "replicas": replicas}
+        return make_pool("chat", spec={"profiles": [profile]})
+
+    harness = CoreHarness(pools=[pool(2)])
+    harness.start("r0")
+    harness.configure(None, (pool(5),))
+    assert {i.state for i in harness.core.status(0.0).instances} == {"ready"}
+    assert harness.core.advise_scaling("chat", 0.0)[0].desired_replicas == 1
 
 
 def test_an_instance_at_another_address_is_a_new_one() -> None:
