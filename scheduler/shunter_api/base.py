@@ -1,15 +1,24 @@
 """What all resources share: strict frozen models, checked names, metadata."""
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+)
 from pydantic.alias_generators import to_camel
 
-from shunter_api.durations import parse_duration
+from shunter_api.durations import DURATION, MAX_CHARACTERS, duration_text, parse_duration
 
 ApiVersion = Literal["shunter.dev/v1alpha1"]
 API_VERSION: ApiVersion = "shunter.dev/v1alpha1"
@@ -23,8 +32,11 @@ class Resource(BaseModel):
     )
 
 
+DECIMAL = r"^[0-9]{1,9}(\.[0-9]{1,6})?$"
+
+
 def _decimal_text(value: object) -> object:
-    if isinstance(value, str):
+    if isinstance(value, str) and re.fullmatch(DECIMAL, value):
         return value
     raise ValueError(f'write it in quotes, as a decimal text such as "2.50"; found {value!r}')
 
@@ -55,9 +67,19 @@ DnsName = Annotated[str, Field(pattern=DNS_NAME, max_length=253)]
 # What a client sends as `model`.
 ModelName = Annotated[str, Field(pattern=MODEL_NAME, max_length=255)]
 Int = Annotated[int, Field(strict=True)]
-DecimalText = Annotated[Decimal, BeforeValidator(_decimal_text)]
-# Seconds, more than nothing and at most 30 days.
-Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, le=30 * 86_400)]
+DecimalText = Annotated[
+    Decimal,
+    BeforeValidator(_decimal_text),
+    WithJsonSchema({"type": "string", "format": "decimal", "pattern": DECIMAL, "maxLength": 16}),
+]
+# Seconds, more than nothing and at most 30 days; a text such as 500ms where it is written.
+Duration = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    Field(gt=0, le=30 * 86_400),
+    PlainSerializer(duration_text, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": DURATION, "maxLength": MAX_CHARACTERS}),
+]
 
 
 class Metadata(Resource):

@@ -1,9 +1,13 @@
-"""Durations as Kubernetes writes them (`500ms`, `2s`, `1h30m`), parsed to seconds."""
+"""Durations as Kubernetes writes them (`500ms`, `2s`, `1h30m`), parsed to seconds and back."""
 
 import re
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_PART = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)(ms|s|m|h)")
+_NUMBER = r"[0-9]{1,7}(\.[0-9]{1,9})?"
+DURATION = rf"^({_NUMBER}(ms|s|m|h))+$"
+MAX_CHARACTERS = 32
+_WHOLE = re.compile(DURATION)
+_PART = re.compile(rf"({_NUMBER})(ms|s|m|h)")
 ACCEPTED = "a number with a unit: ms, s, m or h, such as 500ms, 2s, 10m, 1h30m"
 
 
@@ -11,10 +15,12 @@ def parse_duration(text: object) -> float:
     """Seconds of a duration text. Raises ValueError where it is none."""
     if not isinstance(text, str):
         raise ValueError(f"a duration is {ACCEPTED}; found {text!r}")
-    position, seconds = 0, 0.0
-    while part := _PART.match(text, position):
-        seconds += float(part[1]) * _UNITS_S[part[2]]
-        position = part.end()
-    if not text or position != len(text):
+    if len(text) > MAX_CHARACTERS or not _WHOLE.fullmatch(text):
         raise ValueError(f"a duration is {ACCEPTED}; found {text[:40]!r}")
-    return seconds
+    return sum(float(part[1]) * _UNITS_S[part[3]] for part in _PART.finditer(text))
+
+
+def duration_text(seconds: float) -> str:
+    """The shortest text with one unit that `parse_duration` reads as so many seconds."""
+    unit = next((u for u in ("h", "m", "s") if not seconds % _UNITS_S[u]), "ms")
+    return f"{seconds / _UNITS_S[unit]:.9f}".rstrip("0").rstrip(".") + unit

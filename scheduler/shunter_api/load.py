@@ -9,14 +9,16 @@ from typing import Any, Generic, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from shunter_api.base import API_VERSION, FORMS, Resource
+from shunter_api.base import API_VERSION, FORMS, Metadata
 from shunter_api.instances import InstanceList
 from shunter_api.modelpool import ModelPool
 from shunter_api.positions import Path, YamlDocument, parse_yaml
-from shunter_api.problems import Problem
+from shunter_api.problems import ConfigurationError, Problem
 from shunter_api.routingpolicy import RoutingPolicy
 
-KINDS: Mapping[str, type[Resource]] = MappingProxyType(
+AnyResource = ModelPool | RoutingPolicy | InstanceList
+
+KINDS: Mapping[str, type[AnyResource]] = MappingProxyType(
     {"ModelPool": ModelPool, "RoutingPolicy": RoutingPolicy, "InstanceList": InstanceList}
 )
 
@@ -74,7 +76,23 @@ def merge(parts: Iterable[Documents]) -> Documents:
     )
 
 
-def _read(document: YamlDocument) -> tuple[Resource | None, list[Problem]]:
+def parse_object(value: Mapping[str, object], origin: str = "object") -> AnyResource:
+    """A resource as the API server gives it. What only the server writes is left out.
+
+    Raises `ConfigurationError` with every problem, its `field` set.
+    """
+    metadata = value.get("metadata")
+    plain = {key: inner for key, inner in value.items() if key != "status"}
+    if isinstance(metadata, Mapping):
+        known = [field.alias or name for name, field in Metadata.model_fields.items()]
+        plain["metadata"] = {key: metadata[key] for key in known if key in metadata}
+    resource, problems = _read(YamlDocument(origin, plain))
+    if resource is None or problems:
+        raise ConfigurationError(tuple(problems))
+    return resource
+
+
+def _read(document: YamlDocument) -> tuple[AnyResource | None, list[Problem]]:
     value = document.value
     if not isinstance(value, dict):
         return None, [document.problem((), f"a resource is a mapping with {_heads()}")]
@@ -105,12 +123,12 @@ def _is_echo(detail: ErrorDetails, details: list[ErrorDetails]) -> bool:
     )
 
 
-def _problem(document: YamlDocument, schema: type[Resource], detail: ErrorDetails) -> Problem:
+def _problem(document: YamlDocument, schema: type[BaseModel], detail: ErrorDetails) -> Problem:
     path = tuple(detail["loc"])
     return document.problem(path, _message(schema, path, detail))
 
 
-def _message(schema: type[Resource], path: Path, detail: ErrorDetails) -> str:
+def _message(schema: type[BaseModel], path: Path, detail: ErrorDetails) -> str:
     kind, context, given = detail["type"], detail.get("ctx", {}), detail.get("input")
     match kind:
         case "extra_forbidden":
@@ -130,7 +148,7 @@ def _message(schema: type[Resource], path: Path, detail: ErrorDetails) -> str:
             return f"{detail['msg']}{shown}"
 
 
-def _unknown_field(schema: type[Resource], path: Path) -> str:
+def _unknown_field(schema: type[BaseModel], path: Path) -> str:
     known = sorted(_fields(schema, path[:-1]))
     near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
