@@ -73,6 +73,7 @@ class SimulatedBackend:
         self._engine = engine
         self._wall_s_per_s = 1 / speed if speed and math.isfinite(speed) else 0.0
         self._slowness = 1.0
+        self._slowness_changed = asyncio.Event()
         self._stalled_until_s = 0.0
         self._sinks: dict[str, SequenceSink] = {}
         self._wake = asyncio.Event()
@@ -142,6 +143,7 @@ class SimulatedBackend:
 
     def slow(self, factor: float) -> None:
         self._slowness = factor
+        self._slowness_changed.set()
 
     def shrink_kv(self, fraction: float) -> None:
         self._engine.shrink_kv(fraction)
@@ -158,20 +160,32 @@ class SimulatedBackend:
                 await self._wake.wait()
                 due_s = now_s()
                 continue
-            due_s = max(due_s, now_s() - LONGEST_LAG_S)
-            due_s += step.duration_s * self._wall_s_per_s * self._slowness
-            due_s = await self._wait_until(due_s, now_s)
+            began_s = max(due_s, now_s() - LONGEST_LAG_S)
+            due_s = await self._wait_out(began_s, step.duration_s * self._wall_s_per_s, now_s)
+            due_s = await self._wait_for_stall(due_s, now_s)
             for token in step.outcome.tokens:
                 self._deliver(token)
 
-    async def _wait_until(self, due_s: float, now_s: Callable[[], float]) -> float:
-        """Waits for the step's end, and for the end of a stall. Gives when it was due."""
-        left_s = due_s - now_s()
-        await asyncio.sleep(left_s if left_s >= SHORTEST_SLEEP_S else 0)
+    async def _wait_out(self, began_s: float, wall_s: float, now_s: Callable[[], float]) -> float:
+        """Waits for a step's end, which moves with `slow`. Gives when it was due."""
+        while True:
+            due_s = began_s + wall_s * self._slowness
+            left_s = due_s - now_s()
+            if left_s < SHORTEST_SLEEP_S:
+                await asyncio.sleep(0)
+                return due_s
+            self._slowness_changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await self._slowness_changed.wait()
+
+    async def _wait_for_stall(self, due_s: float, now_s: Callable[[], float]) -> float:
+        """Waits for the end of a stall, if there is one. Gives when the step was due."""
         while (left_s := self._stalled_until_s - now_s()) > 0:
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), left_s)
+                async with asyncio.timeout(left_s):
+                    await self._wake.wait()
             due_s = now_s()
         return due_s
 

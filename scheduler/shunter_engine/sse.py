@@ -11,6 +11,8 @@ from aiohttp import web
 
 # A client that reads nothing while this much waits for it has gone or is broken.
 MAX_UNSENT_BYTES = 8 << 20
+# How long the last of an answer may take to leave.
+CLOSE_DEADLINE_S = 60.0
 _LOOK_EVERY = 64
 
 
@@ -58,6 +60,14 @@ class EventStream:
             self._on_stuck()
 
     async def close(self) -> web.StreamResponse:
-        assert self._response is not None, "closed before it was opened"
-        await self._response.write_eof()
+        """Raises `ConnectionResetError` where the client has gone or reads too slowly."""
+        assert self._response is not None and self._transport is not None, "closed before opened"
+        try:
+            async with asyncio.timeout(CLOSE_DEADLINE_S):
+                await self._response.write_eof()
+        except TimeoutError:
+            self._transport.abort()
+            raise ConnectionResetError(
+                f"the client did not read the answer's end within {CLOSE_DEADLINE_S:g} s"
+            ) from None
         return self._response

@@ -3,8 +3,10 @@
 import asyncio
 import math
 from collections.abc import Callable
+from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -272,19 +274,37 @@ async def test_waiting_sequences_show_and_the_queue_is_bounded(
         await asyncio.gather(*calls, return_exceptions=True)
 
 
+async def unread_stream(url: str, **body: Any) -> asyncio.Transport:
+    """A stream whose client reads next to nothing. Close it."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_connection(asyncio.Protocol, host, int(port))
+    transport.pause_reading()
+    data = msgspec.json.encode({"prompt": [5], "ignore_eos": True, "stream": True, **body})
+    head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: e\r\nContent-Length: {len(data)}\r\n\r\n"
+    transport.write(head.encode() + data)
+    return transport
+
+
 async def test_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shunter_engine.sse.MAX_UNSENT_BYTES", 1 << 16)
     parts = simulated_parts(EngineOptions(served_name="m", speed=math.inf, context_length=131072))
     async with running_engine(parts) as url:
-        host, _, port = url.removeprefix("http://").partition(":")
-        reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
-        body = b'{"prompt":[5],"max_tokens":100000,"ignore_eos":true,"stream":true,"logprobs":1}'
-        writer.write(
-            b"POST /v1/completions HTTP/1.1\r\nHost: e\r\nContent-Length: %d\r\n\r\n%b"
-            % (len(body), body)
-        )
+        transport = await unread_stream(url, max_tokens=100_000, logprobs=1)
         await until(lambda: parts.backend.stats().generation_tokens_total > 100)
         await until(lambda: parts.backend.stats().running == 0)
         assert parts.backend.stats().generation_tokens_total < 100_000
-        writer.transport.abort()
-        reader.feed_eof()
+        transport.abort()
+
+
+async def test_a_client_that_does_not_read_the_end_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("shunter_engine.sse.CLOSE_DEADLINE_S", 0.05)
+    parts = simulated_parts(EngineOptions(served_name="m", speed=math.inf, context_length=131072))
+    async with running_engine(parts) as url:
+        before = len(asyncio.all_tasks())
+        transport = await unread_stream(url, max_tokens=30_000, logprobs=1)
+        await until(lambda: parts.backend.stats().generation_tokens_total == 30_000)
+        await until(lambda: len(asyncio.all_tasks()) == before)
+        transport.abort()

@@ -133,6 +133,20 @@ def test_slow_stall_and_recovery() -> None:
     in_virtual_time(main())
 
 
+def test_a_step_under_way_ends_sooner_when_the_engine_is_fast_again() -> None:
+    async def main() -> None:
+        backend = backend_at(1.0)
+        await backend.start()
+        backend.slow(1e6)
+        asyncio.get_running_loop().call_later(20, backend.slow, 1)
+        arrivals = await arrivals_of(backend, 5)
+        assert arrivals[0] == pytest.approx(20, abs=0.01)
+        assert arrivals[-1] < 21
+        await backend.stop()
+
+    in_virtual_time(main())
+
+
 def test_an_idle_time_is_not_made_up_for() -> None:
     async def main() -> None:
         backend = backend_at(1.0)
