@@ -30,7 +30,7 @@ def make_ask(entry: Entry, now: float) -> Ask:
     pool, slo_class = entry.pool, entry.slo_class
     tokens = entry.context_tokens
     outputs = left_to_generate(entry)
-    largest = pool.largest_kv_tokens * (1 - pool.settings.head_room.kv_watermark)
+    kv_tokens = tokens + outputs
     budget_s = math.inf
     if slo_class.ttft_s is not None and not entry.started:
         budget_s = slo_class.ttft_s - (now - entry.request.arrived_at)
@@ -38,7 +38,7 @@ def make_ask(entry: Entry, now: float) -> Ask:
         now,
         tokens,
         outputs,
-        min(tokens + outputs, largest),
+        kv_tokens if kv_tokens < pool.largest_kv_ask else pool.largest_kv_ask,
         budget_s,
         math.inf if slo_class.tpot_s is None else slo_class.tpot_s,
         pool.turn,

@@ -94,7 +94,9 @@ class InstanceRecord:
         if recovered:
             self.succeeded()
         self.observed = seen
-        used_tokens = int(seen.kv_cache_usage * self.kv_capacity_tokens)
+        # What an idle engine reports as used is its prefix cache, which gives way.
+        idle = not seen.running and not seen.waiting
+        used_tokens = 0 if idle else int(seen.kv_cache_usage * self.kv_capacity_tokens)
         excess = (
             max(0, seen.running + seen.waiting - self.load.requests),
             max(0, used_tokens - self.load.kv_tokens),

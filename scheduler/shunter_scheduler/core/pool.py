@@ -33,6 +33,7 @@ class PoolRecord:
         self.turn = 0
         self.max_queued = 0
         self.largest_kv_tokens = 0
+        self.largest_kv_ask = 0.0  # the most that an idle instance can still be asked for
         self.holds_refresh_at: float | None = None
         self._slots: list[InstanceRecord | None] = []
         self._marked: set[int] = set()
@@ -107,6 +108,7 @@ class PoolRecord:
     def _largest(self) -> None:
         capacities = [record.kv_capacity_tokens for record in self.instances.values()]
         self.largest_kv_tokens = max(capacities, default=0)
+        self.largest_kv_ask = self.largest_kv_tokens * (1 - self.settings.head_room.kv_watermark)
 
     def _free_slot(self) -> int:
         for slot, record in enumerate(self._slots):

@@ -76,7 +76,8 @@ def queue_s(row: InstanceRow, now: float) -> float:
 
 
 def ttft_s(row: InstanceRow, ask: Ask, cached_tokens: int) -> float:
-    return sum(_until_first_token(row, ask, cached_tokens))
+    queue, prefill, kv_memory = _until_first_token(row, ask, cached_tokens)
+    return queue + prefill + kv_memory
 
 
 def _until_first_token(
