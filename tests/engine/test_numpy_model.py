@@ -122,7 +122,7 @@ def test_logits_are_those_of_a_plain_llama(
     np.testing.assert_allclose(got, expected, rtol=0, atol=2e-4 * np.abs(expected).max())
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_batched_and_chunked_is_bitwise_solo(model: LlamaModel, data: st.DataObject) -> None:
     """Several sequences, cut into chunks anywhere, mixed into steps in any way."""
