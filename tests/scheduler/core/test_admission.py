@@ -268,7 +268,7 @@ def test_the_engine_priority_is_lower_for_higher_classes() -> None:
 def test_load_that_is_not_ours_counts_once_it_is_seen_twice() -> None:
     (instance,) = instances = make_instances(1)
     harness = CoreHarness(instances)
-    theirs = {"running": 5, "kv_cache_usage": 0.95, "kv_capacity_tokens": 10_000}
+    theirs: dict[str, Any] = {"running": 5, "kv_cache_usage": 0.95, "kv_capacity_tokens": 10_000}
     harness.observe(instance.name, **theirs)
     harness.start("r0", prompt_tokens=2000)
     harness.apply(Finished("r0", 1, 5, "stop"))
