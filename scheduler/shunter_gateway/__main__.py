@@ -41,7 +41,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> GatewayOptions:
     add("--workers", type=int, default=1, help="processes that share the ports")
     add("--max-body-bytes", type=int, default=defaults.max_body_bytes)
     add("--max-inflight", type=int, default=defaults.max_inflight, help="requests per worker")
-    add("--grace-s", type=float, default=defaults.grace_s, help="for answers to finish at the end")
+    add(
+        "--grace",
+        dest="grace_s",
+        type=float,
+        default=defaults.grace_s,
+        help="seconds for answers to finish",
+    )
     add("--tls-cert", type=Path, help="PEM file of both listeners; needs --tls-key")
     add("--tls-key", type=Path)
     add("--tls-ca", type=Path, help="clients must show a certificate signed by it")

@@ -14,7 +14,7 @@ DONE_EVENT = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 TokenBytes = Callable[[int], bytes]
 
-_encode = msgspec.json.Encoder().encode
+json_encode = msgspec.json.Encoder().encode
 
 
 class ChoiceRenderer:
@@ -37,7 +37,7 @@ class ChoiceRenderer:
     def opening(self, prompt_ids: Sequence[int]) -> bytes:
         """The event before the first delta: the role, and the prompt's ids where asked for."""
         shape = self._shape
-        ids = b',"prompt_token_ids":' + _encode(prompt_ids) if shape.token_ids else b""
+        ids = b',"prompt_token_ids":' + json_encode(prompt_ids) if shape.token_ids else b""
         head, tail = self._closing
         if shape.kind == "chat":
             delta = (
@@ -48,30 +48,29 @@ class ChoiceRenderer:
             return b""
         return head + b'"text":"","logprobs":null,"finish_reason":null' + ids + tail
 
-    def delta(self, delta: Delta) -> bytes:
-        """Empty where there is nothing that the client could see yet."""
-        if self._plain:
-            if not delta.text:
-                return b""
-            return self._head + _encode(delta.text) + self._tail
-        return self._full(delta)
+    @property
+    def around_text(self) -> tuple[bytes, bytes] | None:
+        """What stands before and after a delta's text, where nothing but text is asked for: then
+        `full` is not needed."""
+        return (self._head, self._tail) if self._plain else None
 
-    def _full(self, delta: Delta) -> bytes:
+    def full(self, delta: Delta) -> bytes:
+        """A delta with all that was asked for; empty where the client could see nothing yet."""
         shape = self._shape
         if not (delta.text or delta.token_ids or delta.logprobs):
             return b""
         end = b"}" if shape.kind == "chat" else b""
         logprobs = self._logprobs.render(delta) if shape.logprobs else None
-        ids = b',"token_ids":' + _encode(list(delta.token_ids)) if shape.token_ids else b""
-        middle = _encode(delta.text) + end + b',"logprobs":' + _encode(logprobs)
+        ids = b',"token_ids":' + json_encode(list(delta.token_ids)) if shape.token_ids else b""
+        middle = json_encode(delta.text) + end + b',"logprobs":' + json_encode(logprobs)
         return self._head + middle + b',"finish_reason":null' + ids + self._closing[1]
 
     def closing(self, outcome: Outcome) -> bytes:
         head, tail = self._closing
         body = b'"delta":{}' if self._shape.kind == "chat" else b'"text":""'
-        end = b',"logprobs":null,"finish_reason":' + _encode(outcome.finish_reason)
+        end = b',"logprobs":null,"finish_reason":' + json_encode(outcome.finish_reason)
         if outcome.stop_reason is not None:
-            end += b',"stop_reason":' + _encode(outcome.stop_reason)
+            end += b',"stop_reason":' + json_encode(outcome.stop_reason)
         return head + body + end + tail
 
 
@@ -125,9 +124,8 @@ def raw_event(raw: bytes) -> bytes:
 
 def usage_event(shape: Shape, outcomes: Sequence[Outcome]) -> bytes:
     """The last event before the end mark where `stream_options.include_usage` is set."""
-    return (
-        _event_head(shape) + b'"choices":[],"usage":' + _encode(usage(shape, outcomes)) + (b"}\n\n")
-    )
+    totals = json_encode(usage(shape, outcomes))
+    return _event_head(shape) + b'"choices":[],"usage":' + totals + b"}\n\n"
 
 
 def error_event(error: ClientError) -> bytes:
@@ -154,8 +152,8 @@ def response_id(shape: Shape) -> str:
 def _event_head(shape: Shape) -> bytes:
     kind = b"chat.completion.chunk" if shape.kind == "chat" else b"text_completion"
     return b'data: {"id":%b,"object":"%b","created":%d,"model":%b,' % (
-        _encode(response_id(shape)),
+        json_encode(response_id(shape)),
         kind,
         shape.created,
-        _encode(shape.model),
+        json_encode(shape.model),
     )

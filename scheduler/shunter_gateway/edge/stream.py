@@ -17,6 +17,7 @@ from shunter_gateway.edge.render import (
     ChoiceRenderer,
     TokenBytes,
     error_event,
+    json_encode,
     raw_event,
     usage_event,
 )
@@ -220,7 +221,7 @@ class EventStream:
 class ChoiceSink:
     """The end of one choice whose tokens the gateway holds (a `ClientSink`)."""
 
-    __slots__ = ("_opened", "_prompt_ids", "_renderer", "_stream", "_watch")
+    __slots__ = ("_around", "_opened", "_prompt_ids", "_renderer", "_stream", "_watch")
 
     def __init__(
         self,
@@ -232,6 +233,7 @@ class ChoiceSink:
         self._stream = stream
         self._watch = watch
         self._renderer = renderer
+        self._around = renderer.around_text
         self._prompt_ids = prompt_ids
         self._opened = False
 
@@ -241,8 +243,12 @@ class ChoiceSink:
     def on_delta(self, delta: Delta) -> None:
         if not self._opened:
             self._open()
-        if data := self._renderer.delta(delta):
-            self._stream.send(data)
+        if self._around is None:
+            if data := self._renderer.full(delta):
+                self._stream.send(data)
+        elif delta.text:  # the common case, without a call
+            before, after = self._around
+            self._stream.send(before + json_encode(delta.text) + after)
 
     def on_done(self, outcome: Outcome) -> None:
         if not self._opened:

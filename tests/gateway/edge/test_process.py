@@ -58,7 +58,7 @@ def test_options_that_can_be(options: GatewayOptions) -> None:
 def test_addresses_and_flags() -> None:
     assert str(parse_address("[::1]:80", "--listen")) == "[::1]:80"
     given = parse_arguments(
-        ["--listen", "0.0.0.0:1", "--insecure-open", "--workers", "3", "--grace-s", "2.5"]
+        ["--listen", "0.0.0.0:1", "--insecure-open", "--workers", "3", "--grace", "2.5"]
     )
     assert (given.listen, given.insecure_open, given.workers) == ("0.0.0.0:1", True, 3)
     assert (given.grace_s, given.tls) == (2.5, None)
