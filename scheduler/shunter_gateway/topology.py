@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from shunter_proto.v1 import scheduler_pb2 as pb
 
-DEFAULT_MAX_RETRIES = 3
-
 
 @dataclass(frozen=True, slots=True)
 class Pool:
@@ -77,7 +75,7 @@ def _pool(message: pb.Topology.Pool) -> Pool:
         engine_type=message.engine_type,
         context_length=message.context_length,
         migration_mode=message.migration_mode,
-        max_retries=message.max_retries or DEFAULT_MAX_RETRIES,
+        max_retries=message.max_retries,
     )
 
 
