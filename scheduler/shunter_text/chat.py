@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 CHATML = """\
 {%- for message in messages -%}
 <|im_start|>{{ message['role'] }}
-{{ message['content'] if message['content'] is string else message['content'] | tojson }}<|im_end|>
+{{ message['content'] or '' }}<|im_end|>
 {% endfor -%}
 {%- if add_generation_prompt -%}
 <|im_start|>assistant
@@ -106,8 +106,12 @@ class ChatTemplate:
         return "".join(pieces)
 
 
-# What a template's own expressions can raise at run time besides Jinja's errors.
-_TEMPLATE_FAULTS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, OSError)
+# What a template's own expressions can raise at run time besides Jinja's errors; `RuntimeError` is
+# also Python's word for too deep a recursion.
+_TEMPLATE_FAULTS = (
+    *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
+    *(OSError, RuntimeError, MemoryError),
+)
 
 
 def _plain(index: int, message: Message) -> Message:

@@ -17,6 +17,12 @@ def test_default_layout() -> None:
     assert ChatTemplate(CHATML).render(HELLO, add_generation_prompt=False).endswith("<|im_end|>\n")
 
 
+@pytest.mark.parametrize("message", [{"role": "user"}, {"role": "assistant", "content": None}])
+def test_a_message_without_content_is_empty(message: dict[str, object]) -> None:
+    rendered = ChatTemplate(CHATML).render([message], add_generation_prompt=False)
+    assert rendered == f"<|im_start|>{message['role']}\n<|im_end|>\n"
+
+
 def test_markers_become_single_tokens() -> None:
     tokenizer = sim_tokenizer()
     ids = tokenizer.encode_chat(HELLO)
@@ -86,6 +92,7 @@ def test_bad_messages_are_named(message: dict[str, object], complaint: str) -> N
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
         ("{% for i in range(100000) %}{{ 'x' * 100 }}{% endfor %}", "exceeds 2000 characters"),
         ("{{ range(10**9) }}", "failed"),
+        ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "recursion"),
     ],
 )
 def test_a_template_that_fails_is_a_clear_error(source: str, complaint: str) -> None:
