@@ -144,6 +144,6 @@ def test_the_command_says_what_is_wrong_and_ends_on_sigterm() -> None:
     )
     with process:
         assert process.stderr is not None
-        assert "gateway_serving" in process.stderr.readline()
+        assert any("gateway_serving" in line for line in process.stderr)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0

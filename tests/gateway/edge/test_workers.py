@@ -64,8 +64,11 @@ def test_two_workers_share_a_port_and_end_together() -> None:
     with subprocess.Popen([*command, *address], stderr=subprocess.PIPE, text=True) as parent:
         assert parent.stderr is not None
         try:
-            pids = {json.loads(parent.stderr.readline())["pid"] for _ in range(2)}
-            assert len(pids) == 2
+            pids: set[int] = set()
+            while len(pids) < 2:
+                line = json.loads(parent.stderr.readline())
+                if line["event"] == "gateway_serving":
+                    pids.add(line["pid"])
             url = f"http://127.0.0.1:{port}"
             for _ in range(10):
                 try:
