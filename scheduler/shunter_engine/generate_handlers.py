@@ -30,14 +30,11 @@ from shunter_engine.openai_requests import (
     chat_call,
     check_choices,
     check_model,
-    check_prompts,
     check_token_ids,
     completion_call,
-    has_text,
-    token_prompts,
 )
+from shunter_engine.prompts import Prompts
 from shunter_engine.sse import EventStream
-from shunter_text.chat import ChatTemplateError
 
 QUEUE_RETRY_AFTER_S = 1.0
 
@@ -51,6 +48,7 @@ class GenerateHandlers:
         self._around = around
         self._backend = around.backend
         self._tokenizer = around.tokenizer
+        self._prompts = Prompts(around.tokenizer, around.backend.context_length)
         self._faults = faults
         self._model_name = model_name
         self._default_seed = default_seed
@@ -61,23 +59,15 @@ class GenerateHandlers:
         body = await read_body(request, CompletionBody)
         self._check(body)
         check_choices(body.prompt, body.n)
-        encode = self._tokenizer.encode
-        if has_text(body.prompt):
-            prompts = await asyncio.to_thread(token_prompts, body.prompt, encode, "prompt")
-        else:
-            prompts = token_prompts(body.prompt, encode, "prompt")
-        self._check_prompts(prompts, "prompt")
+        prompts = await self._prompts.of_input(body.prompt, "prompt")
         call = completion_call(body, prompts, self._default_seed)
         return await self._answer(request, call, body.request_id)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await read_body(request, ChatBody)
         self._check(body)
-        try:
-            prompt = await asyncio.to_thread(self._encode_chat, body)
-        except ChatTemplateError as error:
-            raise bad_request(str(error), "messages") from error
-        self._check_prompts((prompt,), "messages")
+        tools = None if body.tool_choice == "none" else body.tools
+        prompt = await self._prompts.of_chat(body.messages, tools, body.add_generation_prompt)
         call = chat_call(body, prompt, self._default_seed)
         return await self._answer(request, call, body.request_id)
 
@@ -95,13 +85,6 @@ class GenerateHandlers:
     def _check(self, body: GenerateBody) -> None:
         self._faults.check_accepts()
         check_model(body.model, self._model_name)
-
-    def _check_prompts(self, prompts: tuple[tuple[int, ...], ...], param: str) -> None:
-        check_prompts(prompts, self._tokenizer.vocab_size, self._backend.context_length, param)
-
-    def _encode_chat(self, body: ChatBody) -> tuple[int, ...]:
-        tools = None if body.tool_choice == "none" else body.tools
-        return tuple(self._tokenizer.encode_chat(body.messages, tools, body.add_generation_prompt))
 
     async def _answer(
         self, request: web.Request, call: GenerateCall, request_id: str | None

@@ -4,7 +4,6 @@ Unknown fields are ignored, as vLLM does; fields that change the answer and are 
 refused by name.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -135,29 +134,6 @@ class GenerateCall:
     output_offset: int
 
 
-def has_text(prompt: Prompt) -> bool:
-    """Whether there is something to tokenise, which is work for a thread."""
-    return isinstance(prompt, str) or any(isinstance(part, str) for part in prompt[:1])
-
-
-def token_prompts(
-    prompt: Prompt, encode: Callable[[str], Sequence[int]], param: str
-) -> tuple[tuple[int, ...], ...]:
-    """One prompt or several, as text or as token ids. Raises `ApiError` 400 for a mixture."""
-    if isinstance(prompt, str):
-        return (tuple(encode(prompt)),)
-    texts = [part for part in prompt if isinstance(part, str)]
-    token_ids = [part for part in prompt if isinstance(part, int)]
-    lists = [tuple(part) for part in prompt if isinstance(part, list)]
-    if len(token_ids) == len(prompt):
-        return (tuple(token_ids),)
-    if len(lists) == len(prompt):
-        return tuple(lists)
-    if len(texts) == len(prompt):
-        return tuple(tuple(encode(text)) for text in texts)
-    raise bad_request(f"{param} must be text or token ids, one prompt or a list of them", param)
-
-
 def check_choices(prompt: Prompt, n: int | None) -> None:
     """Before anything is tokenised. Raises `ApiError` 400."""
     if (n or 1) * prompt_count(prompt) > MAX_CHOICES:
@@ -169,24 +145,6 @@ def prompt_count(prompt: Prompt) -> int:
     if isinstance(prompt, str) or any(isinstance(part, int) for part in prompt[:1]):
         return 1
     return len(prompt)
-
-
-def check_prompts(
-    prompts: Sequence[Sequence[int]], vocab_size: int, context_length: int, param: str
-) -> None:
-    """Raises `ApiError` 400."""
-    if not prompts or not all(prompts):
-        raise bad_request(f"{param} must not be empty", param)
-    for ids in prompts:
-        if len(ids) >= context_length:
-            raise bad_request(
-                f"{param} has {len(ids)} tokens, and this model's context length is "
-                f"{context_length} tokens, prompt and answer together",
-                param,
-                "context_length_exceeded",
-            )
-        if max(ids) >= vocab_size:
-            raise bad_request(f"{param}: token ids must be below {vocab_size}", param)
 
 
 def check_token_ids(sampling: Sampling, vocab_size: int) -> None:

@@ -17,10 +17,9 @@ from shunter_engine.openai_requests import (
     EmbeddingBody,
     TokenizeBody,
     check_model,
-    check_prompts,
     prompt_count,
-    token_prompts,
 )
+from shunter_engine.prompts import Prompts
 from shunter_text.chat import ChatTemplateError
 from shunter_text.tokenizer import Tokenizer
 
@@ -39,6 +38,7 @@ class TextHandlers:
         self._model_name = model_name
         self._backend = backend
         self._tokenizer = tokenizer
+        self._prompts = Prompts(tokenizer, backend.context_length)
         self._embedder = embedder
 
     async def tokenize(self, request: web.Request) -> web.StreamResponse:
@@ -73,10 +73,7 @@ class TextHandlers:
             raise bad_request("encoding_format must be float or base64", "encoding_format")
         if prompt_count(body.input) > MAX_EMBEDDING_INPUTS:
             raise bad_request(f"input: at most {MAX_EMBEDDING_INPUTS} texts", "input")
-        prompts = await asyncio.to_thread(
-            token_prompts, body.input, self._tokenizer.encode, "input"
-        )
-        check_prompts(prompts, self._tokenizer.vocab_size, self._backend.context_length, "input")
+        prompts = await self._prompts.of_input(body.input, "input")
         vectors = [await self._embedder.embed(list(ids)) for ids in prompts]
         return _json_response(self._embedding_list(vectors, prompts, body.encoding_format))
 

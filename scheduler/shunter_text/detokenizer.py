@@ -43,16 +43,18 @@ class TokenBytes:
 
     def __getitem__(self, token_id: int) -> bytes:
         known = self._known.get(token_id)
-        if known is None:
-            known = self._look_up(token_id)
-            self._known[token_id] = known
-        return known
+        return self._look_up(token_id) if known is None else known
 
     def _look_up(self, token_id: int) -> bytes:
-        """Special tokens and unknown ids have no text."""
-        token = None if token_id in self._special else self._tokenizer.id_to_token(token_id)
+        """Special tokens and unknown ids have no text; the latter are not remembered either."""
+        token = self._tokenizer.id_to_token(token_id)
         if token is None:
             return b""
+        spelled = b"" if token_id in self._special else self._spelled(token)
+        self._known[token_id] = spelled
+        return spelled
+
+    def _spelled(self, token: str) -> bytes:
         try:
             return bytes(map(self._bytes_of_char.__getitem__, token))
         except KeyError:  # an added token is spelled as it is
@@ -136,6 +138,22 @@ def token_bytes_of(tokenizer: tokenizers.Tokenizer) -> TokenBytes | None:
     """The byte table, or None where the tokenizer's decoder is not purely byte-level."""
     decoder = json.loads(tokenizer.to_str()).get("decoder") if tokenizer.decoder else None
     return TokenBytes(tokenizer) if decoder and decoder["type"] == "ByteLevel" else None
+
+
+def longest_token_bytes(
+    tokenizer: tokenizers.Tokenizer, token_bytes: TokenBytes | None
+) -> int | None:
+    """No token stands for more bytes of UTF-8 text. None where that is not known: text may shrink
+    before it is split."""
+    added = tokenizer.get_added_tokens_decoder()
+    shrinks = any(token.lstrip or token.rstrip for token in added.values())
+    vocabulary = tokenizer.get_vocab(with_added_tokens=False)
+    complete = _bytes_of_char().keys() <= vocabulary.keys()  # else unknown bytes are left out
+    if token_bytes is None or tokenizer.normalizer is not None or shrinks or not complete:
+        return None
+    # Byte-level tokens have a character a byte; added ones are spelled as they are.
+    spelled = [len(token.content.encode()) for token in added.values()]
+    return max([1, *spelled, *map(len, vocabulary)])
 
 
 def _bytes_of_char() -> dict[str, int]:

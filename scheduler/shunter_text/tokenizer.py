@@ -7,7 +7,16 @@ from typing import Any
 import tokenizers
 
 from shunter_text.chat import CHATML, ChatTemplate, Message
-from shunter_text.detokenizer import StreamDecoder, stream_decoder, token_bytes_of
+from shunter_text.detokenizer import (
+    StreamDecoder,
+    longest_token_bytes,
+    stream_decoder,
+    token_bytes_of,
+)
+
+
+class TextTooLong(ValueError):
+    """The text has more tokens than allowed, which its length alone tells."""
 
 
 class Tokenizer:
@@ -29,11 +38,20 @@ class Tokenizer:
         tokenizer.no_padding()
         self._tokenizer = tokenizer
         self._token_bytes = token_bytes_of(tokenizer)
+        self._longest_token_bytes = longest_token_bytes(tokenizer, self._token_bytes)
         self._template = ChatTemplate(chat_template or CHATML, special_tokens)
         self.eos_token_ids = tuple(eos_token_ids)
         self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+    def encode(
+        self, text: str, add_special_tokens: bool = True, max_tokens: int | None = None
+    ) -> list[int]:
+        """Raises `TextTooLong` where `text` is so long that it must exceed `max_tokens`: a cheap
+        look before dear work, and no promise about the length of what is returned."""
+        if max_tokens is not None and self._fewest_tokens(text) > max_tokens:
+            raise TextTooLong(
+                f"has at least {self._fewest_tokens(text)} tokens, and at most {max_tokens} fit"
+            )
         # The single-text call holds the interpreter lock, the batch call does not.
         encodings = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         ids: list[int] = encodings[0].ids
@@ -45,10 +63,16 @@ class Tokenizer:
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         now: datetime | None = None,
+        max_tokens: int | None = None,
     ) -> list[int]:
-        """Raises `ChatTemplateError`. The template itself writes what begins a sequence."""
+        """Raises `ChatTemplateError`, and `TextTooLong` as `encode` does. The template itself
+        writes what begins a sequence."""
         text = self._template.render(messages, tools, add_generation_prompt, now)
-        return self.encode(text, add_special_tokens=False)
+        return self.encode(text, add_special_tokens=False, max_tokens=max_tokens)
+
+    def _fewest_tokens(self, text: str) -> int:
+        longest = self._longest_token_bytes
+        return -(-len(text.encode()) // longest) if longest else 0
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text without special tokens; U+FFFD stands for broken characters."""

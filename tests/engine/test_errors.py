@@ -89,6 +89,12 @@ async def test_too_long_prompts_have_their_own_code(
     _, answer = await complete(client, url + COMPLETIONS, prompt=[1] * 64)
     assert answer["error"]["code"] == "context_length_exceeded"
     assert "64 tokens" in answer["error"]["message"]
+    long = "word " * 100_000
+    chat = {"messages": [{"role": "user", "content": long}]}
+    for path, body in ((COMPLETIONS, {"prompt": long}), (CHAT, chat)):
+        status, answer = await complete(client, url + path, **body)
+        assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
+        assert "at least" in answer["error"]["message"], "found without tokenising"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from shunter_text.sources import sim_tokenizer, sim_word_ids
-from shunter_text.tokenizer import Tokenizer, agrees
+from shunter_text.tokenizer import TextTooLong, Tokenizer, agrees
 
 
 def byte_fallback_tokenizer() -> Tokenizer:
@@ -141,3 +141,20 @@ def test_added_tokens_count_into_the_vocabulary() -> None:
 @pytest.mark.parametrize(("ids", "same"), [(SIM.encode("hello"), True), ([1, 2, 3], False)])
 def test_agreement_with_an_engine(ids: list[int], same: bool) -> None:
     assert agrees(SIM, ids, "hello") is same
+
+
+def test_a_text_that_must_be_too_long_is_refused_before_work() -> None:
+    text = "the thing " * 1000
+    fits = len(SIM.encode(text))
+    assert SIM.encode(text, max_tokens=fits) == SIM.encode(text)
+    with pytest.raises(TextTooLong, match="at most 10 fit"):
+        SIM.encode(text, max_tokens=10)
+    with pytest.raises(TextTooLong):
+        SIM.encode_chat([{"role": "user", "content": text}], max_tokens=10)
+    assert FALLBACK.encode("ab" * 100, max_tokens=1) == FALLBACK.encode("ab" * 100)
+
+
+@given(TEXTS)
+def test_no_text_has_fewer_tokens_than_its_length_tells(text: str) -> None:
+    ids = SIM.encode(text, add_special_tokens=False)
+    assert SIM.encode(text, add_special_tokens=False, max_tokens=len(ids)) == ids
