@@ -34,6 +34,10 @@ class LogprobNames:
     def __call__(self, token_id: int) -> str:
         return f"token_id:{token_id}" if self._by_id else self._tokenizer.token_text(token_id)
 
+    def bytes_of(self, token_id: int) -> list[int]:
+        """Also of half a character, which the name cannot show."""
+        return list(self._tokenizer.token_bytes(token_id))
+
 
 class EventEncoder:
     """Server-sent events of one request. What never changes is encoded once."""
@@ -179,8 +183,8 @@ def completion_logprobs(
 
 def chat_logprob(event: TokenEvent, names: LogprobNames) -> dict[str, Any]:
     return {
-        **_named(_name(event, names), event.logprob),
-        "top_logprobs": [_named(names(id_), logprob) for id_, logprob in event.top_logprobs],
+        **_named(event.token_id, event.logprob, names),
+        "top_logprobs": [_named(id_, logprob, names) for id_, logprob in event.top_logprobs],
     }
 
 
@@ -188,8 +192,10 @@ def _name(event: TokenEvent, names: LogprobNames) -> str:
     return "" if event.token_id is None else names(event.token_id)
 
 
-def _named(name: str, logprob: float | None) -> dict[str, Any]:
-    return {"token": name, "logprob": logprob, "bytes": list(name.encode())}
+def _named(token_id: int | None, logprob: float | None, names: LogprobNames) -> dict[str, Any]:
+    if token_id is None:
+        return {"token": "", "logprob": logprob, "bytes": []}
+    return {"token": names(token_id), "logprob": logprob, "bytes": names.bytes_of(token_id)}
 
 
 def usage_value(usage: Usage) -> dict[str, Any]:

@@ -88,6 +88,12 @@ class Tokenizer:
         text: str = self._tokenizer.decode([token_id], skip_special_tokens=False)
         return text
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """One token's part of the text, which may be part of a character; the spelling of a
+        special token. Exact for byte-level vocabularies, else of `token_text`."""
+        exact = self._token_bytes[token_id] if self._token_bytes is not None else b""
+        return exact or self.token_text(token_id).encode()
+
 
 def agrees(tokenizer: Tokenizer, engine_token_ids: Sequence[int], text: str) -> bool:
     """Whether an engine tokenises `text` just as we do: the condition of token-level moves."""

@@ -229,6 +229,24 @@ async def test_chat_logprobs(client: aiohttp.ClientSession) -> None:
     assert [top["logprob"] for top in content[0]["top_logprobs"]] == [-0.5, -1.5]
 
 
+async def test_bytes_of_chat_logprobs_put_characters_together(
+    client: aiohttp.ClientSession,
+) -> None:
+    ids = TOKENIZER.encode("naïve 日本 👩")
+    assert len(ids) > 8, "characters of several tokens"
+    async with running_engine(scripted_parts(ScriptedBackend(ids))) as url:
+        _, whole = await complete(
+            client,
+            f"{url}/v1/chat/completions",
+            messages=HELLO,
+            logprobs=True,
+            return_tokens_as_token_ids=True,
+        )
+    content = whole["choices"][0]["logprobs"]["content"]
+    assert [entry["token"] for entry in content] == [f"token_id:{id_}" for id_ in ids]
+    assert b"".join(bytes(entry["bytes"]) for entry in content).decode() == "naïve 日本 👩"
+
+
 async def test_a_continued_answer_completes_the_character_its_prompt_ends_in(
     client: aiohttp.ClientSession,
 ) -> None:

@@ -158,3 +158,10 @@ def test_a_text_that_must_be_too_long_is_refused_before_work() -> None:
 def test_no_text_has_fewer_tokens_than_its_length_tells(text: str) -> None:
     ids = SIM.encode(text, add_special_tokens=False)
     assert SIM.encode(text, add_special_tokens=False, max_tokens=len(ids)) == ids
+
+
+def test_bytes_of_tokens() -> None:
+    ids = SIM.encode("é日 the")
+    assert b"".join(map(SIM.token_bytes, ids)).decode() == "é日 the"
+    assert SIM.token_bytes(SIM.eos_token_ids[0]) == b"<|im_end|>"
+    assert FALLBACK.token_bytes(FALLBACK.encode("cd")[-1]) == b"cd"
