@@ -8,6 +8,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from shunter_simulator.engine.values import (
+    EngineStats,
+    PromptTooLong,
+    QueueFull,
+    SequenceSpec,
+)
+
+__all__ = [
+    "Backend",
+    "EngineStats",
+    "FinishReason",
+    "PromptTooLong",
+    "QueueFull",
+    "Sampling",
+    "SequenceRequest",
+    "SequenceSink",
+    "TokenEvent",
+]
+
 FinishReason = Literal["stop", "length", "abort", "error"]
 
 
@@ -42,6 +61,17 @@ class SequenceRequest:
     sampling: Sampling
     priority: int = 0  # lower goes first
 
+    def spec(self) -> SequenceSpec:
+        """What the batch scheduler of either backend needs to know."""
+        return SequenceSpec(
+            request_id=self.request_id,
+            token_ids=self.token_ids,
+            max_tokens=self.max_tokens,
+            min_tokens=self.min_tokens,
+            output_offset=self.output_offset,
+            priority=self.priority,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
@@ -60,22 +90,6 @@ class SequenceSink(Protocol):
     def on_token(self, event: TokenEvent) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class BackendStats:
-    """Counters are totals since start."""
-
-    running: int
-    waiting: int
-    kv_blocks_total: int
-    kv_blocks_used: int
-    block_tokens: int
-    prompt_tokens_total: int
-    generation_tokens_total: int
-    prefix_cache_queries_total: int  # tokens looked up
-    prefix_cache_hits_total: int  # tokens found
-    preemptions_total: int
-
-
 class Backend(Protocol):
     """Generates tokens for many sequences at once."""
 
@@ -92,12 +106,4 @@ class Backend(Protocol):
     def abort(self, request_id: str) -> bool:
         """Free the sequence's blocks at once; its sink hears nothing more. False: not there."""
 
-    def stats(self) -> BackendStats: ...
-
-
-class PromptTooLong(Exception):
-    """The prompt does not fit the context length or the KV cache."""
-
-
-class QueueFull(Exception):
-    """Too many sequences wait."""
+    def stats(self) -> EngineStats: ...

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from shunter_engine.backend import BackendStats, FinishReason
+from shunter_engine.backend import EngineStats, FinishReason
 
 _LABELS = ("model_name", "engine")
 _ENGINE = "0"
@@ -66,7 +66,7 @@ class BackendCollector(Collector):
     """Reads `stats()` whenever somebody scrapes."""
 
     def __init__(
-        self, stats: Callable[[], BackendStats], model_name: str, cache_config: dict[str, str]
+        self, stats: Callable[[], EngineStats], model_name: str, cache_config: dict[str, str]
     ) -> None:
         self._stats = stats
         self._labels = (model_name, _ENGINE)
@@ -107,7 +107,7 @@ class BackendCollector(Collector):
             yield counter
         yield self._cache_info(stats)
 
-    def _cache_info(self, stats: BackendStats) -> Metric:
+    def _cache_info(self, stats: EngineStats) -> Metric:
         config = {
             **self._cache_config,
             "block_size": str(stats.block_tokens),

@@ -17,9 +17,8 @@ import numpy as np
 import structlog
 
 from shunter_engine.backend import (
-    BackendStats,
+    EngineStats,
     PromptTooLong,
-    QueueFull,
     SequenceRequest,
     SequenceSink,
     TokenEvent,
@@ -28,9 +27,7 @@ from shunter_engine.numpy_model import Span
 from shunter_engine.numpy_products import set_blas_threads
 from shunter_engine.numpy_sampling import Context, Sampled
 from shunter_engine.numpy_steps import Loaded, NumpyOptions, Pick, embed, load, step
-from shunter_simulator.engine import BatchScheduler, SequenceSpec, StepPlan
-from shunter_simulator.engine import PromptTooLong as SchedulerPromptTooLong
-from shunter_simulator.engine import QueueFull as SchedulerQueueFull
+from shunter_simulator.engine import BatchScheduler, StepPlan
 
 __all__ = ["NumpyBackend", "NumpyOptions"]
 
@@ -104,20 +101,7 @@ class NumpyBackend:
         vocabulary = loaded.model.shape.vocabulary
         if not all(0 <= token_id < vocabulary for token_id in request.token_ids):
             raise ValueError(f"token ids must be from 0 to {vocabulary - 1}")
-        spec = SequenceSpec(
-            request_id=request.request_id,
-            token_ids=request.token_ids,
-            max_tokens=request.max_tokens,
-            min_tokens=request.min_tokens,
-            output_offset=request.output_offset,
-            priority=request.priority,
-        )
-        try:
-            loaded.scheduler.add(spec)
-        except SchedulerPromptTooLong as error:
-            raise PromptTooLong(str(error)) from error
-        except SchedulerQueueFull as error:
-            raise QueueFull(str(error)) from error
+        loaded.scheduler.add(request.spec())
         self._live[request.request_id] = _Live(request, sink, list(request.token_ids))
         self._wake.set()
 
@@ -128,11 +112,8 @@ class NumpyBackend:
         self._wake.set()
         return True
 
-    def stats(self) -> BackendStats:
-        stats = self._ready().scheduler.stats()
-        return BackendStats(
-            **{name: getattr(stats, name) for name in BackendStats.__dataclass_fields__}
-        )
+    def stats(self) -> EngineStats:
+        return self._ready().scheduler.stats()
 
     async def embed(self, token_ids: list[int]) -> list[float]:
         """The mean of the last hidden states, of length 1. Raises `PromptTooLong`.

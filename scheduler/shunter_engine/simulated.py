@@ -7,23 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from shunter_api.accelerators import accelerator
-from shunter_engine.backend import (
-    BackendStats,
-    PromptTooLong,
-    QueueFull,
-    SequenceRequest,
-    SequenceSink,
-    TokenEvent,
-)
+from shunter_engine.backend import SequenceRequest, SequenceSink, TokenEvent
 from shunter_engine.options import EngineOptions
 from shunter_scheduler.costmodel import cost_model, model_shape
-from shunter_simulator.engine import (
-    PromptTooLong as SimulatedPromptTooLong,
-)
-from shunter_simulator.engine import (
-    QueueFull as SimulatedQueueFull,
-)
-from shunter_simulator.engine import SequenceSpec, SimulatedEngine, TokenRule, TokenSampling
+from shunter_simulator.engine import EngineStats, SimulatedEngine, TokenRule, TokenSampling
 from shunter_simulator.engine.model import engine_config
 from shunter_simulator.engine.values import NewToken
 
@@ -94,25 +81,12 @@ class SimulatedBackend:
 
     def submit(self, request: SequenceRequest, sink: SequenceSink) -> None:
         sampling = request.sampling
-        spec = SequenceSpec(
-            request_id=request.request_id,
-            token_ids=request.token_ids,
-            max_tokens=request.max_tokens,
-            min_tokens=request.min_tokens,
-            output_offset=request.output_offset,
-            priority=request.priority,
-        )
         rules = TokenSampling(
             seed=sampling.seed if sampling.temperature > 0 else None,
             ignore_eos=sampling.ignore_eos,
             stop_token_ids=frozenset(sampling.stop_token_ids),
         )
-        try:
-            self._engine.add(spec, rules)
-        except SimulatedPromptTooLong as error:
-            raise PromptTooLong(str(error)) from error
-        except SimulatedQueueFull as error:
-            raise QueueFull(str(error)) from error
+        self._engine.add(request.spec(), rules)
         self._sinks[request.request_id] = sink
         self._wake.set()
 
@@ -122,20 +96,8 @@ class SimulatedBackend:
         self._wake.set()  # its memory may be what another one waits for
         return self._sinks.pop(request_id, None) is not None
 
-    def stats(self) -> BackendStats:
-        stats = self._engine.stats()
-        return BackendStats(
-            running=stats.running,
-            waiting=stats.waiting,
-            kv_blocks_total=stats.kv_blocks_total,
-            kv_blocks_used=stats.kv_blocks_used,
-            block_tokens=stats.block_tokens,
-            prompt_tokens_total=stats.prompt_tokens_total,
-            generation_tokens_total=stats.generation_tokens_total,
-            prefix_cache_queries_total=stats.prefix_cache_queries_total,
-            prefix_cache_hits_total=stats.prefix_cache_hits_total,
-            preemptions_total=stats.preemptions_total,
-        )
+    def stats(self) -> EngineStats:
+        return self._engine.stats()
 
     def stall(self, seconds: float) -> None:
         self._stalled_until_s = asyncio.get_running_loop().time() + seconds

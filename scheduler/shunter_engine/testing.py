@@ -20,7 +20,7 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from shunter_engine.backend import (
-    BackendStats,
+    EngineStats,
     FinishReason,
     PromptTooLong,
     QueueFull,
@@ -84,8 +84,8 @@ class ScriptedBackend:
             task.cancel()
         return task is not None
 
-    def stats(self) -> BackendStats:
-        return BackendStats(len(self._tasks), 0, 100, len(self._tasks), 16, 0, 0, 0, 0, 0)
+    def stats(self) -> EngineStats:
+        return EngineStats(len(self._tasks), 0, 100, len(self._tasks), 16, 0, 0, 0, 0, 0)
 
     async def _run(self, request: SequenceRequest, sink: SequenceSink) -> None:
         token_ids = self._token_ids[: request.max_tokens]

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
-from shunter_engine.backend import BackendStats
+from shunter_engine.backend import EngineStats
 from shunter_engine.metrics import BackendCollector, EngineMetrics
 from shunter_gateway.telemetry import GatewayMetrics
 from shunter_scheduler.domain.status import ClusterStatus, InstanceStatus, PoolStatus
@@ -77,7 +77,7 @@ def gateway() -> CollectorRegistry:
 def engine() -> CollectorRegistry:
     registry = CollectorRegistry()
     EngineMetrics(registry, "m")
-    stats = BackendStats(0, 0, 1, 0, 16, 0, 0, 0, 0, 0)
+    stats = EngineStats(0, 0, 1, 0, 16, 0, 0, 0, 0, 0)
     registry.register(BackendCollector(lambda: stats, "m", {}))
     return registry
 
