@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from shunter_api.base import API_VERSION, FORMS, Metadata
+from shunter_api.base import API_VERSION, Metadata, form_of
 from shunter_api.instances import InstanceList
 from shunter_api.modelpool import ModelPool
 from shunter_api.positions import Path, YamlDocument, parse_yaml
@@ -142,7 +142,7 @@ def _message(schema: type[BaseModel], path: Path, detail: ErrorDetails) -> str:
             return f"must be one of {context['expected']}; found {given!r}{quoted}"
         case "string_pattern_mismatch":
             pattern = context["pattern"]
-            return f"must be {FORMS.get(pattern, f'a text like {pattern}')}; found {given!r}"
+            return f"must be {form_of(pattern)}; found {given!r}"
         case _:
             shown = f"; found {given!r}" if isinstance(given, str | int | float) else ""
             return f"{detail['msg']}{shown}"

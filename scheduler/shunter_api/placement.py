@@ -3,13 +3,11 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from shunter_api.base import Resource
+from shunter_api.base import LABEL_VALUE, QUALIFIED_NAME, Int, Resource
+from shunter_api.cel import Rule, cel
 
-LABEL_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
-QUALIFIED_NAME = rf"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?{LABEL_NAME}$"
-LABEL_VALUE = rf"^({LABEL_NAME})?$"
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$"
 
 
@@ -26,7 +24,12 @@ def _quantity_text(value: object) -> object:
 
 QualifiedName = Annotated[str, Field(pattern=QUALIFIED_NAME, max_length=317)]
 LabelValue = Annotated[str, Field(pattern=LABEL_VALUE, max_length=63)]
-Quantity = Annotated[str, BeforeValidator(_quantity_text), Field(max_length=32)]
+Quantity = Annotated[
+    str,
+    BeforeValidator(_quantity_text),
+    Field(max_length=32),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": QUANTITY, "maxLength": 32}),
+]
 Quantities = Annotated[dict[QualifiedName, Quantity], Field(max_length=32)]
 Labels = Annotated[dict[QualifiedName, LabelValue], Field(max_length=64)]
 Annotations = Annotated[
@@ -47,6 +50,23 @@ class Resources(Resource):
 class Toleration(Resource):
     """Lets the pods onto nodes with a taint, as in a pod's `tolerations`."""
 
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            Rule(
+                "self.operator != 'Exists' || !has(self.value)",
+                "operator Exists takes no value; leave value out or use Equal",
+            ),
+            Rule(
+                "self.operator != 'Equal' || has(self.key)",
+                "operator Equal needs a key; give one or use Exists",
+            ),
+            Rule(
+                "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+                "tolerationSeconds counts for the effect NoExecute only",
+            ),
+        )
+    )
+
     key: QualifiedName | None = None
     """The taint's key; absent, with operator Exists: every taint."""
 
@@ -59,7 +79,7 @@ class Toleration(Resource):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """The taint's effect; absent: every effect."""
 
-    toleration_seconds: Annotated[int, Field(strict=True, ge=0, le=86_400)] | None = None
+    toleration_seconds: Annotated[Int, Field(ge=0, le=86_400)] | None = None
     """For NoExecute: how long a pod stays after the taint appeared; absent: for ever."""
 
     @model_validator(mode="after")
@@ -89,5 +109,7 @@ class PodTemplate(Resource):
     metadata: PodMetadata = PodMetadata()
     """Labels and annotations to add."""
 
-    spec: dict[str, Any] = Field(default_factory=dict)
+    spec: dict[str, Any] = Field(
+        default_factory=dict, json_schema_extra={"x-kubernetes-preserve-unknown-fields": True}
+    )
     """Merged into the pod's spec as a strategic merge patch: the container `engine` is named."""

@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field
+from pydantic.config import JsonDict
 
 from shunter_api.base import DecimalText, Duration, Int, Resource
 
@@ -11,6 +12,10 @@ ConditionType = Literal[
 ]
 ProfilePhase = Literal["Idle", "Scheduling", "Loading", "Ready", "Draining", "Failed"]
 Count = Annotated[Int, Field(ge=0, le=1_000_000)]
+
+
+def list_by(key: str) -> JsonDict:
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
 
 
 class Condition(Resource):
@@ -120,13 +125,17 @@ class PoolStatus(Resource):
     policy: Annotated[str, Field(max_length=253)] | None = None
     """The RoutingPolicy that gives dispatch and admission."""
 
-    profiles: Annotated[tuple[ProfileStatus, ...], Field(max_length=64)] = ()
+    profiles: Annotated[
+        tuple[ProfileStatus, ...], Field(max_length=64, json_schema_extra=list_by("name"))
+    ] = ()
     """Each profile's instances, those of removed profiles included while they drain."""
 
     serving: Serving | None = None
     """What the scheduler saw."""
 
-    conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
+    conditions: Annotated[
+        tuple[Condition, ...], Field(max_length=16, json_schema_extra=list_by("type"))
+    ] = ()
     """What holds, and why."""
 
 
@@ -136,5 +145,7 @@ class PolicyStatus(Resource):
     observed_generation: Annotated[Int, Field(ge=0)] | None = None
     """The metadata.generation that the rest is about."""
 
-    conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
+    conditions: Annotated[
+        tuple[Condition, ...], Field(max_length=16, json_schema_extra=list_by("type"))
+    ] = ()
     """What holds, and why."""

@@ -1,0 +1,70 @@
+"""How a pool is run: its targets, its number of instances, and the moves of its requests."""
+
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from shunter_api.base import DecimalText, Duration, Int, Resource
+from shunter_api.cel import Rule, cel
+
+MigrationMode = Literal["Auto", "Replay", "Off"]
+ScalingMode = Literal["Auto", "Manual"]
+
+
+class Scaling(Resource):
+    """Who decides how many instances run, and how soon profiles spill and return."""
+
+    mode: ScalingMode = "Auto"
+    """Auto: the scheduler's advice, within each profile's bounds. Manual: `spec.replicas`."""
+
+    spill_after_s: Annotated[Duration, Field(alias="spillAfter")] = 60.0
+    """A profile whose pods no node takes for this long is helped out by the next profile."""
+
+    return_after_s: Annotated[Duration, Field(alias="returnAfter")] = 120.0
+    """Once a preferred profile has been ready again for this long, requests move back to it."""
+
+    scale_down_after_s: Annotated[Duration, Field(alias="scaleDownAfter")] = 300.0
+    """An instance goes only after fewer have been enough for this long."""
+
+
+class Slo(Resource):
+    """Targets for a request: time to first token, time per token, and the share that meets both."""
+
+    ttft_s: Annotated[Duration | None, Field(alias="ttft")] = None
+    """Time to the first token; absent: no target."""
+
+    tpot_s: Annotated[Duration | None, Field(alias="tpot")] = None
+    """Time per token after the first; absent: no target."""
+
+    attainment: Annotated[
+        DecimalText,
+        Field(
+            gt=0,
+            lt=1,
+            json_schema_extra=cel(
+                Rule(
+                    "double(self) > 0.0 && double(self) < 1.0",
+                    'must be more than 0 and less than 1, such as "0.99"',
+                )
+            ),
+        ),
+    ] = Decimal("0.99")
+    """The share of requests that must meet the targets for the pool to have SLOMet, in quotes.
+    Only a cluster reads it."""
+
+
+class Migration(Resource):
+    """Which moves of running requests are allowed, and within which limits."""
+
+    mode: MigrationMode = "Auto"
+    """Auto takes the best rung that both engines can do; Replay only replays; "Off" never moves."""
+
+    drain_timeout_s: Annotated[Duration, Field(alias="drainTimeout")] = 120.0
+    """How long a drain may take before what still runs is ended."""
+
+    max_concurrent_per_instance: Annotated[Int, Field(ge=1, le=256)] = 2
+    """How many moves an instance takes part in at a time."""
+
+    max_retries: Annotated[Int, Field(ge=0, le=10)] = 3
+    """How many engine failures a request outlives."""
