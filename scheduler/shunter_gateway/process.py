@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 import structlog
-from opentelemetry.trace import TracerProvider
+from opentelemetry.trace import Tracer, TracerProvider
 
 from shunter_gateway.config import GatewayOptions, StartError
 from shunter_gateway.dispatcher import Dispatcher
@@ -36,7 +36,7 @@ from shunter_runtime.logs import configure_logging
 from shunter_runtime.loop import run as run_loop
 from shunter_runtime.signals import stop_signals
 from shunter_runtime.tls import TlsError, channel_credentials, server_ssl_context
-from shunter_runtime.tracing import build_tracer_provider, shutdown_tracing
+from shunter_runtime.tracing import build_tracer_provider, is_recording, shutdown_tracing
 
 _log = structlog.get_logger(__name__)
 
@@ -101,7 +101,7 @@ async def serve(
 ) -> None:
     """Until `stop` is set; then answers finish within the grace. Raises `StartError`."""
     async with AsyncExitStack() as stack:
-        core = await _core(options, stack)
+        core = await _core(options, stack, provider)
         keys = _keys(options, core.metrics)
         front = _front(options, core, keys, provider)
         http = HttpListener(HttpEdge(front), _http_tls(options))
@@ -129,7 +129,7 @@ async def serve(
                 task.cancel()
 
 
-async def _core(options: GatewayOptions, stack: AsyncExitStack) -> _Core:
+async def _core(options: GatewayOptions, stack: AsyncExitStack, provider: TracerProvider) -> _Core:
     metrics = GatewayMetrics()
     pages = WorkerMetrics(metrics.registry, options.worker_dir)
     await pages.start()
@@ -147,6 +147,7 @@ async def _core(options: GatewayOptions, stack: AsyncExitStack) -> _Core:
         adapters=adapters,
         decoders=tokenizers,
         observer=MetricsObserver(metrics),
+        tracer=_tracer(provider) if is_recording(provider) else None,
     )
     models = LiveModels(
         topology=lambda: dispatcher.topology,
@@ -156,6 +157,10 @@ async def _core(options: GatewayOptions, stack: AsyncExitStack) -> _Core:
         now=lambda: datetime.now(UTC),
     )
     return _Core(metrics, pages, link, dispatcher, tokenizers, models)
+
+
+def _tracer(provider: TracerProvider) -> Tracer:
+    return provider.get_tracer("shunter_gateway")
 
 
 def _target(options: GatewayOptions) -> SchedulerTarget:
@@ -187,7 +192,7 @@ def _front(options: GatewayOptions, core: _Core, keys: Keys, provider: TracerPro
         models=core.models,
         keys=keys,
         metrics=core.metrics,
-        tracer=provider.get_tracer("shunter_gateway"),
+        tracer=_tracer(provider),
         new_id=lambda: f"req-{secrets.token_hex(12)}",
         ready=core.models.ready,
         metrics_page=core.pages.page,

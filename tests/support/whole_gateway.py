@@ -1,0 +1,157 @@
+"""A whole gateway in the test's own loop: all that `serve` builds, and a scheduler that assigns."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import aiohttp
+import grpc
+from opentelemetry.trace import NoOpTracerProvider, TracerProvider
+
+from shunter_gateway.config import GatewayOptions
+from shunter_gateway.process import Ports, serve
+from shunter_proto.v1 import scheduler_pb2 as pb
+from shunter_proto.v1 import scheduler_pb2_grpc as pb_grpc
+
+OPTIONS = GatewayOptions(listen="127.0.0.1:0", grpc_listen="127.0.0.1:0", grace_s=0.2)
+
+
+@dataclass(frozen=True)
+class PoolOf:
+    """One pool `chat` over the engines given by name."""
+
+    engines: Mapping[str, str]  # host:port
+    engine_type: str = "simulated"
+    model_source: str = "sim://chat"
+    context_length: int = 4096
+    max_retries: int = 3
+    rule_models: tuple[str, ...] = ()
+
+    def topology(self) -> pb.Topology:
+        pool = pb.Topology.Pool(
+            name="chat",
+            model_names=["m", "chat"],  # engines in this process serve `m`
+            model_source=self.model_source,
+            revision="1",
+            engine_type=self.engine_type,
+            context_length=self.context_length,
+            migration_mode="Auto",
+            max_retries=self.max_retries,
+        )
+        instances = [
+            pb.Topology.Instance(
+                name=name, pool="chat", address=address, engine_type=self.engine_type
+            )
+            for name, address in self.engines.items()
+        ]
+        return pb.Topology(
+            version=1, pools=[pool], instances=instances, rule_models=self.rule_models
+        )
+
+
+class AssigningScheduler(pb_grpc.SchedulerServicer):
+    """Assigns at once, in the engines' order; those that a request excludes only at last."""
+
+    def __init__(self, pool: PoolOf) -> None:
+        self.pool = pool
+        self.events: list[pb.GatewayEvent] = []
+        self._commands: asyncio.Queue[pb.SchedulerCommand] = asyncio.Queue()
+
+    async def Session(
+        self, events: AsyncIterator[pb.GatewayEvents], context: object
+    ) -> AsyncIterator[pb.SchedulerCommands]:
+        reader = asyncio.create_task(self._read(events))
+        try:
+            yield _commands(pb.SchedulerCommand(topology=self.pool.topology()))
+            while True:
+                yield _commands(await self._commands.get())
+        finally:
+            reader.cancel()
+
+    async def _read(self, events: AsyncIterator[pb.GatewayEvents]) -> None:
+        async for batch in events:
+            for event in batch.events:
+                self.events.append(event)
+                if event.HasField("submitted"):
+                    self._assign(event.submitted)
+
+    def _assign(self, request: pb.Submitted) -> None:
+        names = sorted(self.pool.engines, key=lambda name: name in request.excluded_instances)
+        assign = pb.Assign(
+            request_id=request.request_id,
+            epoch=request.epoch,
+            instance=names[0],
+            pool="chat",
+            address=self.pool.engines[names[0]],
+        )
+        self._commands.put_nowait(pb.SchedulerCommand(assign=assign))
+
+    def move(self, request_id: str, epoch: int, destination: str) -> None:
+        address = self.pool.engines[destination]
+        move = pb.Move(
+            request_id=request_id, epoch=epoch, destination=destination, address=address,
+            rung="replay", reason="drain",
+        )  # fmt: skip
+        self._commands.put_nowait(pb.SchedulerCommand(move=move))
+
+    def of(self, kind: str) -> list[pb.GatewayEvent]:
+        return [event for event in self.events if event.WhichOneof("event") == kind]
+
+
+def _commands(command: pb.SchedulerCommand) -> pb.SchedulerCommands:
+    return pb.SchedulerCommands(commands=[command])
+
+
+@dataclass
+class WholeGateway:
+    ports: Ports
+    scheduler: AssigningScheduler
+    http: aiohttp.ClientSession
+    scheme: str = field(default="http")
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://localhost:{self.ports.http}"
+
+
+@asynccontextmanager
+async def whole_gateway(
+    pool: PoolOf, provider: TracerProvider | None = None, options: GatewayOptions = OPTIONS
+) -> AsyncIterator[WholeGateway]:
+    scheduler = AssigningScheduler(pool)  # type: ignore[abstract]
+    server = grpc.aio.server()
+    pb_grpc.add_SchedulerServicer_to_server(scheduler, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    stop = asyncio.Event()
+    started: asyncio.Future[Ports] = asyncio.get_running_loop().create_future()
+    options = replace(options, scheduler=f"127.0.0.1:{port}")
+    serving = serve(options, stop, provider or NoOpTracerProvider(), started.set_result)
+    process = asyncio.create_task(serving)
+    try:
+        async with asyncio.timeout(20), aiohttp.ClientSession() as http:
+            gateway = WholeGateway(await started, scheduler, http)
+            if options.tls is None:
+                await _ready(gateway)
+            else:
+                gateway.scheme = "https"
+            yield gateway
+    finally:
+        stop.set()
+        await asyncio.wait_for(process, 20)
+        await server.stop(0)
+
+
+async def _ready(gateway: WholeGateway) -> None:
+    while True:
+        async with gateway.http.get(f"{gateway.url}/ready") as answer:
+            if answer.status == 200:
+                return
+        await asyncio.sleep(0.01)
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.005)
