@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from shunter_gateway.journal import TokenJournal
-from shunter_gateway.lifecycle_text import AnswerText, Decoder
 from shunter_gateway.ports import FinishReason, TokenChunk
 from shunter_gateway.request import Delta, Outcome, RequestSpec
+from shunter_text.answer_text import AnswerText
+from shunter_text.detokenizer import StreamDecoder
 
 
 class Diverged(Exception):
@@ -48,7 +49,7 @@ class Answer:
         self.stopped: FinishReason | None = None
 
     def prepare(
-        self, decoder: Decoder | None, eos_token_ids: frozenset[int], context_length: int
+        self, decoder: StreamDecoder | None, eos_token_ids: frozenset[int], context_length: int
     ) -> None:
         """Once the model is known and before the first token. `context_length` 0: not known."""
         spec = self._spec

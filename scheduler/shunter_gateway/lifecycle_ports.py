@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shunter_gateway.lifecycle_spans import Spans
-from shunter_gateway.lifecycle_text import Decoder
 from shunter_gateway.ports import EngineAdapter
 from shunter_gateway.topology import Pool, Topology
 from shunter_proto.v1 import scheduler_pb2 as pb
+from shunter_text.detokenizer import StreamDecoder
 
 SchedulerEvent = (
     pb.Submitted | pb.Running | pb.FirstToken | pb.Progress | pb.Finished | pb.Failed | pb.MoveDone
@@ -53,7 +53,7 @@ class SessionListener(Protocol):
 class Decoders(Protocol):
     """The tokenizers, as far as the lifecycle needs them."""
 
-    def decoder(self, pool: Pool, context_ids: tuple[int, ...]) -> Decoder | None: ...
+    def decoder(self, pool: Pool, context_ids: tuple[int, ...]) -> StreamDecoder | None: ...
     def eos_token_ids(self, pool: Pool) -> frozenset[int]: ...
     def mismatch(self, pool: Pool) -> str:
         """Why tokens of this pool's engines cannot be trusted; empty if they can."""

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from shunter_gateway.lifecycle_ports import Clock, SchedulerEvent, SessionListener
-from shunter_gateway.lifecycle_text import Decoder
 from shunter_gateway.ports import Capabilities, EngineFailure, EngineRequest, TokenChunk, TokenSink
 from shunter_gateway.request import ClientError, Delta, Outcome
 from shunter_gateway.topology import Pool
 from shunter_proto.v1 import scheduler_pb2 as pb
+from shunter_text.detokenizer import StreamDecoder
 
 TOKEN_LEVEL = Capabilities(
     token_ids=True,
@@ -194,7 +194,7 @@ class LetterDecoders:
 
     reason: str = ""
 
-    def decoder(self, pool: Pool, context_ids: tuple[int, ...]) -> Decoder | None:
+    def decoder(self, pool: Pool, context_ids: tuple[int, ...]) -> StreamDecoder | None:
         return LetterDecoder()
 
     def eos_token_ids(self, pool: Pool) -> frozenset[int]:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from shunter_gateway.lifecycle_text import Decoder
 from shunter_gateway.ports import EngineAdapter, EngineUnavailable
 from shunter_gateway.topology import Instance, Pool, Topology
+from shunter_text.detokenizer import StreamDecoder
 from shunter_text.sources import TokenizerUnavailable, load_tokenizer
 from shunter_text.tokenizer import Tokenizer, agrees
 
@@ -92,7 +92,7 @@ class TokenizerRegistry:
 
     # ------------------------------------------------------------ Decoders
 
-    def decoder(self, pool: Pool, context_ids: tuple[int, ...]) -> Decoder | None:
+    def decoder(self, pool: Pool, context_ids: tuple[int, ...]) -> StreamDecoder | None:
         tokenizer = self.known(pool.model_source)
         return tokenizer.decoder(context_ids) if tokenizer is not None else None
 

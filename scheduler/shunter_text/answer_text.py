@@ -85,6 +85,8 @@ class AnswerText:
 
     def push_ids(self, token_ids: Sequence[int]) -> tuple[str, int]:
         """Final text, and how many of the ids count: those after a matched stop do not."""
+        if self._decoder is None:
+            return "", len(token_ids)
         if len(token_ids) == 1:
             return self.push_id(token_ids[0]), 1
         pieces = []
