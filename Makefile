@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help up test test-llamacpp check proto format lint types imports soak bench wheel clean
+.PHONY: help up test test-llamacpp check proto crds format lint types imports soak bench wheel clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ proto: $(VENV)/.dev ## Generate the gRPC stubs beside their .proto files
 	$(BIN)/python -m grpc_tools.protoc -I proto --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
 	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --python_out=proto --grpc_python_out=proto \
 	  --mypy_out=proto --mypy_grpc_out=proto proto/shunter_proto/v1/*.proto
+
+crds: $(VENV)/.dev ## Generate the CustomResourceDefinitions from the models
+	$(BIN)/python -m shunter_api.crd charts/shunter/crds
 
 test-llamacpp: $(VENV)/.dev ## Build llama-server (about ten minutes of CPU) and run the tests on it
 	CMAKE_ARGS="-DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF" \

@@ -1,9 +1,11 @@
 """The CustomResourceDefinitions, from the models that parse the resources.
 
-`python -m shunter_api.crd DIRECTORY` writes one file per resource.
+`python -m shunter_api.crd DIRECTORY` writes one file per resource. API servers before 1.25 know no
+CEL: they drop the rules of what is created or replaced, but refuse server-side apply of them.
+`--without-cel` leaves the rules out.
 """
 
-import sys
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import yaml
 from pydantic import BaseModel
 
 from shunter_api.base import API_VERSION, SERVICE_NAME
-from shunter_api.cel import Rule, cel
+from shunter_api.cel import VALIDATIONS, Rule, cel
 from shunter_api.crd_schema import Schema, structural_schema
 from shunter_api.modelpool import ModelPool, ModelPoolSpec
 from shunter_api.routingpolicy import RoutingPolicy, RoutingPolicySpec
@@ -52,9 +54,20 @@ def routingpolicies() -> Schema:
     )
 
 
-def files() -> dict[str, str]:
+def without_cel(schema: Any) -> Any:
+    """The same definition without its rules."""
+    if isinstance(schema, list):
+        return [without_cel(item) for item in schema]
+    if isinstance(schema, dict):
+        return {key: without_cel(value) for key, value in schema.items() if key != VALIDATIONS}
+    return schema
+
+
+def files(*, with_cel: bool = True) -> dict[str, str]:
     """The text of each file by its name."""
     definitions = {"modelpools.yaml": modelpools(), "routingpolicies.yaml": routingpolicies()}
+    if not with_cel:
+        definitions = without_cel(definitions)
     return {
         name: HEADER + yaml.dump(value, Dumper=_Plain, sort_keys=False, width=96)
         for name, value in definitions.items()
@@ -63,10 +76,13 @@ def files() -> dict[str, str]:
 
 def main() -> None:
     """Writes the files into the directory that the command line names."""
-    directory = Path(sys.argv[1])
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, text in files().items():
-        (directory / name).write_text(text)
+    parser = argparse.ArgumentParser(prog="python -m shunter_api.crd")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--without-cel", action="store_true")
+    options = parser.parse_args()
+    options.directory.mkdir(parents=True, exist_ok=True)
+    for name, text in files(with_cel=not options.without_cel).items():
+        (options.directory / name).write_text(text)
 
 
 class _Plain(yaml.SafeDumper):
@@ -112,13 +128,13 @@ def _resource(
     name_rule: Rule,
 ) -> Schema:
     return {
-        "description": model.__doc__,
+        "description": spec.__doc__,
         "type": "object",
         "required": ["spec"],
         "properties": {
             "apiVersion": {"description": f"{API_VERSION}.", "type": "string"},
             "kind": {"description": f"{model.__name__}.", "type": "string"},
-            "metadata": {"description": "As of every object.", "type": "object"},
+            "metadata": {"type": "object"},
             "spec": structural_schema(spec),
             "status": structural_schema(status, with_defaults=False),
         },

@@ -86,11 +86,11 @@ class _Writer:
         for name, node in source["properties"].items():
             written = self._value(node)
             written["description"] = docs[name]
-            if self._with_defaults and "default" in node:
+            if self._with_defaults and node.get("default") is not None:
                 written["default"] = _default(defaults.get(name), written)
             properties[name] = _in_order(written)
-        required = source.get("required", [])
-        return _in_order({**source, "required": required, "properties": properties})
+        known = {k: v for k, v in source.items() if k != "additionalProperties"}
+        return _in_order({**known, "properties": properties})
 
     def _value(self, node: Schema) -> Schema:
         node = {k: v for k, v in _not_null(node).items() if k not in ("default", "description")}
@@ -140,4 +140,8 @@ def _default(value: Any, written: Schema) -> Any:
 def _in_order(node: Schema) -> Schema:
     """What `_KEPT` names and says something; an empty default says something, an empty list not."""
     kept = {key: node[key] for key in _KEPT if node.get(key) not in (None, [])}
+    if VALIDATIONS in kept:
+        kept[VALIDATIONS] = [
+            {"rule": rule["rule"], "message": rule["message"]} for rule in kept[VALIDATIONS]
+        ]
     return {key: value for key, value in kept.items() if key == "default" or value != {}}
