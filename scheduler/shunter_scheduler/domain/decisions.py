@@ -1,7 +1,8 @@
 """What the core decides, as values; the service carries them to the gateways."""
 
-from dataclasses import dataclass
 from typing import Literal
+
+from shunter_scheduler.domain.value import Value
 
 RejectReason = Literal[
     "unknown_model",
@@ -15,8 +16,7 @@ RejectReason = Literal[
 Rung = Literal["kv", "replay", "restart"]
 
 
-@dataclass(frozen=True, slots=True)
-class Assign:
+class Assign(Value, frozen=True):
     request_id: str
     gateway_id: str
     epoch: int
@@ -27,8 +27,7 @@ class Assign:
     predicted_ttft_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(Value, frozen=True):
     request_id: str
     gateway_id: str
     epoch: int
@@ -36,8 +35,7 @@ class Hold:
     eta_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Reject:
+class Reject(Value, frozen=True):
     request_id: str
     gateway_id: str
     epoch: int
@@ -46,8 +44,7 @@ class Reject:
     retry_after_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(Value, frozen=True):
     request_id: str
     gateway_id: str
     epoch: int  # of the present owner
@@ -57,8 +54,7 @@ class Move:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(Value, frozen=True):
     request_id: str
     gateway_id: str
     epoch: int

@@ -1,51 +1,44 @@
 """What the core is told. Each event is applied once, in order; unknown request ids are ignored."""
 
-from dataclasses import dataclass
-
 from shunter_scheduler.domain.cluster import Topology
 from shunter_scheduler.domain.request import Request
+from shunter_scheduler.domain.value import Value
 
 
-@dataclass(frozen=True, slots=True)
-class Submitted:
+class Submitted(Value, frozen=True):
     """A request waits for a placement. The same id with a higher epoch replaces the older one."""
 
     request: Request
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
+class Running(Value, frozen=True):
     """A gateway reports a request that already runs (after a scheduler restart)."""
 
     request: Request
     instance: str
 
 
-@dataclass(frozen=True, slots=True)
-class FirstToken:
+class FirstToken(Value, frozen=True):
     request_id: str
     epoch: int
     ttft_s: float
     cached_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Value, frozen=True):
     request_id: str
     epoch: int
     output_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(Value, frozen=True):
     request_id: str
     epoch: int
     output_tokens: int
     finish_reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Value, frozen=True):
     """The engine call of this epoch failed; the gateway submits the request again itself."""
 
     request_id: str
@@ -55,8 +48,7 @@ class Failed:
     output_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class MoveDone:
+class MoveDone(Value, frozen=True):
     request_id: str
     epoch: int  # of the owner after the move
     instance: str
@@ -66,20 +58,17 @@ class MoveDone:
     stall_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class GatewayLost:
+class GatewayLost(Value, frozen=True):
     """A session ended and its lease ran out: its requests are gone."""
 
     gateway_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class TopologyChanged:
+class TopologyChanged(Value, frozen=True):
     topology: Topology
 
 
-@dataclass(frozen=True, slots=True)
-class InstanceObserved:
+class InstanceObserved(Value, frozen=True):
     """One look at an engine's health and metrics; `healthy` False takes it out of dispatch."""
 
     instance: str
@@ -90,14 +79,12 @@ class InstanceObserved:
     kv_capacity_tokens: int = 0  # 0: not reported
 
 
-@dataclass(frozen=True, slots=True)
-class DrainRequested:
+class DrainRequested(Value, frozen=True):
     instance: str
     deadline_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class DrainCancelled:
+class DrainCancelled(Value, frozen=True):
     instance: str
 
 

@@ -1,11 +1,13 @@
 """A request as the core sees it: sizes, class and constraints, never its text."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import field
+
+from shunter_scheduler.domain.value import Value
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Value, frozen=True):
     """One request that waits or runs.
 
     Instants (`arrived_at`, `deadline_at`) are seconds on the core's own clock.

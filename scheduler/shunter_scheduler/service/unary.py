@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
+
+from msgspec.structs import replace
 
 from shunter_scheduler.domain.decisions import Assign, Decision, Reject
 from shunter_scheduler.domain.events import Finished, Submitted
