@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from shunter_api.base import DecimalText, Duration, Int, Resource
@@ -18,7 +18,13 @@ def list_by(key: str) -> JsonDict:
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
 
 
-class Condition(Resource):
+class Written(Resource):
+    """Base of what code writes, by its field names, and reads, by its keys."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
+
+
+class Condition(Written):
     """One thing that holds, does not hold, or is not known, and why."""
 
     type: ConditionType
@@ -42,7 +48,7 @@ class Condition(Resource):
     """The root cause in a sentence, and what to do."""
 
 
-class ProfileStatus(Resource):
+class ProfileStatus(Written):
     """The instances of one profile."""
 
     name: Annotated[str, Field(max_length=63)]
@@ -73,7 +79,7 @@ class ProfileStatus(Resource):
     """Why it is not further, in a sentence."""
 
 
-class Serving(Resource):
+class Serving(Written):
     """What the scheduler saw over the last minute; written at most every ten seconds."""
 
     ttft_p95: Annotated[Duration | None, Field(alias="ttftP95")] = None
@@ -92,7 +98,7 @@ class Serving(Resource):
     """Tokens that were generated in a second."""
 
 
-class PoolStatus(Resource):
+class PoolStatus(Written):
     """What the operator found and did."""
 
     observed_generation: Annotated[Int, Field(ge=0)] | None = None
@@ -139,7 +145,7 @@ class PoolStatus(Resource):
     """What holds, and why."""
 
 
-class PolicyStatus(Resource):
+class PolicyStatus(Written):
     """What the operator found."""
 
     observed_generation: Annotated[Int, Field(ge=0)] | None = None

@@ -1,0 +1,278 @@
+"""From a pool to the objects that the API server is asked for. Pure."""
+
+from typing import Any
+
+from shunter_api.modelpool import ModelPool, Profile
+from shunter_operator.engines import CACHE_PATH, arguments, command, engine_image, engine_port
+from shunter_operator.merge import sealed, strategic_merge
+from shunter_operator.names import (
+    ANNOTATION_SPILLED,
+    ENGINE_CONTAINER,
+    ENGINE_PORT_NAME,
+    GROUP,
+    LABEL_MANAGED_BY,
+    LABEL_POOL,
+    LABEL_PROFILE,
+    LABEL_REVISION,
+    MANAGED_BY,
+    READINESS_GATE,
+    VERSION,
+    Ref,
+    deployment_name,
+    service_name,
+)
+from shunter_operator.revision import revision_label
+from shunter_operator.values import Desired, Environment, Manifest
+
+# How long an engine may load its weights: 70B models over a slow network take most of an hour.
+STARTUP_PERIOD_S = 5
+STARTUP_BUDGET_S = 3600
+GRACE_MARGIN_S = 10
+USER_ID = 65532
+
+# Waits, at most so many seconds, until the engine has nothing to do: the scheduler moves requests
+# away from a pod as soon as its deletion is asked for, and only then the engine is told to stop.
+# Two idle looks in a row, since a request may be on its way.
+_WAIT_IDLE = """\
+import re, sys, time, urllib.request
+url, end, idle = sys.argv[1], time.monotonic() + float(sys.argv[2]), 0
+while time.monotonic() < end and idle < 2:
+    time.sleep(1)
+    try:
+        text = urllib.request.urlopen(url, timeout=2).read().decode()
+    except OSError:
+        break
+    busy = re.findall(r"^vllm:num_requests_(?:running|waiting)(?:{[^}]*})? (\\S+)", text, re.M)
+    idle = idle + 1 if not any(float(n) for n in busy) else 0
+"""
+
+
+def manifests_of(desired: Desired, environment: Environment) -> list[Manifest]:
+    """What a pool has beside its Deployments."""
+    return [
+        sealed(_service_account(desired)),
+        sealed(_service(desired)),
+        sealed(_disruption_budget(desired, environment)),
+    ]
+
+
+def deployment(
+    desired: Desired, profile: Profile, environment: Environment, replicas: int, spilled: int
+) -> Manifest:
+    """`spilled` of the `replicas` stand in for profiles that are preferred."""
+    pool = desired.pool
+    labels = {LABEL_POOL: pool.name, LABEL_PROFILE: profile.name}
+    manifest = _object(desired, "apps/v1", "Deployment", deployment_name(pool.name, profile.name))
+    manifest["metadata"]["labels"] |= labels
+    manifest["metadata"]["annotations"] = {ANNOTATION_SPILLED: str(spilled)}
+    manifest["spec"] = {
+        "replicas": replicas,
+        "revisionHistoryLimit": 2,
+        # Never fewer than wanted: a new pod serves before an old one goes.
+        "strategy": {
+            "type": "RollingUpdate",
+            "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+        },
+        "progressDeadlineSeconds": STARTUP_BUDGET_S + 600,
+        "selector": {"matchLabels": labels},
+        "template": _template(desired, profile, environment),
+    }
+    return sealed(manifest)
+
+
+def ref_of(manifest: Manifest) -> Ref:
+    metadata = manifest["metadata"]
+    return Ref(manifest["kind"], metadata["namespace"], metadata["name"])
+
+
+def _object(desired: Desired, api_version: str, kind: str, name: str) -> Manifest:
+    return {
+        "apiVersion": api_version,
+        "kind": kind,
+        "metadata": {
+            "name": name,
+            "namespace": desired.key.namespace,
+            "labels": {LABEL_MANAGED_BY: MANAGED_BY, LABEL_POOL: desired.key.name},
+            "ownerReferences": [
+                {
+                    "apiVersion": f"{GROUP}/{VERSION}",
+                    "kind": "ModelPool",
+                    "name": desired.key.name,
+                    "uid": desired.uid,
+                    "controller": True,
+                    "blockOwnerDeletion": True,
+                }
+            ],
+        },
+    }
+
+
+def _service_account(desired: Desired) -> Manifest:
+    manifest = _object(desired, "v1", "ServiceAccount", service_name(desired.key.name))
+    return {**manifest, "automountServiceAccountToken": False}
+
+
+def _service(desired: Desired) -> Manifest:
+    manifest = _object(desired, "v1", "Service", service_name(desired.key.name))
+    manifest["spec"] = {
+        "selector": {LABEL_POOL: desired.key.name},
+        "ports": [
+            {
+                "name": ENGINE_PORT_NAME,
+                "port": 80,
+                "targetPort": ENGINE_PORT_NAME,
+                "protocol": "TCP",
+            }
+        ],
+    }
+    return manifest
+
+
+def _disruption_budget(desired: Desired, environment: Environment) -> Manifest:
+    name = service_name(desired.key.name)
+    manifest = _object(desired, environment.pdb_api_version, "PodDisruptionBudget", name)
+    manifest["spec"] = {
+        "maxUnavailable": 1,
+        "selector": {"matchLabels": {LABEL_POOL: desired.key.name}},
+    }
+    return manifest
+
+
+def _template(desired: Desired, profile: Profile, environment: Environment) -> dict[str, Any]:
+    pool = desired.pool
+    override = pool.spec.pod_template
+    labels = {
+        **override.metadata.labels,
+        LABEL_MANAGED_BY: MANAGED_BY,
+        LABEL_POOL: pool.name,
+        LABEL_PROFILE: profile.name,
+        LABEL_REVISION: revision_label(pool),
+    }
+    metadata: dict[str, Any] = {"labels": labels}
+    if override.metadata.annotations:
+        metadata["annotations"] = dict(override.metadata.annotations)
+    spec = strategic_merge(_pod_spec(pool, profile, environment), override.spec)
+    return {"metadata": metadata, "spec": spec}
+
+
+def _pod_spec(pool: ModelPool, profile: Profile, environment: Environment) -> dict[str, Any]:
+    cache = pool.spec.model.cache
+    spec: dict[str, Any] = {
+        "serviceAccountName": service_name(pool.name),
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": _grace_s(pool),
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(pool, profile, environment)],
+        "volumes": [
+            {
+                "name": "cache",
+                **({"persistentVolumeClaim": {"claimName": cache.pvc}} if cache else _EMPTY),
+            },
+            {"name": "tmp", **_EMPTY},
+            {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        ],
+    }
+    if profile.node_selector:
+        spec["nodeSelector"] = dict(profile.node_selector)
+    if profile.tolerations:
+        dump = [t.model_dump(by_alias=True, exclude_none=True) for t in profile.tolerations]
+        spec["tolerations"] = dump
+    if not environment.deletion_cost:
+        spec["readinessGates"] = [{"conditionType": READINESS_GATE}]
+    return spec
+
+
+_EMPTY: dict[str, Any] = {"emptyDir": {}}
+
+
+def _grace_s(pool: ModelPool) -> int:
+    return int(pool.migration.drain_timeout_s) + GRACE_MARGIN_S
+
+
+def _container(pool: ModelPool, profile: Profile, environment: Environment) -> dict[str, Any]:
+    port = engine_port(pool)
+    health = {"path": "/health", "port": ENGINE_PORT_NAME}
+    container: dict[str, Any] = {
+        "name": ENGINE_CONTAINER,
+        "image": engine_image(pool, environment),
+        "imagePullPolicy": environment.image_pull_policy,
+        "env": _environment(pool),
+        "ports": [{"name": ENGINE_PORT_NAME, "containerPort": port, "protocol": "TCP"}],
+        "resources": _resources(pool, profile),
+        "startupProbe": {
+            "httpGet": health,
+            "periodSeconds": STARTUP_PERIOD_S,
+            "timeoutSeconds": 5,
+            "failureThreshold": STARTUP_BUDGET_S // STARTUP_PERIOD_S,
+        },
+        "readinessProbe": {
+            "httpGet": health,
+            "periodSeconds": 5,
+            "timeoutSeconds": 5,
+            "failureThreshold": 3,
+        },
+        # The engine's last words are then in the pod's status.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "cache", "mountPath": CACHE_PATH},
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "shm", "mountPath": "/dev/shm"},
+        ],
+    }
+    if program := command(pool):
+        container["command"] = program
+    if given := arguments(pool, profile):
+        container["args"] = given
+    if pool.engine_type in ("simulated", "numpy", "vllm"):
+        url, wait_s = f"http://127.0.0.1:{port}/metrics", f"{pool.migration.drain_timeout_s:g}"
+        hook = ["python3", "-c", _WAIT_IDLE, url, wait_s]
+        container["lifecycle"] = {"preStop": {"exec": {"command": hook}}}
+    return container
+
+
+def _environment(pool: ModelPool) -> list[dict[str, Any]]:
+    """Everything that an engine writes goes to the cache volume or to /tmp."""
+    variables: dict[str, dict[str, Any]] = {
+        name: {"name": name, "value": value}
+        for name, value in (
+            ("HOME", "/tmp"),
+            ("XDG_CACHE_HOME", CACHE_PATH),
+            ("HF_HOME", f"{CACHE_PATH}/huggingface"),
+        )
+    }
+    if secret := pool.spec.model.credentials_secret_ref:
+        reference = {"name": secret.name, "key": secret.key}
+        variables["HF_TOKEN"] = {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}}
+    for variable in pool.spec.engine.env:
+        variables[variable.name] = {"name": variable.name, "value": variable.value}
+    return list(variables.values())
+
+
+_OWN_REQUESTS: dict[str, dict[str, str]] = {
+    "simulated": {"cpu": "100m", "memory": "192Mi"},
+    "numpy": {"cpu": "1", "memory": "1Gi"},
+}
+
+
+def _resources(pool: ModelPool, profile: Profile) -> dict[str, Any]:
+    """As the profile says; else one GPU an accelerator, but for engines that use none."""
+    limits, requests = dict(profile.resources.limits), dict(profile.resources.requests)
+    if not limits and not requests:
+        requests = dict(_OWN_REQUESTS.get(pool.engine_type, {}))
+        if pool.engine_type == "vllm":
+            limits = {"nvidia.com/gpu": str(profile.tensor_parallel)}
+    named = (("limits", limits), ("requests", requests))
+    return {name: quantities for name, quantities in named if quantities}

@@ -1,0 +1,101 @@
+"""A pod of the API server to a `Pod`: the fields that decisions need, and no others."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from shunter_operator.names import (
+    ANNOTATION_DELETION_COST,
+    ANNOTATION_DRAIN_SINCE,
+    DRAINED_DELETION_COST,
+    ENGINE_CONTAINER,
+    LABEL_POOL,
+    LABEL_PROFILE,
+    READINESS_GATE,
+)
+from shunter_operator.values import Pod, Termination
+
+Body = Mapping[str, Any]
+
+
+def pod_of(body: Body) -> Pod:
+    metadata, status = body["metadata"], body.get("status") or {}
+    labels = metadata.get("labels") or {}
+    annotations = metadata.get("annotations") or {}
+    conditions = {c["type"]: c for c in status.get("conditions") or ()}
+    scheduled = conditions.get("PodScheduled", {})
+    unschedulable = scheduled.get("status") == "False" and bool(scheduled.get("message"))
+    ready = conditions.get("Ready", {})
+    container = _engine(status.get("containerStatuses") or ())
+    waiting = (container.get("state") or {}).get("waiting") or _init_waiting(status)
+    gates = (body.get("spec") or {}).get("readinessGates") or ()
+    return Pod(
+        name=metadata["name"],
+        namespace=metadata["namespace"],
+        pool=labels.get(LABEL_POOL, ""),
+        profile=labels.get(LABEL_PROFILE, ""),
+        uid=metadata.get("uid", ""),
+        created_at=moment(metadata.get("creationTimestamp")),
+        deleting="deletionTimestamp" in metadata,
+        scheduled=bool((body.get("spec") or {}).get("nodeName")),
+        unschedulable_since=moment(scheduled.get("lastTransitionTime")) if unschedulable else None,
+        unschedulable_message=scheduled.get("message", "") if unschedulable else "",
+        ready_since=moment(ready.get("lastTransitionTime")) if _true(ready) else None,
+        waiting_reason=waiting.get("reason", ""),
+        waiting_message=waiting.get("message", ""),
+        terminated=_termination(container),
+        restarts=container.get("restartCount", 0),
+        drain_since=moment(annotations.get(ANNOTATION_DRAIN_SINCE)),
+        drained=annotations.get(ANNOTATION_DELETION_COST) == DRAINED_DELETION_COST,
+        gated=_true(conditions.get(READINESS_GATE, {})) if _has_gate(gates) else None,
+    )
+
+
+def moment(text: object) -> datetime | None:
+    """A time as Kubernetes writes it; None where it is absent or not one."""
+    if not isinstance(text, str):
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else None
+
+
+def time_text(when: datetime) -> str:
+    """A time as Kubernetes writes it, to the second."""
+    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _true(condition: Body) -> bool:
+    return condition.get("status") == "True"
+
+
+def _has_gate(gates: Any) -> bool:
+    return any(gate.get("conditionType") == READINESS_GATE for gate in gates)
+
+
+def _engine(statuses: Any) -> Body:
+    return next((s for s in statuses if s.get("name") == ENGINE_CONTAINER), {})
+
+
+def _init_waiting(status: Body) -> Body:
+    """An init container that cannot start holds the engine back."""
+    for one in status.get("initContainerStatuses") or ():
+        waiting = (one.get("state") or {}).get("waiting")
+        if waiting and waiting.get("reason") != "PodInitializing":
+            return dict(waiting)
+    return {}
+
+
+def _termination(container: Body) -> Termination | None:
+    for state in (container.get("state") or {}, container.get("lastState") or {}):
+        if ended := state.get("terminated"):
+            began, end = moment(ended.get("startedAt")), moment(ended.get("finishedAt"))
+            return Termination(
+                reason=ended.get("reason", ""),
+                exit_code=ended.get("exitCode", 0),
+                message=ended.get("message", ""),
+                ran_s=(end - began).total_seconds() if began and end else 0.0,
+            )
+    return None

@@ -1,0 +1,213 @@
+"""One pass over one pool: read, plan, carry out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, assert_never
+
+import structlog
+
+from shunter_api.modelpool import ModelPool
+from shunter_api.problems import Problem
+from shunter_api.status import PoolStatus
+from shunter_operator import scaling
+from shunter_operator.cluster import Cluster, ClusterError, Mirror, PoolRecord
+from shunter_operator.conflicts import conflict_of
+from shunter_operator.names import (
+    ANNOTATION_DELETION_COST,
+    ANNOTATION_DRAIN_SINCE,
+    DRAINED_DELETION_COST,
+    FINALIZER,
+    READINESS_GATE,
+    PoolKey,
+)
+from shunter_operator.plan import plan
+from shunter_operator.pods import moment, time_text
+from shunter_operator.scheduler_client import SchedulerPort, SchedulerUnavailable
+from shunter_operator.status import refused_status
+from shunter_operator.telemetry import Telemetry
+from shunter_operator.values import (
+    Action,
+    Apply,
+    Delete,
+    Desired,
+    Drain,
+    Environment,
+    Event,
+    Manifest,
+    MarkDrained,
+    MarkVictim,
+    Observed,
+    SetFinalizer,
+    SetInService,
+    SetStatus,
+    Undrain,
+    Unmark,
+)
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Everything that a pass talks to."""
+
+    cluster: Cluster
+    mirror: Mirror
+    scheduler: SchedulerPort
+    clock: Callable[[], datetime]  # the time of day, with a time zone
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What only a running operator knows of a pool. To lose it delays a scale-down, no more."""
+
+    low_since: Mapping[str, datetime]
+    status_set_at: datetime | None = None
+
+
+class Reconciler:
+    """Passes of different pools may run at the same time, those of one pool may not."""
+
+    def __init__(self, outside: Outside, environment: Environment, telemetry: Telemetry) -> None:
+        self._outside = outside
+        self._environment = environment
+        self._telemetry = telemetry
+        self._memory: dict[PoolKey, _Memory] = {}
+
+    async def reconcile(self, key: PoolKey) -> int | None:
+        """How many actions it took; None where there is no such pool. Raises `ClusterError`."""
+        record = self._outside.mirror.pool(key)
+        if record is None:
+            self._memory.pop(key, None)
+            return None
+        actions = await self.plan(record)
+        for action in actions:
+            await self._carry_out(record, action)
+            self._telemetry.actions.labels(type(action).__name__).inc()
+        return len(actions)
+
+    async def plan(self, record: PoolRecord) -> list[Action]:
+        now = self._outside.clock()
+        before = status_read(record.body)
+        if record.pool is None:
+            return _refused(record, before, now)
+        memory = self._memory.setdefault(record.key, _Memory({}))
+        desired = self._desired(record, record.pool)
+        mirror = self._outside.mirror
+        observed = Observed(
+            objects=mirror.objects(record.key),
+            pods=tuple(sorted(mirror.pods(record.key), key=lambda p: p.name)),
+            scheduler=await self._outside.scheduler.view(record.pool.name),
+            status=before,
+            finalizers=tuple(record.body["metadata"].get("finalizers") or ()),
+            low_since=memory.low_since,
+            status_set_at=memory.status_set_at,
+        )
+        memory.low_since = scaling.low_since(desired, observed, memory.low_since, now)
+        actions = plan(desired, observed, self._environment, now)
+        if any(isinstance(action, SetStatus) for action in actions):
+            memory.status_set_at = now
+        return actions
+
+    def _desired(self, record: PoolRecord, pool: ModelPool) -> Desired:
+        metadata = record.body["metadata"]
+        others = (
+            r.pool for r in self._outside.mirror.pools()
+            if r.pool is not None and "deletionTimestamp" not in r.body["metadata"]
+        )  # fmt: skip
+        return Desired(
+            pool=pool,
+            uid=metadata["uid"],
+            generation=metadata.get("generation", 1),
+            deleted_at=moment(metadata.get("deletionTimestamp")),
+            conflict=conflict_of(pool, others),
+        )
+
+    async def _carry_out(self, record: PoolRecord, action: Action) -> None:
+        cluster = self._outside.cluster
+        match action:
+            case Apply(manifest):
+                await cluster.apply(manifest)
+            case Delete(ref):
+                await cluster.delete(ref)
+            case Drain() | Undrain():
+                await self._tell_scheduler(action)
+            case MarkVictim(pod, since):
+                await cluster.merge(pod, _annotations({ANNOTATION_DRAIN_SINCE: time_text(since)}))
+            case MarkDrained(pod):
+                cost = {ANNOTATION_DELETION_COST: DRAINED_DELETION_COST}
+                await cluster.merge(pod, _annotations(cost))
+            case Unmark(pod):
+                marks = {ANNOTATION_DRAIN_SINCE: None, ANNOTATION_DELETION_COST: None}
+                await cluster.merge(pod, _annotations(marks))
+            case SetInService(pod, in_service):
+                await cluster.set_pod_condition(pod, READINESS_GATE, in_service)
+            case Event():
+                await self._emit(record, action)
+            case SetFinalizer(present):
+                await cluster.merge(record.key.ref, _finalizers(record, present))
+            case SetStatus(status):
+                await cluster.merge(record.key.ref, {"status": status_patch(status)}, "status")
+            case _:
+                assert_never(action)
+
+    async def _tell_scheduler(self, action: Drain | Undrain) -> None:
+        """A call that fails is made again in a later pass, or the drain's time runs out."""
+        scheduler = self._outside.scheduler
+        try:
+            if isinstance(action, Drain):
+                await scheduler.drain(action.instance, action.deadline_s)
+            else:
+                await scheduler.undrain(action.instance)
+        except SchedulerUnavailable as error:
+            log.warning("scheduler_call_failed", instance=action.instance, error=str(error))
+            self._telemetry.scheduler_errors.inc()
+
+    async def _emit(self, record: PoolRecord, event: Event) -> None:
+        """To be told is good, to go on is better."""
+        log.info("event", pool=str(record.key), reason=event.reason, message=event.message)
+        try:
+            await self._outside.cluster.emit(record.body, event)
+        except ClusterError as error:
+            log.warning("event_not_written", pool=str(record.key), error=str(error))
+
+
+def status_read(body: Mapping[str, Any]) -> PoolStatus:
+    """As somebody wrote it before; empty where it does not read."""
+    try:
+        return PoolStatus.model_validate(body.get("status") or {})
+    except ValueError:
+        return PoolStatus()
+
+
+def status_patch(status: PoolStatus) -> Manifest:
+    """As a merge patch: what is not there is removed."""
+    names = [f.alias or name for name, f in PoolStatus.model_fields.items()]
+    return dict.fromkeys(names) | status.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _refused(record: PoolRecord, before: PoolStatus, now: datetime) -> list[Action]:
+    """A resource that does not read is left as it runs. Deleted, it is let go."""
+    metadata = record.body["metadata"]
+    if "deletionTimestamp" in metadata and FINALIZER in (metadata.get("finalizers") or ()):
+        return [SetFinalizer(False)]
+    status = refused_status(before, metadata.get("generation", 1), _told(record.problems), now)
+    return [] if status == before else [SetStatus(status)]
+
+
+def _told(problems: tuple[Problem, ...]) -> str:
+    return "; ".join(f"{p.field}: {p.message}" if p.field else p.message for p in problems)
+
+
+def _annotations(changes: Mapping[str, str | None]) -> Manifest:
+    return {"metadata": {"annotations": dict(changes)}}
+
+
+def _finalizers(record: PoolRecord, present: bool) -> Manifest:
+    """Refused by the server where somebody else has changed the list meanwhile."""
+    metadata = record.body["metadata"]
+    others = [f for f in metadata.get("finalizers") or () if f != FINALIZER]
+    finalizers = [*others, FINALIZER] if present else others
+    version = metadata.get("resourceVersion")
+    return {"metadata": {"finalizers": finalizers, "resourceVersion": version}}

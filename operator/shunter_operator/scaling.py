@@ -1,0 +1,182 @@
+"""How many instances each profile shall have, and which pods go first. Pure.
+
+Profiles are in order of preference. What a profile is to have of its own comes from the scheduler's
+advice (Auto) or from `spec.replicas` (Manual). Pods of it that no node takes for `spillAfter` are
+stood in for by the next profile; they stay Pending, as the probe that finds out when there is room.
+A stand-in goes once as many preferred pods have been ready for `returnAfter`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from shunter_api.modelpool import ModelPool, Profile
+from shunter_operator.names import ANNOTATION_SPILLED, Ref, deployment_name
+from shunter_operator.values import Desired, InstanceLoad, Manifest, Observed, Pod
+
+# A pod that the scheduler does not name for so long after its drain has no requests.
+UNKNOWN_AFTER_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Instances of one profile: its own, and those that stand in for preferred profiles."""
+
+    own: int
+    spilled: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.own + self.spilled
+
+
+def current(desired: Desired, observed: Observed, profile: str) -> Count | None:
+    """What the profile's Deployment has; None where there is none yet."""
+    ref = Ref("Deployment", desired.key.namespace, deployment_name(desired.key.name, profile))
+    live = observed.objects.get(ref)
+    return count_of(live) if live is not None else None
+
+
+def count_of(deployment: Manifest) -> Count:
+    total = int(deployment["spec"].get("replicas", 1))
+    annotations = deployment["metadata"].get("annotations") or {}
+    text = annotations.get(ANNOTATION_SPILLED, "")
+    spilled = min(total, int(text)) if text.isdigit() else 0
+    return Count(total - spilled, spilled)
+
+
+def wanted(desired: Desired, observed: Observed, now: datetime) -> dict[str, Count]:
+    """By profile, in the pool's order."""
+    pool = desired.pool
+    if pool.spec.scaling.mode == "Manual":
+        own = manual(pool)
+    else:
+        own = {p.name: _auto(desired, observed, p, now) for p in pool.profiles}
+    return _spill(desired, observed, own, now)
+
+
+def manual(pool: ModelPool) -> dict[str, int]:
+    """`spec.replicas` filled in profile order; without it every profile's minimum."""
+    total = pool.spec.replicas
+    if total is None:
+        return {p.name: p.replicas.min for p in pool.profiles}
+    own: dict[str, int] = {}
+    for profile in pool.profiles:
+        own[profile.name] = min(total, profile.replicas.max)
+        total -= own[profile.name]
+    return own
+
+
+def _auto(desired: Desired, observed: Observed, profile: Profile, now: datetime) -> int:
+    """The scheduler's advice within the profile's bounds. Without advice nothing changes; fewer
+    only after fewer have been enough for `scaleDownAfter`."""
+    least, most = profile.replicas.min, profile.replicas.max
+    there = current(desired, observed, profile.name)
+    if there is None:
+        return least
+    held = min(max(there.own, least), most)
+    advised = advised_replicas(observed, profile)
+    if advised is None or advised == held:
+        return held
+    if advised > held:
+        return advised
+    since = observed.low_since.get(profile.name)
+    after = timedelta(seconds=desired.pool.spec.scaling.scale_down_after_s)
+    return advised if since is not None and now - since >= after else held
+
+
+def advised_replicas(observed: Observed, profile: Profile) -> int | None:
+    advice = observed.scheduler.advice.get(profile.name) if observed.scheduler else None
+    if advice is None:
+        return None
+    return min(max(advice.replicas, profile.replicas.min), profile.replicas.max)
+
+
+def low_since(
+    desired: Desired, observed: Observed, before: Mapping[str, datetime], now: datetime
+) -> dict[str, datetime]:
+    """Since when each profile's advice has been below what the profile has. Where there is no
+    advice it starts anew: missing data scales nothing."""
+    since: dict[str, datetime] = {}
+    for profile in desired.pool.profiles:
+        there = current(desired, observed, profile.name)
+        advised = advised_replicas(observed, profile)
+        if there is not None and advised is not None and advised < there.own:
+            since[profile.name] = before.get(profile.name, now)
+    return since
+
+
+def _spill(
+    desired: Desired, observed: Observed, own: Mapping[str, int], now: datetime
+) -> dict[str, Count]:
+    """Walks down the profiles with the number of instances that found no place above."""
+    scaling = desired.pool.spec.scaling
+    profiles = desired.pool.profiles
+    stand_ins = {p.name: c.spilled for p in profiles if (c := current(desired, observed, p.name))}
+    counts: dict[str, Count] = {}
+    homeless = 0
+    for index, profile in enumerate(profiles):
+        taken = max(0, min(homeless, profile.replicas.max - own[profile.name]))
+        count = counts[profile.name] = Count(own[profile.name], taken)
+        homeless -= taken
+        pods = [p for p in observed.pods if p.profile == profile.name and not p.deleting]
+        stuck = sum(_stuck(p, now, scaling.spill_after_s) for p in pods)
+        settled = sum(_settled(p, now, scaling.return_after_s) for p in pods)
+        below = sum(stand_ins.get(later.name, 0) for later in profiles[index + 1 :])
+        missing = max(0, count.total - settled)
+        homeless += max(min(stuck, count.total), min(missing, below))
+    return counts
+
+
+def _stuck(pod: Pod, now: datetime, after_s: float) -> bool:
+    since = pod.unschedulable_since
+    return since is not None and (now - since).total_seconds() >= after_s
+
+
+def _settled(pod: Pod, now: datetime, after_s: float) -> bool:
+    since = pod.ready_since
+    return since is not None and (now - since).total_seconds() >= after_s
+
+
+def victims(pods: Iterable[Pod], count: int, loads: Mapping[str, InstanceLoad] | None) -> list[Pod]:
+    """The `count` pods that go first when their Deployment shrinks.
+
+    The order is that of Kubernetes' ReplicaSet controller as far as it decides by itself (no node,
+    then not ready); among ready pods first those that are on their way out already, then the
+    cheapest to drain: fewest requests, fewest KV tokens, youngest.
+    """
+
+    def cost(pod: Pod) -> tuple[object, ...]:
+        load = (loads or {}).get(pod.name)
+        return (
+            pod.scheduled,
+            pod.ready,
+            not pod.drained,
+            pod.drain_since is None,
+            load.running if load else 0,
+            load.ledger_tokens if load else 0,
+            -pod.created_at.timestamp() if pod.created_at else 0.0,
+            pod.name,
+        )
+
+    return sorted((p for p in pods if not p.deleting), key=cost)[: max(0, count)]
+
+
+def emptied(
+    pod: Pod,
+    loads: Mapping[str, InstanceLoad] | None,
+    now: datetime,
+    drain_timeout_s: float,
+) -> bool:
+    """Whether nothing runs there any more, or its time is up. `loads` None: nobody knows."""
+    if not pod.ready:
+        return True
+    if pod.drain_since is None:
+        return False
+    passed_s = (now - pod.drain_since).total_seconds()
+    if loads is None or passed_s >= drain_timeout_s:
+        return passed_s >= drain_timeout_s
+    load = loads.get(pod.name)
+    if load is None:  # not known, or not known yet: a scheduler that has just started
+        return passed_s >= UNKNOWN_AFTER_S
+    return load.state in ("draining", "drained") and load.running == 0

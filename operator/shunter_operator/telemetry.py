@@ -1,0 +1,36 @@
+"""The operator's Prometheus metrics. `docs/metrics.md` lists them; a test compares the two."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_PASS_BUCKETS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+
+
+class Telemetry:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.pools = Gauge(
+            "shunter_operator_pools", "ModelPools that are looked after.", registry=registry
+        )
+        self.pass_seconds = Histogram(
+            "shunter_operator_pass_seconds",
+            "One pass over one pool: read, plan, carry out.",
+            buckets=_PASS_BUCKETS_S,
+            registry=registry,
+        )
+        self.passes = Counter(
+            "shunter_operator_passes",
+            "Passes over pools, by outcome (unchanged, changed, failed).",
+            labelnames=["outcome"],
+            registry=registry,
+        )
+        self.actions = Counter(
+            "shunter_operator_actions",
+            "Actions carried out, by kind.",
+            labelnames=["action"],
+            registry=registry,
+        )
+        self.scheduler_errors = Counter(
+            "shunter_operator_scheduler_errors",
+            "Calls to the scheduler that failed.",
+            registry=registry,
+        )

@@ -1,0 +1,265 @@
+"""A cluster and a scheduler in memory. They obey the ports and record what was asked of them."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from shunter_api.load import parse_object
+from shunter_api.modelpool import ModelPool
+from shunter_api.problems import ConfigurationError
+from shunter_api.routingpolicy import RoutingPolicy
+from shunter_operator.cluster import Body, ClusterError, PoolRecord
+from shunter_operator.manifests import ref_of
+from shunter_operator.merge import strategic_merge
+from shunter_operator.names import (
+    ANNOTATION_DELETION_COST,
+    ANNOTATION_DRAIN_SINCE,
+    DRAINED_DELETION_COST,
+    LABEL_POOL,
+    LABEL_PROFILE,
+    PoolKey,
+    Ref,
+)
+from shunter_operator.pods import moment
+from shunter_operator.scheduler_client import SchedulerUnavailable
+from shunter_operator.values import Event, InstanceLoad, Manifest, Pod, SchedulerView
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def pool_body(name: str = "chat", **spec: Any) -> dict[str, Any]:
+    """A ModelPool as the API server shows it: one simulated profile, unless `spec` says more."""
+    return {
+        "apiVersion": "shunter.dev/v1alpha1",
+        "kind": "ModelPool",
+        "metadata": {
+            "name": name,
+            "namespace": "serving",
+            "uid": f"uid-{name}",
+            "generation": 1,
+            "resourceVersion": "1",
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+        },
+        "spec": {
+            "model": {"source": "sim://llama-3.1-8b"},
+            "engine": {"type": "simulated"},
+            "profiles": [{"name": "h100", "accelerator": "h100-sxm-80gb"}],
+            **spec,
+        },
+    }
+
+
+def record_of(body: Body) -> PoolRecord:
+    try:
+        pool = parse_object(body)
+    except ConfigurationError as error:
+        return PoolRecord(body, None, error.problems)
+    assert isinstance(pool, ModelPool)
+    return PoolRecord(body, pool)
+
+
+@dataclass(slots=True)
+class FakeCluster:
+    """`Cluster` and `Mirror`. `now` is its clock; `step` lets its controllers work.
+
+    `places` limits how many pods of a profile find a node; `starts_s` is how long an engine loads.
+    """
+
+    now: datetime = EPOCH
+    places: dict[str, int] = field(default_factory=dict)
+    starts_s: float = 0.0
+    next_error: ClusterError | None = None
+    calls: list[tuple[str, Ref]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    bodies: dict[PoolKey, dict[str, Any]] = field(default_factory=dict)
+    live: dict[Ref, Manifest] = field(default_factory=dict)
+    engines: dict[str, Pod] = field(default_factory=dict)
+    routing: list[RoutingPolicy] = field(default_factory=list)
+    _made: int = 0
+
+    # ------------------------------------------------------------------ Mirror
+
+    def pool(self, key: PoolKey) -> PoolRecord | None:
+        body = self.bodies.get(key)
+        return record_of(body) if body is not None else None
+
+    def pools(self) -> Iterable[PoolRecord]:
+        return [record_of(body) for body in self.bodies.values()]
+
+    def policies(self) -> Iterable[RoutingPolicy]:
+        return self.routing
+
+    def pods(self, key: PoolKey) -> Iterable[Pod]:
+        return [
+            p for p in self.engines.values() if (p.namespace, p.pool) == (key.namespace, key.name)
+        ]
+
+    def objects(self, key: PoolKey) -> Mapping[Ref, Manifest]:
+        return {
+            ref: manifest
+            for ref, manifest in self.live.items()
+            if ref.namespace == key.namespace
+            and manifest["metadata"]["labels"].get(LABEL_POOL) == key.name
+        }
+
+    # ------------------------------------------------------------------ Cluster
+
+    async def apply(self, manifest: Manifest) -> None:
+        """One manager, so what it does not ask for any more is gone; the server's parts stay."""
+        ref = ref_of(manifest)
+        self._called("apply", ref)
+        before = self.live.get(ref, {})
+        self.live[ref] = {**manifest, "status": before.get("status", {})}
+
+    async def delete(self, ref: Ref) -> None:
+        self._called("delete", ref)
+        gone = self.live.pop(ref, None)
+        if gone is not None and ref.kind == "Deployment":
+            for pod in self._pods_of(gone):
+                del self.engines[pod.name]
+
+    async def merge(self, ref: Ref, patch: Manifest, subresource: str = "") -> None:
+        self._called(f"merge {subresource}".strip(), ref)
+        if ref.kind == "Pod":
+            self._mark(ref, patch["metadata"]["annotations"])
+            return
+        key = PoolKey(ref.namespace, ref.name)
+        body = strategic_merge(self.bodies[key], patch)
+        metadata = body["metadata"]
+        if "deletionTimestamp" in metadata and not metadata.get("finalizers"):
+            del self.bodies[key]
+        else:
+            self.bodies[key] = body
+
+    async def set_pod_condition(self, pod: Ref, kind: str, holds: bool) -> None:
+        """The kubelet counts a readiness gate into Ready."""
+        self._called("condition", pod)
+        since = self.now if holds else None
+        self.engines[pod.name] = replace(self.engines[pod.name], gated=holds, ready_since=since)
+
+    async def emit(self, about: Body, event: Event) -> None:
+        self.events.append(event)
+
+    # ------------------------------------------------------------------ what a cluster does
+
+    def put(self, body: dict[str, Any]) -> PoolKey:
+        """`kubectl apply`."""
+        metadata = body["metadata"]
+        key = PoolKey(metadata["namespace"], metadata["name"])
+        before = self.bodies.get(key)
+        if before is not None:
+            generation = before["metadata"]["generation"] + 1
+            metadata = {**before["metadata"], "generation": generation}
+            body = {**body, "metadata": metadata, "status": before.get("status", {})}
+        self.bodies[key] = body
+        return key
+
+    def delete_pool(self, key: PoolKey) -> None:
+        """`kubectl delete`: it stays until its finalizers are gone."""
+        body = self.bodies[key]
+        metadata = {**body["metadata"], "deletionTimestamp": self.now.isoformat()}
+        self.bodies[key] = {**body, "metadata": metadata}
+
+    def step(self, seconds: float = 1.0) -> None:
+        """Time passes; the controllers of Deployments, the scheduler and the kubelets work."""
+        self.now += timedelta(seconds=seconds)
+        for manifest in self.live.values():
+            if manifest["kind"] == "Deployment":
+                self._scale(manifest)
+        for pod in sorted(self.engines.values(), key=lambda p: p.name):
+            self.engines[pod.name] = self._run(pod)
+
+    def _scale(self, deployment: Manifest) -> None:
+        pods = self._pods_of(deployment)
+        wanted = deployment["spec"]["replicas"]
+        labels = deployment["spec"]["template"]["metadata"]["labels"]
+        for _ in range(wanted - len(pods)):
+            self._made += 1
+            name = f"{deployment['metadata']['name']}-{self._made}"
+            gates = deployment["spec"]["template"]["spec"].get("readinessGates")
+            self.engines[name] = Pod(
+                name=name,
+                namespace=deployment["metadata"]["namespace"],
+                pool=labels[LABEL_POOL],
+                profile=labels[LABEL_PROFILE],
+                created_at=self.now,
+                scheduled=False,
+                gated=False if gates else None,
+            )
+        # As the ReplicaSet controller ranks them (ActivePodsWithRanks in Kubernetes' source).
+        order = sorted(pods, key=lambda p: (p.scheduled, p.ready, not p.drained, p.name))
+        for pod in order[: max(0, len(pods) - wanted)]:
+            del self.engines[pod.name]
+
+    def _run(self, pod: Pod) -> Pod:
+        if not pod.scheduled:
+            there = sum(p.scheduled and p.profile == pod.profile for p in self.engines.values())
+            if there >= self.places.get(pod.profile, 1000):
+                message = "0/4 nodes are available: 4 Insufficient nvidia.com/gpu."
+                since = pod.unschedulable_since or self.now
+                return replace(pod, unschedulable_since=since, unschedulable_message=message)
+            pod = replace(pod, scheduled=True, unschedulable_since=None, unschedulable_message="")
+        assert pod.created_at is not None
+        loaded = (self.now - pod.created_at).total_seconds() >= self.starts_s
+        if loaded and pod.ready_since is None and pod.gated is not False:
+            return replace(pod, ready_since=self.now)
+        return pod
+
+    def _pods_of(self, deployment: Manifest) -> list[Pod]:
+        labels = deployment["spec"]["selector"]["matchLabels"]
+        wanted = (labels[LABEL_POOL], labels[LABEL_PROFILE])
+        return [p for p in self.engines.values() if (p.pool, p.profile) == wanted]
+
+    def _mark(self, ref: Ref, annotations: Mapping[str, str | None]) -> None:
+        pod = self.engines[ref.name]
+        if ANNOTATION_DRAIN_SINCE in annotations:
+            pod = replace(pod, drain_since=moment(annotations[ANNOTATION_DRAIN_SINCE]))
+        if ANNOTATION_DELETION_COST in annotations:
+            drained = annotations[ANNOTATION_DELETION_COST] == DRAINED_DELETION_COST
+            pod = replace(pod, drained=drained)
+        self.engines[ref.name] = pod
+
+    def _called(self, verb: str, ref: Ref) -> None:
+        if self.next_error is not None:
+            error, self.next_error = self.next_error, None
+            raise error
+        self.calls.append((verb, ref))
+
+
+@dataclass(slots=True)
+class FakeScheduler:
+    """`SchedulerPort`. Instances it was not told of do not exist; None as view: it is away."""
+
+    current: SchedulerView | None = field(default_factory=SchedulerView)
+    drained: list[str] = field(default_factory=list)
+    undrained: list[str] = field(default_factory=list)
+    next_error: SchedulerUnavailable | None = None
+
+    async def view(self, pool: str) -> SchedulerView | None:
+        return self.current
+
+    async def drain(self, instance: str, deadline_s: float) -> None:
+        self._fail()
+        self.drained.append(instance)
+        self._set(instance, "draining")
+
+    async def undrain(self, instance: str) -> None:
+        self._fail()
+        self.undrained.append(instance)
+        self._set(instance, "ready")
+
+    def serve(self, instance: str, running: int, state: str = "ready") -> None:
+        """The instance has so many requests."""
+        assert self.current is not None
+        instances = {**self.current.instances, instance: InstanceLoad(state, running)}
+        self.current = replace(self.current, instances=instances)
+
+    def _set(self, instance: str, state: str) -> None:
+        if self.current is not None and instance in self.current.instances:
+            self.serve(instance, self.current.instances[instance].running, state)
+
+    def _fail(self) -> None:
+        if self.next_error is not None:
+            error, self.next_error = self.next_error, None
+            raise error

@@ -1,0 +1,220 @@
+"""What is wanted, what is there, and what is to be done: values, without any I/O."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from shunter_api.modelpool import ModelPool
+from shunter_api.status import PoolStatus
+from shunter_operator.names import PoolKey, Ref
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What every pool of an operator has in common."""
+
+    image: str  # of engines that come with Shunter: simulated, numpy
+    engine_images: Mapping[str, str] = field(default_factory=dict)  # by engine type
+    image_pull_policy: str = "IfNotPresent"
+    pdb_api_version: str = "policy/v1"
+    deletion_cost: bool = True  # Kubernetes 1.22 or later
+    endpoint: str = ""  # the gateway's URL in the cluster
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """A pool as its owner wrote it."""
+
+    pool: ModelPool
+    uid: str
+    generation: int = 1
+    deleted_at: datetime | None = None
+    conflict: str = ""  # why this pool may not serve: another one has its model name
+    policy: str | None = None  # the RoutingPolicy in force
+
+    @property
+    def key(self) -> PoolKey:
+        return PoolKey(self.pool.metadata.namespace, self.pool.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Termination:
+    """How a container last ended. `message` holds the last lines of its log."""
+
+    reason: str
+    exit_code: int
+    message: str
+    ran_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """An engine's pod."""
+
+    name: str
+    namespace: str
+    pool: str
+    profile: str
+    uid: str = ""
+    created_at: datetime | None = None
+    deleting: bool = False
+    scheduled: bool = True
+    unschedulable_since: datetime | None = None
+    unschedulable_message: str = ""
+    ready_since: datetime | None = None  # None: not ready
+    waiting_reason: str = ""
+    waiting_message: str = ""
+    terminated: Termination | None = None
+    restarts: int = 0
+    drain_since: datetime | None = None
+    drained: bool = False  # its deletion cost says so
+    gated: bool | None = None  # None: no readiness gate; else whether it is in service
+
+    @property
+    def ready(self) -> bool:
+        return self.ready_since is not None
+
+    @property
+    def ref(self) -> Ref:
+        return Ref("Pod", self.namespace, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceLoad:
+    """What the scheduler says of an instance."""
+
+    state: str  # ready, starting, draining, drained, failed
+    running: int
+    ledger_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLoad:
+    """What the scheduler saw of a pool over the last minute."""
+
+    waiting: int
+    running: int
+    ttft_p95_s: float
+    output_tokens_per_s: float
+    slo_attainment: float
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    replicas: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerView:
+    """One answer of the scheduler: instances by name, a pool's figures, advice by profile."""
+
+    instances: Mapping[str, InstanceLoad] = field(default_factory=dict)
+    pool: PoolLoad | None = None
+    advice: Mapping[str, Advice] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the cluster and the scheduler have of one pool.
+
+    `objects` are ours, as the API server shows them; `scheduler` None means that it does not
+    answer; `low_since` says since when the advice for a profile is below what it has, and
+    `status_set_at` when this process last wrote the status.
+    """
+
+    objects: Mapping[Ref, Manifest] = field(default_factory=dict)
+    pods: tuple[Pod, ...] = ()
+    scheduler: SchedulerView | None = None
+    status: PoolStatus = field(default_factory=PoolStatus)
+    finalizers: tuple[str, ...] = ()
+    low_since: Mapping[str, datetime] = field(default_factory=dict)
+    status_set_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    ref: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """No new work for the instance; what runs there is moved. It does not wait for the end."""
+
+    instance: str
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Undrain:
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
+class MarkVictim:
+    """The pod is about to go: being emptied since `drain_since`."""
+
+    pod: Ref
+    drain_since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class MarkDrained:
+    """The pod is empty: it is the one that a smaller Deployment deletes."""
+
+    pod: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Unmark:
+    pod: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class SetInService:
+    """The readiness gate, where a cluster does not know deletion costs."""
+
+    pod: Ref
+    in_service: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A Kubernetes Event about the pool."""
+
+    reason: str
+    message: str
+    warning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SetFinalizer:
+    present: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetStatus:
+    status: PoolStatus
+
+
+Action = (
+    Apply
+    | Delete
+    | Drain
+    | Undrain
+    | MarkVictim
+    | MarkDrained
+    | Unmark
+    | SetInService
+    | Event
+    | SetFinalizer
+    | SetStatus
+)
