@@ -27,7 +27,10 @@ def engine(
     host: Annotated[str, typer.Option()] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8000,
     speed: Annotated[
-        float, typer.Option(min=0.001, help="Simulated: how many times faster than real time.")
+        float,
+        typer.Option(
+            min=0, help="Simulated: how many times faster than real time; 0: without waiting."
+        ),
     ] = 1.0,
     allow_faults: Annotated[
         bool, typer.Option("--allow-faults", help="Serve POST /faults: kill, stall, slow, ...")
@@ -39,6 +42,9 @@ def engine(
         ),
     ] = False,
     max_num_seqs: Annotated[int, typer.Option(min=1, help="Sequences that run at once.")] = 256,
+    max_waiting: Annotated[
+        int, typer.Option(min=1, help="Sequences that wait; more are refused with 429.")
+    ] = 1024,
     block_tokens: Annotated[int, typer.Option(min=1, help="Tokens per KV block.")] = 16,
     seed: Annotated[int, typer.Option(help="Of simulated tokens and of sampling.")] = 0,
 ) -> None:
@@ -66,6 +72,7 @@ def engine(
         allow_faults=allow_faults,
         deterministic=deterministic,
         max_num_seqs=max_num_seqs,
+        max_waiting=max_waiting,
         block_tokens=block_tokens,
         seed=seed,
     )

@@ -19,9 +19,14 @@ from shunter_simulator.engine.values import (
 def engine_config(
     cost: CostModel, context_length: int | None = None, block_tokens: int = 16
 ) -> EngineConfig:
-    """The limits of an engine whose KV memory is what the cost model says."""
+    """The limits of an engine whose KV memory is what the cost model says. Raises `ValueError`
+    where not even one block fits."""
+    if not 1 <= block_tokens <= cost.kv_capacity_tokens:
+        raise ValueError(
+            f"block_tokens is {block_tokens}; the KV memory holds {cost.kv_capacity_tokens} tokens"
+        )
     return EngineConfig(
-        kv_blocks=max(1, cost.kv_capacity_tokens // block_tokens),
+        kv_blocks=cost.kv_capacity_tokens // block_tokens,
         context_length=context_length or cost.shape.context_length,
         block_tokens=block_tokens,
     )

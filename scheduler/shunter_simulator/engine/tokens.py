@@ -14,7 +14,7 @@ _MASK = (1 << 64) - 1
 # Multiplier of Knuth's MMIX generator. Odd, hence invertible: any single changed token changes the
 # state, wherever it stands.
 _MULTIPLIER = 6364136223846793005
-_EOS_KEY = 0x9E3779B97F4A7C15
+_EOS_KEY = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: any constant would do
 
 MIN_NATURAL_TOKENS = 16
 MAX_NATURAL_TOKENS = 512

@@ -132,3 +132,9 @@ def test_limits_come_from_the_cost_model(cost: CostModel) -> None:
     assert config.kv_blocks == cost.kv_capacity_tokens // 16
     assert config.context_length == 131072
     assert engine_config(cost, context_length=4096).context_length == 4096
+
+
+@pytest.mark.parametrize("block_tokens", [0, 10**9])
+def test_blocks_must_fit_the_kv_memory(cost: CostModel, block_tokens: int) -> None:
+    with pytest.raises(ValueError, match="the KV memory holds"):
+        engine_config(cost, block_tokens=block_tokens)
