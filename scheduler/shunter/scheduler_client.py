@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,8 @@ from shunter.failure import Failure
 from shunter.state import DEFAULT_STATE_DIR, read_state
 
 if TYPE_CHECKING:
+    import grpc
+
     from shunter_proto.v1.scheduler_pb2_grpc import SchedulerStub
 
 DEFAULT_SCHEDULER = "127.0.0.1:50051"
@@ -29,6 +32,20 @@ SchedulerOption = Annotated[
 StateDirOption = Annotated[Path, typer.Option(help="State directory of `shunter up`.")]
 
 
+def _pem_file(name: str, text: str) -> object:
+    variable = f"SHUNTER_{name.removeprefix('--').replace('-', '_').upper()}"
+    return typer.Option(name, envvar=variable, exists=True, dir_okay=False, help=text)
+
+
+SchedulerCaOption = Annotated[
+    Path | None, _pem_file("--scheduler-ca", "PEM file: TLS to the scheduler, checked with it.")
+]
+SchedulerCertOption = Annotated[
+    Path | None, _pem_file("--scheduler-cert", "PEM file, where it asks for a certificate.")
+]
+SchedulerKeyOption = Annotated[Path | None, _pem_file("--scheduler-key", "PEM file.")]
+
+
 def scheduler_address(scheduler: str, state_dir: Path = DEFAULT_STATE_DIR) -> str:
     if scheduler:
         return scheduler
@@ -36,18 +53,41 @@ def scheduler_address(scheduler: str, state_dir: Path = DEFAULT_STATE_DIR) -> st
     return state.scheduler if state else DEFAULT_SCHEDULER
 
 
+@dataclass(frozen=True, slots=True)
+class SchedulerTls:
+    """PEM files as the options give them; all None: no TLS."""
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+
 @contextmanager
-def scheduler_stub(address: str) -> Iterator["SchedulerStub"]:
+def scheduler_stub(address: str, tls: SchedulerTls = SchedulerTls()) -> Iterator["SchedulerStub"]:
     """A stub; errors of its calls leave as `Failure`."""
     import grpc
 
     from shunter_proto.v1.scheduler_pb2_grpc import SchedulerStub
 
-    with grpc.insecure_channel(address) as channel:
+    with _channel(address, tls) as channel:
         try:
             yield SchedulerStub(channel)
         except grpc.RpcError as error:
             raise _failure(address, error.code(), error.details() or "") from error
+
+
+def _channel(address: str, tls: SchedulerTls) -> "grpc.Channel":
+    import grpc
+
+    from shunter_runtime.tls import TlsError, TlsFiles, channel_credentials
+
+    if tls == SchedulerTls():
+        return grpc.insecure_channel(address)
+    try:
+        credentials = channel_credentials(TlsFiles(cert=tls.cert, key=tls.key, ca=tls.ca))
+    except TlsError as error:
+        raise Failure(str(error)) from error
+    return grpc.secure_channel(address, credentials)
 
 
 def _failure(address: str, code: object, details: str) -> Failure:
@@ -56,7 +96,8 @@ def _failure(address: str, code: object, details: str) -> Failure:
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return Failure(
             f"no scheduler answers at {address}",
-            "start one with `shunter up`, or name another with --scheduler HOST:PORT",
+            "start one with `shunter up`, or name another with --scheduler HOST:PORT"
+            " (and --scheduler-ca FILE where it serves TLS)",
         )
     if code == grpc.StatusCode.NOT_FOUND:
         return Failure(details, "`shunter status` lists the instances that there are")

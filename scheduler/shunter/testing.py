@@ -68,11 +68,16 @@ class FakeScheduler(pb_grpc.SchedulerServicer):
 
 
 @contextmanager
-def serve_scheduler(fake: FakeScheduler) -> Iterator[str]:
-    """Its address (host:port) while it serves."""
+def serve_scheduler(
+    fake: FakeScheduler, credentials: grpc.ServerCredentials | None = None
+) -> Iterator[str]:
+    """Its address (host:port) while it serves, with TLS where there are credentials."""
     server = grpc.server(ThreadPoolExecutor(max_workers=4))
     pb_grpc.add_SchedulerServicer_to_server(fake, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    if credentials is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        port = server.add_secure_port("127.0.0.1:0", credentials)
     server.start()
     try:
         yield f"127.0.0.1:{port}"

@@ -2,17 +2,22 @@
 
 import os
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from certificates import certificates_in
 from shunter.__main__ import build_app
+from shunter.commands.status import render
 from shunter.failure import Failure
 from shunter.scheduler_client import DEFAULT_SCHEDULER, scheduler_address
 from shunter.state import State, write_state
 from shunter.testing import FakeScheduler, serve_scheduler
 from shunter_proto.v1 import scheduler_pb2 as pb
+from shunter_runtime.tls import TlsFiles, server_credentials
 
 READY = pb.StatusReply(
     pools=[pb.StatusReply.Pool(name="chat", running=3, ready_instances=1, slo_attainment=0.5)],
@@ -56,10 +61,46 @@ def test_status_and_top_show_pools_instances_and_refused_edits(command: str, add
         assert shown in result.output
 
 
+def test_nothing_is_cut_at_80_columns() -> None:
+    long = pb.StatusReply(
+        pools=[pb.StatusReply.Pool(name="idle", slo_attainment=1.0)],
+        instances=[
+            pb.StatusReply.Instance(
+                name=f"a-pool-with-a-long-name-{n}", pool="a-pool-with-a-long-name",
+                profile="h100-eu", state="draining", address="10.20.30.40:8000",
+            )
+            for n in range(2)
+        ],
+    )  # fmt: skip
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(render(long))
+    text = console.export_text()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "100.0%" not in text, "a pool without requests has no attainment"
+
+
+def test_a_scheduler_with_tls(fake: FakeScheduler, tmp_path: Path) -> None:
+    files = certificates_in(tmp_path)("server")
+    server = TlsFiles(cert=files.cert, key=files.key)
+    with serve_scheduler(fake, server_credentials(server)) as served:
+        address = served.replace("127.0.0.1", "localhost")
+        result = shunter("status", "--scheduler", address, "--scheduler-ca", str(files.ca))
+        assert "chat-h100-0" in result.output, result.exception
+        assert "no scheduler answers" in str(failure(shunter("status", "--scheduler", address)))
+
+
+def test_a_certificate_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("nothing")
+    error = failure(shunter("status", "--scheduler-ca", str(tmp_path / "ca.pem")))
+    assert "ca.pem" in str(error)
+
+
 def test_explain_shows_terms_that_add_up(fake: FakeScheduler, address: str) -> None:
     terms = [
         pb.ExplainReply.Term(name="queue", seconds=0.010),
         pb.ExplainReply.Term(name="prefill", seconds=0.032),
+        pb.ExplainReply.Term(name="slo", seconds=0.0),  # zero for all: not shown
     ]
     winner = pb.ExplainReply.Candidate(instance="a", profile="h100", score_s=0.042, terms=terms)
     out = pb.ExplainReply.Candidate(instance="b", profile="l4", excluded_because="draining")
@@ -72,7 +113,10 @@ def test_explain_shows_terms_that_add_up(fake: FakeScheduler, address: str) -> N
     )
     result = shunter("explain", "r1", "--scheduler", address)
     assert result.exit_code == 0, result.exception
-    for shown in ("finished", "10.0 ms", "32.0 ms", "42.0 ms", "draining", "3 more candidates"):
+    lines = [line.split() for line in result.output.splitlines()]
+    assert ["candidate", "profile", "queue", "prefill", "score", "ms"] in lines
+    assert ["a", "h100", "10.0", "32.0", "42.0"] in lines
+    for shown in ("finished", "b (l4): draining", "3 more not shown"):
         assert shown in result.output
 
 

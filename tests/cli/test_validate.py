@@ -1,8 +1,10 @@
-import subprocess
-import sys
 from pathlib import Path
 
+from typer.testing import CliRunner, Result
+
+from shunter.__main__ import build_app
 from shunter.config import quickstart_path
+from shunter.failure import Failure
 
 POOL = """\
 apiVersion: shunter.dev/v1alpha1
@@ -15,15 +17,21 @@ spec:
 """
 
 
-def validate(*paths: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "shunter", "validate", *map(str, paths)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def validate(*paths: Path) -> Result:
+    return CliRunner().invoke(build_app(), ["validate", *map(str, paths)])
 
 
 def test_the_quick_start_is_valid() -> None:
     result = validate(quickstart_path())
-    assert (result.returncode, result.stderr) == (0, "")
-    assert "valid: 2 pools" in result.stdout
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "valid: 3 ModelPool, 1 RoutingPolicy" in result.stdout
+
+
+def test_files_without_resources_are_not_called_valid(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing to serve")
+    failure = validate(tmp_path).exception
+    assert isinstance(failure, Failure)
+    assert f"no resource in {tmp_path}" in str(failure)
 
 
 def test_every_problem_of_every_file_with_its_place(tmp_path: Path) -> None:
@@ -31,23 +39,24 @@ def test_every_problem_of_every_file_with_its_place(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text(POOL.replace("NAME", "b"))
     (tmp_path / "c.yaml").write_text(POOL.replace("NAME", "c").replace("simulated", "simulatd"))
     result = validate(tmp_path / "a.yaml", tmp_path / "b.yaml", tmp_path / "c.yaml")
-    assert result.returncode == 1
-    assert f"{tmp_path}/b.yaml:5" in result.stdout
-    assert "'default' belongs to pool 'a'" in " ".join(result.stdout.split())
-    assert f"{tmp_path}/c.yaml:6" in result.stdout
-    assert "spec.engine.type" in result.stdout
+    assert result.exit_code == 1
+    second, third, end = result.stdout.splitlines()
+    assert second.startswith(f"{tmp_path}/b.yaml:5: spec.model.aliases")
+    assert "'default' belongs to pool 'a'" in second
+    assert third.startswith(f"{tmp_path}/c.yaml:6: spec.engine.type: ")
+    assert end == "refused: 2 problems"
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
     result = validate(tmp_path / "none.yaml")
-    assert result.returncode == 1
+    assert result.exit_code == 1
     assert "No such file" in result.stdout
 
 
 def test_a_simulated_model_that_nobody_knows(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(POOL.replace("NAME", "a").replace("llama-3.1", "lama-3.1"))
     result = validate(tmp_path / "a.yaml")
-    assert result.returncode == 1
+    assert result.exit_code == 1
     assert f"{tmp_path}/a.yaml:5" in result.stdout
     assert "did you mean" in result.stdout
 
@@ -55,6 +64,6 @@ def test_a_simulated_model_that_nobody_knows(tmp_path: Path) -> None:
 def test_a_simulated_model_that_does_not_fit_its_gpu(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(POOL.replace("NAME", "a").replace("-8b", "-70b"))
     result = validate(tmp_path / "a.yaml")
-    assert result.returncode == 1
+    assert result.exit_code == 1
     assert f"{tmp_path}/a.yaml:7" in result.stdout
     assert "raise tensorParallel" in " ".join(result.stdout.split())

@@ -7,7 +7,11 @@ import typer
 from shunter.failure import Failure
 from shunter.scheduler_client import (
     CALL_TIMEOUT_S,
+    SchedulerCaOption,
+    SchedulerCertOption,
+    SchedulerKeyOption,
     SchedulerOption,
+    SchedulerTls,
     StateDirOption,
     scheduler_address,
     scheduler_stub,
@@ -25,6 +29,9 @@ def drain(
     ] = "",
     scheduler: SchedulerOption = "",
     state_dir: StateDirOption = DEFAULT_STATE_DIR,
+    ca: SchedulerCaOption = None,
+    cert: SchedulerCertOption = None,
+    key: SchedulerKeyOption = None,
 ) -> None:
     """Give an instance no new work and move what runs there; clients do not notice.
 
@@ -41,8 +48,10 @@ def drain(
     last = DrainProgress(instance=instance)
     columns = (TextColumn("draining {task.description}"), BarColumn(), MofNCompleteColumn())
     with (
-        scheduler_stub(scheduler_address(scheduler, state_dir)) as stub,
-        Progress(*columns, console=err()) as progress,
+        scheduler_stub(
+            scheduler_address(scheduler, state_dir), SchedulerTls(ca, cert, key)
+        ) as stub,
+        Progress(*columns, console=err(), transient=True) as progress,
     ):
         task = progress.add_task(instance, total=None)
         try:
@@ -68,6 +77,9 @@ def undrain(
     instance: Annotated[str, typer.Argument(help="As `shunter status` names it.")],
     scheduler: SchedulerOption = "",
     state_dir: StateDirOption = DEFAULT_STATE_DIR,
+    ca: SchedulerCaOption = None,
+    cert: SchedulerCertOption = None,
+    key: SchedulerKeyOption = None,
 ) -> None:
     """Take an instance back into service.
 
@@ -76,7 +88,9 @@ def undrain(
     from shunter.terminal import out
     from shunter_proto.v1.scheduler_pb2 import UndrainRequest
 
-    with scheduler_stub(scheduler_address(scheduler, state_dir)) as stub:
+    with scheduler_stub(
+        scheduler_address(scheduler, state_dir), SchedulerTls(ca, cert, key)
+    ) as stub:
         stub.Undrain(UndrainRequest(instance=instance), timeout=CALL_TIMEOUT_S)
     out().print(f"{instance} takes requests again")
 

@@ -1,14 +1,19 @@
 """`shunter explain`: why a request is where it is."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shunter.commands.status import seconds
+from shunter.commands.status import plain_table, seconds
 from shunter.failure import Failure
 from shunter.scheduler_client import (
     CALL_TIMEOUT_S,
+    SchedulerCaOption,
+    SchedulerCertOption,
+    SchedulerKeyOption,
     SchedulerOption,
+    SchedulerTls,
     StateDirOption,
     scheduler_address,
     scheduler_stub,
@@ -16,6 +21,7 @@ from shunter.scheduler_client import (
 from shunter.state import DEFAULT_STATE_DIR
 
 if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
     from rich.table import Table
 
     from shunter_proto.v1.scheduler_pb2 import ExplainReply
@@ -27,6 +33,9 @@ def explain(
     ] = "",
     scheduler: SchedulerOption = "",
     state_dir: StateDirOption = DEFAULT_STATE_DIR,
+    ca: SchedulerCaOption = None,
+    cert: SchedulerCertOption = None,
+    key: SchedulerKeyOption = None,
 ) -> None:
     """Show where a request went, against which candidates, and why.
 
@@ -39,7 +48,9 @@ def explain(
     from shunter.terminal import out
     from shunter_proto.v1.scheduler_pb2 import ExplainRequest
 
-    with scheduler_stub(scheduler_address(scheduler, state_dir)) as stub:
+    with scheduler_stub(
+        scheduler_address(scheduler, state_dir), SchedulerTls(ca, cert, key)
+    ) as stub:
         try:
             reply = stub.Explain(ExplainRequest(request_id=request_id), timeout=CALL_TIMEOUT_S)
         except grpc.RpcError as error:
@@ -49,46 +60,66 @@ def explain(
                 f"no record of request {request_id or '(latest)'}",
                 "the id is in the response header x-shunter-request-id; old records are dropped",
             ) from error
-    console = out()
-    console.print(_head(reply))
+    out().print(render(reply))
+
+
+def render(reply: "ExplainReply") -> "Group":
+    """The request, then each decision about it, oldest first; for 80 columns."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[RenderableType] = [Text(_head(reply))]
     for decision in reply.decisions:
-        console.print(_decision(decision))
+        parts += ["", Text(_title(decision), style="bold"), Text(_circumstances(decision))]
+        if decision.candidates:
+            parts.append(_candidates(decision))
+        parts += [Text(line) for line in _left_out(decision)]
+    return Group(*parts)
 
 
 def _head(reply: "ExplainReply") -> str:
     rule = reply.rule or "none (the model name decided)"
     return (
         f"request {reply.request_id}: {reply.state}\n"
-        f"model {reply.model}, pool {reply.pool}, class {reply.slo_class}, rule {rule}, "
+        f"model {reply.model}, pool {reply.pool}, class {reply.slo_class}, rule {rule}\n"
         f"{reply.prompt_tokens} prompt tokens, {reply.output_tokens} output tokens"
     )
 
 
-def _decision(decision: "ExplainReply.Decision") -> "Table":
-    from rich.table import Table
-
-    names = list(dict.fromkeys(term.name for c in decision.candidates for term in c.terms))
+def _title(decision: "ExplainReply.Decision") -> str:
     winner = f" -> {decision.winner}" if decision.winner else ""
-    reason = f", {decision.reason}" if decision.reason else ""
-    title = (
-        f"{decision.kind}{winner} (epoch {decision.epoch}, {seconds(decision.age_ms / 1000)} ago, "
-        f"queued {decision.queued_ms} ms, {decision.cached_tokens} tokens cached, "
-        f"policy {decision.policy}{reason})"
+    return f"{decision.kind}{winner}{': ' if decision.reason else ''}{decision.reason}"
+
+
+def _circumstances(decision: "ExplainReply.Decision") -> str:
+    policy = f", policy {decision.policy}" if decision.policy else ""
+    return (
+        f"{seconds(decision.age_ms / 1000)} ago, epoch {decision.epoch}, "
+        f"queued {decision.queued_ms} ms, {decision.cached_tokens} tokens cached{policy}"
     )
-    table = Table("candidate", "profile", *names, "score", title=title, title_justify="left")
+
+
+def _candidates(decision: "ExplainReply.Decision") -> "Table":
+    """Predicted milliseconds. Terms that are zero for every candidate are left out."""
+    scored = [c for c in decision.candidates if not c.excluded_because]
+    every = (term for c in scored for term in c.terms)
+    names = list(dict.fromkeys(term.name for term in every if term.seconds))
+    table = plain_table("candidate", "profile", *(n.replace("_", " ") for n in names), "score ms")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for candidate in scored:
+        terms = {term.name: term.seconds for term in candidate.terms}
+        cells = [f"{terms.get(name, 0.0) * 1000:.1f}" for name in names]
+        style = "bold" if candidate.instance == decision.winner else ""
+        score = f"{candidate.score_s * 1000:.1f}"
+        table.add_row(candidate.instance, candidate.profile, *cells, score, style=style)
+    return table
+
+
+def _left_out(decision: "ExplainReply.Decision") -> Iterator[str]:
     for candidate in decision.candidates:
         if candidate.excluded_because:
-            blanks = [""] * len(names)
-            table.add_row(
-                candidate.instance, candidate.profile, *blanks, candidate.excluded_because
-            )
-            continue
-        terms = {term.name: f"{term.seconds * 1000:.1f} ms" for term in candidate.terms}
-        style = "bold" if candidate.instance == decision.winner else ""
-        score = f"{candidate.score_s * 1000:.1f} ms"
-        row = [terms.get(name, "") for name in names]
-        table.add_row(candidate.instance, candidate.profile, *row, score, style=style)
-    shown = len(decision.candidates)
-    if decision.candidates_total > shown:
-        table.caption = f"{decision.candidates_total - shown} more candidates not shown"
-    return table
+            yield f"{candidate.instance} ({candidate.profile}): {candidate.excluded_because}"
+    more = decision.candidates_total - len(decision.candidates)
+    if more > 0:
+        yield f"{more} more not shown"

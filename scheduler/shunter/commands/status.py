@@ -6,7 +6,11 @@ import typer
 
 from shunter.scheduler_client import (
     CALL_TIMEOUT_S,
+    SchedulerCaOption,
+    SchedulerCertOption,
+    SchedulerKeyOption,
     SchedulerOption,
+    SchedulerTls,
     StateDirOption,
     scheduler_address,
     scheduler_stub,
@@ -20,7 +24,13 @@ if TYPE_CHECKING:
     from shunter_proto.v1.scheduler_pb2 import StatusReply
 
 
-def status(scheduler: SchedulerOption = "", state_dir: StateDirOption = DEFAULT_STATE_DIR) -> None:
+def status(
+    scheduler: SchedulerOption = "",
+    state_dir: StateDirOption = DEFAULT_STATE_DIR,
+    ca: SchedulerCaOption = None,
+    cert: SchedulerCertOption = None,
+    key: SchedulerKeyOption = None,
+) -> None:
     """Show pools, instances and queues once.
 
     Example: `shunter status --scheduler 127.0.0.1:50051`
@@ -28,7 +38,9 @@ def status(scheduler: SchedulerOption = "", state_dir: StateDirOption = DEFAULT_
     from shunter.terminal import out
     from shunter_proto.v1.scheduler_pb2 import StatusRequest
 
-    with scheduler_stub(scheduler_address(scheduler, state_dir)) as stub:
+    with scheduler_stub(
+        scheduler_address(scheduler, state_dir), SchedulerTls(ca, cert, key)
+    ) as stub:
         reply = stub.Status(StatusRequest(), timeout=CALL_TIMEOUT_S)
     out().print(render(reply))
 
@@ -36,6 +48,9 @@ def status(scheduler: SchedulerOption = "", state_dir: StateDirOption = DEFAULT_
 def top(
     scheduler: SchedulerOption = "",
     state_dir: StateDirOption = DEFAULT_STATE_DIR,
+    ca: SchedulerCaOption = None,
+    cert: SchedulerCertOption = None,
+    key: SchedulerKeyOption = None,
     interval: Annotated[float, typer.Option(min=0.1, max=60, help="Seconds between looks.")] = 1.0,
 ) -> None:
     """Watch pools, instances and queues live; Ctrl-C ends it.
@@ -49,7 +64,9 @@ def top(
 
     request = WatchRequest(interval_ms=int(interval * 1000))
     with (
-        scheduler_stub(scheduler_address(scheduler, state_dir)) as stub,
+        scheduler_stub(
+            scheduler_address(scheduler, state_dir), SchedulerTls(ca, cert, key)
+        ) as stub,
         Live(console=out(), auto_refresh=False) as live,
     ):
         try:
@@ -60,41 +77,39 @@ def top(
 
 
 def render(reply: "StatusReply") -> "Group":
-    """Two tables and a line of totals."""
+    """Two tables and a line of totals, for 80 columns."""
     from rich.console import Group
     from rich.text import Text
 
     totals = (
-        f"{reply.gateways} gateways, {reply.dispatched_total} dispatched, "
-        f"{reply.moved_total} moved, configuration {reply.topology_version}"
+        f"{counted(reply.gateways, 'gateway')}, {reply.dispatched_total} dispatched "
+        f"(resumed ones included), {reply.moved_total} moved live, configuration {reply.topology_version}"
     )
-    parts: list[RenderableType] = [_pools(reply), _instances(reply), Text(totals)]
+    parts: list[RenderableType] = [_pools(reply), "", _instances(reply), "", Text(totals)]
     if reply.config_error:
         parts.append(Text(f"refused edit: {reply.config_error}", style="red"))
     return Group(*parts)
 
 
 def _pools(reply: "StatusReply") -> "Table":
-    from rich.table import Table
-
-    table = Table("pool", "ready", "running", "waiting", "TTFT p95", "tok/s", "SLO")
+    table = plain_table("pool", "ready", "running", "waiting", "TTFT p95", "tok/s", "SLO")
     for pool in reply.pools:
+        # A pool that has answered nothing lately has no times, and its SLO says nothing.
+        heard = pool.ttft_p95_s > 0
         table.add_row(
             pool.name,
             str(pool.ready_instances),
             str(pool.running),
             str(pool.waiting),
-            seconds(pool.ttft_p95_s),
+            seconds(pool.ttft_p95_s) if heard else "-",
             f"{pool.output_tokens_per_s:.0f}",
-            f"{pool.slo_attainment:.1%}",
+            f"{pool.slo_attainment:.1%}" if heard or pool.slo_attainment < 1 else "-",
         )
     return table
 
 
 def _instances(reply: "StatusReply") -> "Table":
-    from rich.table import Table
-
-    table = Table("instance", "pool", "profile", "state", "running", "KV used", "wait", "address")
+    table = plain_table("instance", "pool", "profile", "state", "running", "KV", "wait", "address")
     colours = {"ready": "green", "failed": "red", "draining": "yellow", "drained": "yellow"}
     for instance in reply.instances:
         used = instance.ledger_tokens / max(1, instance.kv_capacity_tokens)
@@ -110,6 +125,21 @@ def _instances(reply: "StatusReply") -> "Table":
             instance.address,
         )
     return table
+
+
+def plain_table(*columns: str) -> "Table":
+    """Columns without lines between them; a word too long for its column is broken, never cut."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def counted(number: int, what: str) -> str:
+    """`1 gateway`, `2 gateways`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def seconds(value: float) -> str:
