@@ -22,6 +22,7 @@ def entry(name: str, port: int) -> InstanceEntry:
 
 
 def test_what_is_published_loads_and_replaces_what_was(tmp_path: Path) -> None:
+    (tmp_path / "config.7").mkdir()  # of an `up` that was killed
     directory = ConfigDirectory(tmp_path)
     directory.publish([("a.yaml", POOL), ("b.yaml", "")], [entry("a", 1), entry("b", 2)])
     first = load_configuration(read_files([directory.path]))

@@ -16,7 +16,8 @@ from shunter.failure import Failure
 from shunter.up import bound
 from shunter.up.child import ChildSpec
 from shunter.up.fleet import Fleet
-from shunter.up.ports import Ports
+from shunter.up.launch import reachable
+from shunter.up.ports import Ports, join_address
 
 SERVER = "import http.server,sys; http.server.test(HandlerClass=http.server.SimpleHTTPRequestHandler, port=int(sys.argv[1]), bind='127.0.0.1')"  # fmt: skip # noqa: E501
 
@@ -134,3 +135,23 @@ def test_a_taken_port_is_named_with_its_option() -> None:
             Ports().wanted("127.0.0.1", port, "--port")
     assert "--port 0" in failure.value.next_step
     assert Ports().wanted("127.0.0.1", 0, "--port") > 0
+
+
+def test_a_host_that_is_not_here_is_a_failure_not_a_traceback() -> None:
+    with pytest.raises(Failure, match=r"cannot listen on no-such-host\.invalid:0") as failure:
+        Ports().wanted("no-such-host.invalid", 0, "--port")
+    assert "--host" in failure.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("host", "listen", "connect"),
+    [
+        ("127.0.0.1", "127.0.0.1:80", "127.0.0.1:80"),
+        ("0.0.0.0", "0.0.0.0:80", "127.0.0.1:80"),
+        ("::1", "[::1]:80", "[::1]:80"),
+        ("::", "[::]:80", "[::1]:80"),
+    ],
+)
+def test_addresses_to_listen_on_and_to_connect_to(host: str, listen: str, connect: str) -> None:
+    assert join_address(host, 80) == listen
+    assert reachable(listen) == connect

@@ -124,13 +124,17 @@ def _system(state_dir: Path, console: "Console") -> Iterator[tuple[Path, State]]
 
 @contextmanager
 def _own_up(directory: Path) -> Iterator[State]:
+    import os
     import subprocess
     import sys
 
+    from shunter.up import bound
+
+    up = (sys.executable, "-m", "shunter", "up", "--state-dir", str(directory))
     ports = ("--port", "0", "--grpc-port", "0", "--scheduler-port", "0")
     with (directory / "up.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "shunter", "up", "--state-dir", str(directory), *ports],
+            [sys.executable, "-S", bound.__file__, str(os.getpid()), *up, *ports],
             stdout=log,
             stderr=log,
         )

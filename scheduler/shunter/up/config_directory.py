@@ -23,7 +23,6 @@ class ConfigDirectory:
 
     def publish(self, files: Iterable[tuple[str, str]], instances: Iterable[InstanceEntry]) -> None:
         """Replaces everything: the user's files, in their order, and the list of instances."""
-        old = self._parent / f"config.{self._version}"
         self._version += 1
         new = self._parent / f"config.{self._version}"
         shutil.rmtree(new, ignore_errors=True)
@@ -35,7 +34,9 @@ class ConfigDirectory:
         link.unlink(missing_ok=True)
         link.symlink_to(new.name)
         os.replace(link, self.path)
-        shutil.rmtree(old, ignore_errors=True)
+        for old in self._parent.glob("config.[0-9]*"):  # also of an `up` that was killed
+            if old != new:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def instance_list(instances: Iterable[InstanceEntry]) -> str:

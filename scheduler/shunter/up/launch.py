@@ -91,7 +91,8 @@ def llama_model(plan: EnginePlan, server: Path, options: FetchOptions) -> Path:
 def reachable(address: str) -> str:
     """An address to connect to, for one that may say "all interfaces"."""
     host, _, port = address.rpartition(":")
-    return f"127.0.0.1:{port}" if host in ("0.0.0.0", "") else address
+    local = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
+    return f"{local.get(host, host)}:{port}"
 
 
 def _shunter(*arguments: str) -> tuple[str, ...]:

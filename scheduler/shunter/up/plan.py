@@ -52,6 +52,8 @@ def plan_engines(
     """
     plans: dict[str, EnginePlan] = {}
     remarks: list[str] = []
+    if not configuration.pools:
+        remarks.append("there is no ModelPool, so nothing is served; add one to the files")
     listed = {entry.pool for entry in configuration.instances}
     for pool in configuration.pools:
         if pool.name in listed:

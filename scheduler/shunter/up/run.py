@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 from rich.console import Console
 from rich.live import Live
@@ -18,15 +19,17 @@ from shunter.terminal import out
 from shunter.up import screen
 from shunter.up.launch import Endpoints
 from shunter.up.plan import plan_engines
-from shunter.up.ports import Ports
+from shunter.up.ports import Ports, join_address
 from shunter.up.system import System, SystemOptions
 from shunter.up.weights import fetch_weights
 from shunter_api.problems import ConfigurationError
 from shunter_api.validate import Configuration
+from shunter_gateway.config import GatewayOptions, StartError
 from shunter_runtime.signals import stop_signals
 from shunter_scheduler.sources.files import Files, read_files
 
 SCREENS_PER_S = 4.0
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class UpOptions:
 def run(options: UpOptions) -> None:
     """Raises `Failure`."""
     console = out()
+    _not_open_by_mistake(options)
     files, configuration = _read(options.paths)
     state_dir = options.state_dir.absolute()
     with _only_one(state_dir):
@@ -71,6 +75,19 @@ def run(options: UpOptions) -> None:
             await _Life(console, system, files, configuration).live(options.duration_s)
 
         asyncio.run(live())
+
+
+def _not_open_by_mistake(options: UpOptions) -> None:
+    """The gateway's own rule, told before anything starts."""
+    try:
+        GatewayOptions(
+            listen=join_address(options.host, options.port),
+            grpc_listen=join_address(options.host, options.grpc_port),
+            api_keys=options.api_keys,
+            insecure_open=options.insecure_open,
+        ).check()
+    except StartError as error:
+        raise Failure(str(error).replace("--listen", "--host", 1)) from error
 
 
 def _read(paths: tuple[Path, ...]) -> tuple[Files, Configuration]:
@@ -96,9 +113,8 @@ def _absent(configuration: Configuration, console: Console) -> dict[str, str]:
 
 @contextmanager
 def _only_one(state_dir: Path) -> Iterator[None]:
-    """The lock of a process that died is free."""
-    state_dir.mkdir(parents=True, exist_ok=True)
-    with (state_dir / "lock").open("wb") as lock:
+    """The lock of a process that died is free. Raises `Failure`."""
+    with _lock_file(state_dir) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -111,13 +127,26 @@ def _only_one(state_dir: Path) -> Iterator[None]:
         yield
 
 
+def _lock_file(state_dir: Path) -> IO[bytes]:
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        return (state_dir / "lock").open("wb")
+    except OSError as error:
+        raise Failure(
+            f"cannot write into the state directory {state_dir}: {error.strerror}",
+            "give another one with --state-dir",
+        ) from error
+
+
 def _endpoints(options: UpOptions, ports: Ports) -> Endpoints:
-    local = "127.0.0.1"
+    def address(host: str, port: int, option: str) -> str:
+        return join_address(host, ports.wanted(host, port, option))
+
     return Endpoints(
-        http=f"{options.host}:{ports.wanted(options.host, options.port, '--port')}",
-        grpc=f"{options.host}:{ports.wanted(options.host, options.grpc_port, '--grpc-port')}",
-        scheduler=f"{local}:{ports.wanted(local, options.scheduler_port, '--scheduler-port')}",
-        scheduler_metrics=f"{local}:{ports.free()}",
+        http=address(options.host, options.port, "--port"),
+        grpc=address(options.host, options.grpc_port, "--grpc-port"),
+        scheduler=address(LOOPBACK, options.scheduler_port, "--scheduler-port"),
+        scheduler_metrics=address(LOOPBACK, 0, "--port"),
     )
 
 
@@ -153,7 +182,9 @@ class _Life:
         try:
             with self._progress():
                 await system.start(self._files, self._configuration)
-            screen.show(self._console, self._configuration, system.plans, system.endpoints)
+            screen.show(
+                self._console, self._configuration, system.plans, system.endpoints, system.state_dir
+            )
             following = asyncio.create_task(system.follow(self._files))
             try:
                 await asyncio.wait(

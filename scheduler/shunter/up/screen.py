@@ -1,11 +1,14 @@
 """What `shunter up` shows: one screen when all serves, a line for each thing that happens later."""
 
 import json
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from shunter.state import DEFAULT_STATE_DIR
+from shunter.terminal import program
 from shunter.up.child import Child
 from shunter.up.launch import Endpoints, reachable
 from shunter.up.plan import EnginePlan
@@ -40,7 +43,11 @@ def last_words(log: str) -> str:
 
 
 def show(
-    console: Console, configuration: Configuration, plans: dict[str, EnginePlan], system: Endpoints
+    console: Console,
+    configuration: Configuration,
+    plans: dict[str, EnginePlan],
+    system: Endpoints,
+    state_dir: Path,
 ) -> None:
     """Endpoints, pools, instances and a request to try, which is not broken into lines."""
     http = f"http://{reachable(system.http).replace('127.0.0.1', 'localhost')}"
@@ -50,7 +57,10 @@ def show(
         model = configuration.pools[0].model_names[0]
         console.print("\ntry:", style="bold")
         console.print(Text(curl(http, model)), soft_wrap=True)
-    console.print("\nshunter top · shunter demo failover · Ctrl-C ends it", style="dim")
+    where = "" if state_dir == DEFAULT_STATE_DIR.absolute() else f" --state-dir {state_dir}"
+    console.print("\nmore, from another terminal (Ctrl-C here ends everything):", style="bold")
+    for command in ("top", "demo failover"):
+        console.print(Text(f"{program()} {command}{where}"), soft_wrap=True)
 
 
 def curl(http: str, model: str) -> str:

@@ -42,6 +42,7 @@ class System:
         self.plans: dict[str, EnginePlan] = {}
         self.ready = False
         self.endpoints = options.endpoints
+        self.state_dir = options.state_dir
         self.fleet = Fleet(tell, self._write_state)
         self._options = options
         self._tell = tell
@@ -84,6 +85,8 @@ class System:
                         await self._edited(found)
                     except Failure as failure:
                         self._tell(f"the edit is not carried out in full: {failure}")
+                        if failure.next_step:
+                            self._tell(f"next: {failure.next_step}")
 
     async def close(self) -> None:
         await self.fleet.stop()

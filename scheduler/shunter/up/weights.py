@@ -24,8 +24,11 @@ from shunter_text.model_files import Progress as ReportProgress
 
 def fetch_weights(plans: Iterable[EnginePlan], console: Console) -> dict[str, str]:
     """Blocks. Returns the pools that cannot be served on this machine, each with the reason."""
-    wanted = {(plan.pool, plan.engine_type, plan.source): plan for plan in plans}.values()
+    real = (plan for plan in plans if plan.engine_type != "simulated")
+    wanted = {(plan.pool, plan.engine_type, plan.source): plan for plan in real}.values()
     absent: dict[str, str] = {}
+    if not wanted:
+        return absent
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
         progress = _reporter(bars, console)
