@@ -27,7 +27,11 @@ class Endpoint:
 
 
 class EndpointError(Exception):
-    """The endpoint cannot be used at all."""
+    """The endpoint cannot be used at all; `next_step` says what may help."""
+
+    def __init__(self, message: str, next_step: str) -> None:
+        super().__init__(message)
+        self.next_step = next_step
 
 
 class OpenAiClient:
@@ -62,13 +66,17 @@ class OpenAiClient:
             async with self._session.get("/v1/models", timeout=_models_timeout()) as response:
                 body = await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise EndpointError(f"no answer from {url}: {_text(error)}") from error
+            remedy = "start one with `shunter up`, or give --url"
+            raise EndpointError(f"no answer from {url}: {_text(error)}", remedy) from error
         if response.status != 200:
-            raise EndpointError(f"{url}/v1/models answers {response.status}: {_message(body)}")
+            said = f"{url}/v1/models answers {response.status}: {_message(body)}"
+            key = "name the variable that holds your key with --api-key-env"
+            raise EndpointError(said, key if response.status in (401, 403) else "check --url")
         try:
             models = msgspec.json.decode(body, type=_Models)
         except msgspec.MsgspecError as error:
-            raise EndpointError(f"{url}/v1/models is no list of models: {error}") from error
+            what = f"{url}/v1/models is no list of models: {error}"
+            raise EndpointError(what, "check --url") from error
         return [model.id for model in models.data]
 
     async def send(self, request: PlannedRequest, record: Record, due_at: float) -> None:

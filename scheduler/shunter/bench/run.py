@@ -118,7 +118,7 @@ async def _models(options: BenchOptions, client: OpenAiClient) -> list[tuple[str
     try:
         served = await client.model_names()
     except EndpointError as error:
-        raise Failure(str(error), "start one with `shunter up`, or give --url") from error
+        raise Failure(str(error), error.next_step) from error
     if not options.models:
         if not served:
             raise Failure(f"{options.url} serves no model", "give --model")

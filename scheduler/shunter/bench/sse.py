@@ -2,6 +2,8 @@
 
 import msgspec
 
+_MAX_LINE_BYTES = 4 << 20
+
 
 class StreamError(Exception):
     """The stream carries an error or is not one. `kind` groups such errors in the report."""
@@ -54,6 +56,8 @@ class EventReader:
     def feed(self, data: bytes) -> int:
         """Raises `StreamError` for an error event and for what is no event."""
         *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _MAX_LINE_BYTES:
+            raise StreamError("protocol", f"a line of more than {_MAX_LINE_BYTES} bytes")
         return sum(self._line(line) for line in lines if line.startswith(b"data:"))
 
     def _line(self, line: bytes) -> bool:
