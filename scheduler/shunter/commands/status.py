@@ -83,7 +83,8 @@ def render(reply: "StatusReply") -> "Group":
 
     totals = (
         f"{counted(reply.gateways, 'gateway')}, {reply.dispatched_total} dispatched "
-        f"(resumed ones included), {reply.moved_total} moved live, configuration {reply.topology_version}"
+        f"(resumed ones included), {reply.moved_total} moved live, "
+        f"configuration {reply.topology_version}"
     )
     parts: list[RenderableType] = [_pools(reply), "", _instances(reply), "", Text(totals)]
     if reply.config_error:
