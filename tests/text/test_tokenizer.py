@@ -106,8 +106,8 @@ def test_flush_shows_what_stays_unfinished() -> None:
     assert decoder.flush() == "\ufffd"
 
 
-@given(TEXTS)
-def test_any_text_round_trips(text: str) -> None:
+@given(TEXTS.filter(lambda text: "<|" not in text))
+def test_any_text_but_that_of_special_tokens_round_trips(text: str) -> None:
     assert SIM.decode(SIM.encode(text)) == text
 
 
