@@ -67,3 +67,12 @@ def test_a_simulated_model_that_does_not_fit_its_gpu(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert f"{tmp_path}/a.yaml:7" in result.stdout
     assert "raise tensorParallel" in " ".join(result.stdout.split())
+
+
+def test_a_context_that_no_kv_cache_holds(tmp_path: Path) -> None:
+    text = POOL.replace("NAME", "a").replace("accelerator: h100", "accelerator: l4")
+    (tmp_path / "a.yaml").write_text(text.replace("[default]", "[default], contextLength: 131072"))
+    result = validate(tmp_path / "a.yaml")
+    assert result.exit_code == 1
+    assert f"{tmp_path}/a.yaml:7: spec.profiles[0]: 1 x l4-24gb hold " in result.stdout
+    assert "fewer than one request of contextLength 131072" in result.stdout

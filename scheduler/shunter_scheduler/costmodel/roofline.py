@@ -30,11 +30,7 @@ def cost_model(
     shape: ModelShape, accelerator: Accelerator, tensor_parallel: int = 1
 ) -> "CostModel":
     """Raises `ModelDoesNotFit`, and `ValueError` where the heads cannot be split so."""
-    if tensor_parallel < 1 or shape.heads % tensor_parallel:
-        raise ValueError(
-            f"tensor parallel {tensor_parallel} does not divide the {shape.heads} attention heads "
-            f"of {shape.name}"
-        )
+    _check_split(shape, tensor_parallel)
     model = CostModel(shape, accelerator, tensor_parallel)
     if model.kv_capacity_tokens < 1:
         raise ModelDoesNotFit(
@@ -45,6 +41,20 @@ def cost_model(
             f"accelerator with more memory"
         )
     return model
+
+
+def _check_split(shape: ModelShape, devices: int) -> None:
+    """As serving engines split heads: query heads evenly, KV heads evenly or replicated evenly."""
+    if devices < 1 or shape.heads % devices:
+        raise ValueError(
+            f"tensor parallel {devices} does not divide the {shape.heads} attention heads "
+            f"of {shape.name}"
+        )
+    if max(shape.kv_heads, devices) % min(shape.kv_heads, devices):
+        raise ValueError(
+            f"the {shape.kv_heads} KV heads of {shape.name} can neither be split nor replicated "
+            f"evenly over tensor parallel {devices}"
+        )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Whether a pool's simulated engines could start: known model, context within it, memory enough."""
+"""Whether a pool's simulated engines could serve: known model, context within it, memory enough for
+the weights and for one request as long as the context."""
 
 from collections.abc import Iterator
 
@@ -21,6 +22,15 @@ def infeasible(pool: ModelPool) -> Iterator[tuple[Path, str]]:
         yield ("spec", "model", "contextLength"), f"found {pool.context_length}; {longest}"
     for index, profile in enumerate(pool.profiles):
         try:
-            cost_model(shape, profile.hardware, profile.tensor_parallel)
+            held = cost_model(shape, profile.hardware, profile.tensor_parallel).kv_capacity_tokens
         except ValueError as error:
             yield ("spec", "profiles", index), str(error)
+            continue
+        if held < pool.context_length:
+            where = f"{profile.tensor_parallel} x {profile.accelerator}"
+            too_long = (
+                f"{where} hold {held} tokens of KV cache beside the weights, fewer than one request "
+                f"of contextLength {pool.context_length}: lower it, raise tensorParallel or take an "
+                f"accelerator with more memory"
+            )
+            yield ("spec", "profiles", index), too_long

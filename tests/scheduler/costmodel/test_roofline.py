@@ -85,6 +85,12 @@ def test_tensor_parallel_must_divide_the_heads() -> None:
         model("llama-2-7b", "a100-80gb", 3)
 
 
+@pytest.mark.parametrize(("shape", "devices"), [("phi-4", 4), ("qwen2.5-7b", 7)])
+def test_kv_heads_are_split_or_replicated_evenly(shape: str, devices: int) -> None:
+    with pytest.raises(ValueError, match="KV heads"):
+        model(shape, "a100-80gb", devices)
+
+
 def test_kv_memory_is_what_the_weights_leave_of_nine_tenths() -> None:
     m = model("llama-3.1-8b", "h100-sxm-80gb")
     assert m.kv_bytes_per_token == 2 * 32 * 8 * 128 * 2
@@ -93,8 +99,8 @@ def test_kv_memory_is_what_the_weights_leave_of_nine_tenths() -> None:
 
 
 def test_fewer_kv_heads_than_devices_are_replicated() -> None:
-    m = model("qwen2.5-7b", "a100-80gb", 7)
-    assert m.kv_bytes_per_token == 2 * 28 * 7 * 128 * 2
+    m = model("qwen2.5-1.5b", "a100-80gb", 4)
+    assert m.kv_bytes_per_token == 2 * 28 * 4 * 128 * 2
 
 
 def test_a_model_too_large_is_refused_with_sizes_and_remedy() -> None:
