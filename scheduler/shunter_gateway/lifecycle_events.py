@@ -113,7 +113,7 @@ def engine_client_error(failure: EngineFailure) -> ClientError:
 def engine_error(failure: EngineFailure, why: str) -> ClientError:
     """The end of a request whose engine failed and that cannot go on elsewhere."""
     message = f"{why}: {failure.message}"
-    if failure.reason == "overloaded":
+    if failure.reason == "overloaded" or failure.status == 503:
         wait_s = max(failure.retry_after_s, 1.0)
         return ClientError(429, message, "rate_limit_error", "overloaded", retry_after_s=wait_s)
     status = 504 if failure.reason == "timeout" else 502
@@ -132,3 +132,8 @@ def deadline_error(deadline_s: float) -> ClientError:
 def cancelled(reason: str) -> ClientError:
     message = f"cancelled by the scheduler: {reason or 'no reason given'}"
     return ClientError(503, message, "server_error", "cancelled", retry_after_s=1.0)
+
+
+def diverged() -> ClientError:
+    message = "the answer was interrupted, and the engine that went on did not repeat it"
+    return ClientError(502, message, "server_error", "replay_mismatch")

@@ -33,6 +33,13 @@ def as_of_continuation(failure: EngineFailure) -> EngineFailure:
     return replace(failure, reason="protocol", retriable=True)
 
 
+def as_read(failure: EngineFailure, brought_tokens: bool) -> EngineFailure:
+    """A stream that was dropped unread is repeated without end only while it gets on."""
+    if failure.reason != "unread" or brought_tokens:
+        return failure
+    return replace(failure, reason="connection")
+
+
 def backoff_s(limits: LifecycleLimits, failures: int, retry_after_s: float) -> float:
     """Before the only instance there is gets the request again."""
     wait_s: float = limits.retry_backoff_s * 2 ** (failures - 1)

@@ -78,9 +78,12 @@ class EngineFailure:
     """Why an engine call ended without a finish reason.
 
     `retriable` False means the client's own fault (an engine's 4xx): `status` and `body` go to it.
+    `unread`: the engine closed a stream that was paused, which says nothing of the engine.
     """
 
-    reason: Literal["connection", "timeout", "engine_5xx", "overloaded", "protocol", "client"]
+    reason: Literal[
+        "connection", "timeout", "engine_5xx", "overloaded", "protocol", "client", "unread"
+    ]
     message: str
     retriable: bool
     status: int = 0

@@ -26,12 +26,13 @@ class PoolOf:
     model_source: str = "sim://chat"
     context_length: int = 4096
     max_retries: int = 3
+    aliases: tuple[str, ...] = ()
     rule_models: tuple[str, ...] = ()
 
     def topology(self) -> pb.Topology:
         pool = pb.Topology.Pool(
             name="chat",
-            model_names=["m", "chat"],  # engines in this process serve `m`
+            model_names=["m", "chat", *self.aliases],  # engines in this process serve `m`
             model_source=self.model_source,
             revision="1",
             engine_type=self.engine_type,

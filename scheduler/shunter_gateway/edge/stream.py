@@ -97,6 +97,8 @@ class EventStream:
         """The first write of a loop turn goes out at once, what follows in the turn as one more:
         several tokens in one read cost two system calls, not one each."""
         transport = self._transport
+        if self.ended:
+            return
         if transport is None:
             self._pending.append(data)
             self._wake.set()
@@ -147,6 +149,7 @@ class EventStream:
         if self.ended:
             return
         self.error = error
+        self.cancel()  # the other choices: nothing may follow an error
         if self._transport is not None or self._pending:
             self.send(error_event(error))
         self.end()

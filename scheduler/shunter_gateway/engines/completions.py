@@ -30,7 +30,7 @@ class CompletionsBody(msgspec.Struct, omit_defaults=True):
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
     stream_options: _StreamOptions | None = None
-    max_tokens: int | None = None
+    max_tokens: int = 0
     min_tokens: int = 0
     ignore_eos: bool = False
     priority: int = 0
@@ -70,6 +70,8 @@ class _Tokens(msgspec.Struct):
     tokens: list[int]
 
 
+UNKNOWN_LIMIT_TOKENS = 2048
+"""Asked for where neither the client nor the pool has a limit: vLLM would end after 16."""
 _EVENT = msgspec.json.Decoder(_Event)
 _TOKENS = msgspec.json.Decoder(_Tokens)
 _ENCODER = msgspec.json.Encoder()
@@ -124,7 +126,7 @@ def completions_body(request: EngineRequest, capabilities: Capabilities) -> byte
         stream=True,
         return_token_ids=True,
         stream_options=_StreamOptions(),
-        max_tokens=request.max_tokens or None,
+        max_tokens=request.max_tokens or UNKNOWN_LIMIT_TOKENS,
         min_tokens=request.min_tokens,
         ignore_eos=sampling.ignore_eos,
         temperature=sampling.temperature,

@@ -14,7 +14,7 @@ import httptools
 import structlog
 
 _log = structlog.get_logger(__name__)
-FaultReason = Literal["connection", "timeout", "protocol"]
+FaultReason = Literal["connection", "timeout", "protocol", "unread"]
 _USER_AGENT = b"shunter"
 
 
@@ -25,6 +25,7 @@ class HttpLimits:
     connect_s: float = 2.0
     first_byte_s: float = 120.0  # an engine may queue the request before it answers
     idle_s: float = 30.0  # longest silence once the answer has begun
+    unread_s: float = 5.0  # lost this soon after a pause: the engine did not wait for the reader
     sweep_s: float = 0.25
     idle_connections_per_address: int = 64
     keep_alive_s: float = 4.0  # engines' servers close idle connections after 5 s (uvicorn)
@@ -47,6 +48,7 @@ class Exchange:
         "_client",
         "_connection",
         "_paused",
+        "_resumed_at",
         "address",
         "answered",
         "began",
@@ -68,6 +70,7 @@ class Exchange:
         self._client = client
         self._connection: _Connection | None = None
         self._paused = False
+        self._resumed_at = float("-inf")
         self.address = address
         self.payload = payload
         self.handler: ResponseHandler | None = handler
@@ -103,7 +106,7 @@ class Exchange:
         if not self._paused or self.handler is None:
             return
         self._paused = False
-        self.heard_at = self._client.time()
+        self._resumed_at = self.heard_at = self._client.time()
         if self._connection is not None:
             self._connection.resume()
 
@@ -113,6 +116,15 @@ class Exchange:
             return
         self.abort()
         handler.on_fault(reason, message)
+
+    def lost(self, message: str) -> None:
+        """The connection ended. Engines do not keep an answer for ever that nobody reads: after a
+        pause that is no sign of their health."""
+        read = (
+            not self._paused
+            and self._client.time() - self._resumed_at > self._client.limits.unread_s
+        )
+        self.fail("connection" if read or not self.began else "unread", message)
 
     def complete(self) -> None:
         handler = self.handler
@@ -210,7 +222,7 @@ class _Connection(asyncio.Protocol):
             exchange.retried = True  # the engine closed it while it was idle
             self._client.reconnect(exchange)
         else:
-            exchange.fail("connection", f"connection lost: {exc or 'closed by the engine'}")
+            exchange.lost(f"connection lost: {exc or 'closed by the engine'}")
 
     # ------------------------------------------------------------ httptools
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -65,7 +65,10 @@ def failure_of_status(status: int, headers: Mapping[bytes, bytes], body: bytes) 
     if 400 <= status < 500:
         return EngineFailure("client", message, False, status, body)
     if status >= 500:
-        return EngineFailure("engine_5xx", message, True, status, body, _retry_after_s(headers))
+        # 503 with a time to come back is overload; without, the engine may be broken.
+        busy = status == 503 and b"retry-after" in headers
+        reason: Literal["overloaded", "engine_5xx"] = "overloaded" if busy else "engine_5xx"
+        return EngineFailure(reason, message, True, status, body, _retry_after_s(headers))
     return EngineFailure("protocol", message, True, status)
 
 

@@ -1,0 +1,101 @@
+"""The engine call of a request's present owner."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from shunter_gateway.lifecycle_answer import Answer
+from shunter_gateway.lifecycle_spans import Attributes, Spans, Stage
+from shunter_gateway.ports import (
+    EngineAdapter,
+    EngineCall,
+    EngineFailure,
+    EngineRequest,
+    TokenChunk,
+)
+
+
+class CallOwner(Protocol):
+    """The request, as its engine call sees it."""
+
+    answer: Answer
+
+    def on_chunk(self, chunk: TokenChunk) -> None: ...
+    def on_engine_end(self) -> None: ...
+    def on_engine_failure(self, failure: EngineFailure) -> None: ...
+
+
+class _EpochSink:
+    """The `TokenSink` of one epoch: what comes after another took over is dropped."""
+
+    __slots__ = ("_epoch", "_owner")
+
+    def __init__(self, owner: CallOwner, epoch: int) -> None:
+        self._owner = owner
+        self._epoch = epoch
+
+    def on_chunk(self, chunk: TokenChunk) -> None:
+        if self._owner.answer.journal.owned_by(self._epoch):
+            self._owner.on_chunk(chunk)
+
+    def on_end(self) -> None:
+        if self._owner.answer.journal.owned_by(self._epoch):
+            self._owner.on_engine_end()
+
+    def on_failure(self, failure: EngineFailure) -> None:
+        if self._owner.answer.journal.owned_by(self._epoch):
+            self._owner.on_engine_failure(failure)
+
+
+class OwnerCall:
+    """At most one call at a time, with its span; a client's pause outlives the call."""
+
+    __slots__ = ("_call", "_owner", "_paused", "_spans", "_stage", "_tokens_before")
+
+    def __init__(self, owner: CallOwner, spans: Spans) -> None:
+        self._owner = owner
+        self._spans = spans
+        self._stage = Stage(None)
+        self._call: EngineCall | None = None
+        self._paused = False
+        self._tokens_before = 0
+
+    def start(
+        self,
+        adapter: EngineAdapter,
+        instance: str,
+        trace_parent: str,
+        request: Callable[[str], EngineRequest],
+    ) -> None:
+        """`request` makes the call from the traceparent of its span."""
+        answer = self._owner.answer
+        answer.begin_call()
+        self._tokens_before = answer.output_tokens
+        epoch = answer.journal.epoch
+        attributes: Attributes = {"shunter.instance": instance, "shunter.epoch": epoch}
+        self._stage = self._spans.begin("engine.generate", trace_parent, attributes)
+        made = request(self._stage.trace_parent(trace_parent))
+        self._call = adapter.start(made, _EpochSink(self._owner, epoch))
+        if self._paused:
+            self._call.pause()
+
+    @property
+    def brought_tokens(self) -> bool:
+        """The present call has added to the answer."""
+        return self._owner.answer.output_tokens > self._tokens_before
+
+    def pause(self) -> None:
+        self._paused = True
+        if self._call is not None:
+            self._call.pause()
+
+    def resume(self) -> None:
+        self._paused = False
+        if self._call is not None:
+            self._call.resume()
+
+    def end(self, error: str = "") -> None:
+        """Ends the engine's work and the span."""
+        self._stage.end({"shunter.output_tokens": self._owner.answer.output_tokens}, error)
+        call, self._call = self._call, None
+        if call is not None:
+            call.abort()
