@@ -1,7 +1,6 @@
 """Reads request bodies: bounded in size and time, parsed into typed values."""
 
 import asyncio
-import re
 from typing import TypeVar
 
 import msgspec
@@ -9,13 +8,12 @@ from aiohttp import web
 from msgspec import Struct
 
 from shunter_engine.errors import ApiError, bad_request
+from shunter_runtime.json_errors import problem_and_field
 
 MAX_BODY_BYTES = 32 << 20
 BODY_DEADLINE_S = 60.0
 
 Body = TypeVar("Body", bound=Struct)
-_PLACE = re.compile(r"^(?P<problem>.*?) - at `(?P<path>[^`]*)`$", re.DOTALL)
-_MISSING = re.compile(r"missing required field `(?P<field>[^`]*)`")
 
 
 async def read_body(request: web.Request, body_type: type[Body]) -> Body:
@@ -35,13 +33,7 @@ def decode_body(data: bytes, body_type: type[Body]) -> Body:
     try:
         return msgspec.json.decode(data, type=body_type)
     except msgspec.ValidationError as error:
-        problem = str(error)
-        field: str | None = None
-        if place := _PLACE.match(problem):
-            problem = place["problem"]
-            field = place["path"].removeprefix("$").lstrip(".") or None
-        if missing := _MISSING.search(problem):
-            field = ".".join(part for part in (field, missing["field"]) if part)
+        problem, field = problem_and_field(error)
         raise bad_request(f"{field}: {problem}" if field else problem, field) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise bad_request("the body is not valid JSON in UTF-8") from None

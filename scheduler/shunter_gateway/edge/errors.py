@@ -4,15 +4,12 @@ RequestError            carries the ClientError that the client gets
 """
 
 import math
-import re
 from collections.abc import Mapping
 
 import msgspec
 
 from shunter_gateway.request import ClientError
-
-_AT = re.compile(r" - at `(\$[^`]*)`$")
-_MISSING = re.compile(r"missing required field `([^`]+)`")
+from shunter_runtime.json_errors import problem_and_field
 
 _OVERLOAD_RETRY_S = 1.0
 
@@ -92,15 +89,9 @@ def internal() -> ClientError:
 
 def from_validation(error: msgspec.DecodeError) -> RequestError:
     """msgspec's errors name types and places, never values."""
-    text = str(error)
     if not isinstance(error, msgspec.ValidationError):
-        return invalid(f"The body is not valid JSON: {text}", code="invalid_json")
-    param: str | None = None
-    if place := _AT.search(text):
-        param = place[1].removeprefix("$").removeprefix(".") or None
-        text = text[: place.start()]
-    if missing := _MISSING.search(text):
-        param = f"{param}.{missing[1]}" if param else missing[1]
+        return invalid(f"The body is not valid JSON: {error}", code="invalid_json")
+    text, param = problem_and_field(error)
     return invalid(f"{text} at `{param}`." if param else f"{text}.", param=param)
 
 

@@ -130,7 +130,7 @@ class Intake:
         try:
             ids = await self._models.encode_chat(model, chat)
         except PromptInvalid as error:
-            raise invalid(str(error), "messages") from error
+            raise invalid(str(error), "messages", error.code) from error
         return self._fits(model, ids, "messages")
 
     async def _encode_prompt(self, model: ServedModel, prompt: str | Ids) -> Ids | None:
@@ -140,7 +140,7 @@ class Intake:
         try:
             ids = await self._models.encode_text(model, prompt)
         except PromptInvalid as error:
-            raise invalid(str(error), "prompt") from error
+            raise invalid(str(error), "prompt", error.code) from error
         return self._fits(model, ids, "prompt")
 
     def _fits(self, model: ServedModel, ids: Ids | None, param: str) -> Ids | None:

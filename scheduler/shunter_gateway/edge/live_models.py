@@ -14,7 +14,7 @@ from shunter_gateway.tokenizers import TokenizerRegistry
 from shunter_gateway.topology import Pool, Topology
 from shunter_text.blocks import BLOCK_TOKENS, block_hashes, chain_root
 from shunter_text.chat import ChatTemplateError
-from shunter_text.tokenizer import Tokenizer
+from shunter_text.tokenizer import TextTooLong, Tokenizer
 
 # Below this a thread's hand-over takes longer than the tokenizer (1 to 2 µs per token).
 _INLINE_CHARS = 1024
@@ -67,7 +67,11 @@ class LiveModels:
         tokenizer = await self._tokenizer(model)
         if tokenizer is None:
             return None
-        return await _in_thread(len(text), partial(tokenizer.encode, text))
+        encode = partial(tokenizer.encode, text, max_tokens=model.context_length or None)
+        try:
+            return await _in_thread(len(text), encode)
+        except TextTooLong as error:
+            raise _too_long(error) from error
 
     async def accept_ids(self, model: ServedModel, ids: tuple[int, ...]) -> tuple[int, ...] | None:
         return ids if await self._tokenizer(model) is not None else None
@@ -83,11 +87,14 @@ class LiveModels:
             chat.tools,
             chat.add_generation_prompt,
             self._now(),
+            model.context_length or None,
         )
         try:
             return await _in_thread(_INLINE_CHARS if chat.tools else size, encode)
         except ChatTemplateError as error:
             raise PromptInvalid(str(error)) from error
+        except TextTooLong as error:
+            raise _too_long(error) from error
 
     def block_hashes(self, model: ServedModel, tenant: str, ids: Sequence[int]) -> bytes:
         return block_hashes(ids, self._root(model, "", tenant), self._block_tokens())
@@ -99,7 +106,7 @@ class LiveModels:
     def token_bytes(self, model: ServedModel, token_id: int) -> bytes:
         pool = self._pool(model)
         tokenizer = self._tokenizers.known(pool.model_source) if pool is not None else None
-        return tokenizer.token_text(token_id).encode() if tokenizer is not None else b""
+        return tokenizer.token_bytes(token_id) if tokenizer is not None else b""
 
     async def forward(self, model: ServedModel, path: str, body: bytes) -> tuple[int, bytes]:
         topology, pool = self._topology(), self._pool(model)
@@ -152,3 +159,7 @@ def _with_model(body: bytes, model: str) -> bytes:
     fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     fields["model"] = msgspec.Raw(msgspec.json.encode(model))
     return msgspec.json.encode(fields)
+
+
+def _too_long(error: TextTooLong) -> PromptInvalid:
+    return PromptInvalid(f"The prompt {error}.", "context_length_exceeded")

@@ -27,7 +27,12 @@ class ChatPrompt:
 
 
 class PromptInvalid(Exception):
-    """The prompt cannot be rendered or tokenised; the message is the client's."""
+    """The prompt cannot be rendered or tokenised, or is too long for that; the message is the
+    client's, and `code` is OpenAI's."""
+
+    def __init__(self, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Models(Protocol):
