@@ -30,9 +30,13 @@ def dispatch_pool(state: CoreState, pool: PoolRecord, now: float) -> None:
 
 
 def _queue(state: CoreState, entry: Entry, now: float) -> None:
-    """Unless it ended before it was looked at."""
-    if state.entries.get(entry.request_id) is entry:
+    if _waits(state, entry):
         entry.pool.queue.push(entry, now)
+
+
+def _waits(state: CoreState, entry: Entry) -> bool:
+    """False for a newcomer that ended, or was reported as running, before it was looked at."""
+    return entry.state == "waiting" and state.entries.get(entry.request_id) is entry
 
 
 def _place_newcomers(
@@ -44,7 +48,7 @@ def _place_newcomers(
         newcomers.sort(key=lambda entry: order_key(entry, now, step_s))
     misses = 0
     for entry in newcomers:
-        if misses <= state.settings.lookahead and state.entries.get(entry.request_id) is entry:
+        if misses <= state.settings.lookahead and _waits(state, entry):
             if place(state, entry, now):
                 continue
             misses += 1
@@ -60,7 +64,7 @@ def _after_placing(state: CoreState, pool: PoolRecord, newcomers: list[Entry], n
         assert shed is not None
         _overflow(state, shed, now)
     for entry in newcomers:
-        if entry.request_id in pool.queue:
+        if _waits(state, entry) and entry.request_id in pool.queue:
             _hold_first(state, entry, now)
     if pool.holds_refresh_at is None:
         pool.holds_refresh_at = now + state.settings.hold_refresh_s

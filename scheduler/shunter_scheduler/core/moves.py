@@ -153,6 +153,8 @@ def _moved(state: CoreState, entry: Entry, event: MoveDone, now: float) -> None:
     if event.epoch == entry.epoch:
         return  # heard before
     source, move = entry.instance, entry.move
+    if entry.state == "waiting":  # the gateway's journal is the record: it runs
+        entry.pool.queue.remove(entry.request_id)
     if source is not None and entry.reservation is not None:
         state.give_back(entry, entry.reservation, source, now)
     entry.instance = entry.reservation = None

@@ -112,9 +112,11 @@ class CoreHarness:
         return {r.name: r.load for r in self.core._state.instances.values()}
 
     def check_books(self) -> None:
-        """Each instance's load is the sum of the reservations of the requests on it."""
+        """Each instance's load is the sum of the reservations of the requests on it, and each
+        request that is known waits in one place, or runs."""
         state = self.core._state
         expected = {name: Load() for name in state.instances}
+        there: dict[str, set[str]] = {name: set() for name in state.instances}
         for entry in state.entries.values():
             held = [(entry.instance, entry.reservation)]
             if entry.move is not None:
@@ -122,11 +124,32 @@ class CoreHarness:
             for record, reservation in held:
                 if record is not None and reservation is not None and reservation.open:
                     expected[record.name].add(reservation, 1)
-                    assert entry.request_id in record.requests
+                    there[record.name].add(entry.request_id)
+            assert entry.state != "waiting" or (entry.instance, entry.move) == (None, None)
+            assert (entry.state == "moving") == (entry.move is not None)
         assert self.loads() == expected
+        assert {r.name: set(r.requests) for r in state.instances.values()} == there
         for load in expected.values():
             values = (load.requests, load.kv_tokens, load.prefill_ns, load.decode_tokens)
             assert min(values) >= 0 and load.prefilling >= 0
+        self._check_places()
+
+    def _check_places(self) -> None:
+        state = self.core._state
+        newcomers = [
+            entry
+            for pool in state.pools.values()
+            for entry in pool.newcomers
+            if entry.state == "waiting" and state.entries.get(entry.request_id) is entry
+        ]
+        waiting = [*newcomers, *(entry for pool in state.pools.values() for entry in pool.queue)]
+        live = [entry for entry in state.entries.values() if entry.state == "waiting"]
+        assert sorted(map(id, waiting)) == sorted(map(id, live))
+        assert all(state.pools[entry.pool.name] is entry.pool for entry in live)
+        of_gateway = {
+            (gateway, request_id) for gateway, ids in state.of_gateway.items() for request_id in ids
+        }
+        assert of_gateway == {(e.request.gateway_id, e.request_id) for e in state.entries.values()}
 
 
 def only(kind: type[D], decisions: Iterable[Decision]) -> list[D]:
