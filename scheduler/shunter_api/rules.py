@@ -1,7 +1,8 @@
 """From a request to pools and an SLO class: the routing rules, compiled once per configuration."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shunter_api.modelpool import ModelPool
 from shunter_api.routingpolicy import RoutingPolicy, Rule, SloClass, WeightedPool, When
@@ -10,8 +11,7 @@ DEFAULT_CLASS = "standard"
 _STANDARD = SloClass(name=DEFAULT_CLASS, priority=50)
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
+class Resolution(Struct, frozen=True, gc=False):
     """Where a request may go. `rule` is empty where none matched and the model name decided."""
 
     pools: tuple[str, ...]  # in order of trial

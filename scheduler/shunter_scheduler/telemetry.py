@@ -1,5 +1,6 @@
 """The scheduler's Prometheus metrics. `docs/metrics.md` lists them; a test compares the two."""
 
+from collections import Counter as _Count
 from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -75,9 +76,9 @@ class Telemetry:
         )
 
     def decided(self, decisions: Sequence[Decision]) -> None:
-        counters = self._decisions
+        for kind, count in _Count(map(type, decisions)).items():
+            self._decisions[kind].inc(count)
         for decision in decisions:
-            counters[type(decision)].inc()
             if type(decision) is Reject:
                 self._rejected.labels(decision.reason).inc()
             elif type(decision) is Move:

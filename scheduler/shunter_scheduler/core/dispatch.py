@@ -72,7 +72,7 @@ def pick(entry: Entry, now: float, rng: Generator, excluded: tuple[int, ...]) ->
     policy.score(columns, ask, rng)
     np.putmask(columns.score, columns.excluded, np.inf)
     slot = int(columns.score.argmin())
-    cached = int(columns.cached_tokens[slot]) if match else 0
+    cached = int(columns.cached_tokens.item(slot)) if match else 0
     row = columns.rows[slot]
     assert row is not None
     ranking = _ranking(pool, policy, ask, excluded, eligible, slot)

@@ -156,8 +156,9 @@ class InstanceRecord:
     def row(self, now: float, settings: CoreSettings) -> InstanceRow:
         load, model, room, value = self.load, self.model, settings.head_room, self.value
         capacity = self.kv_capacity_tokens
-        requests = load.requests + self.foreign[0]
-        used = load.kv_tokens + self.foreign[1]
+        foreign_requests, foreign_tokens = self.foreign
+        requests = load.requests + foreign_requests
+        used = load.kv_tokens + foreign_tokens
         tpot_s = model.decode_step_s(requests + 1, used)
         kv_wait_s_per_token = 0.0
         if load.requests and used:  # what is used now comes free over the mean time that is left

@@ -146,11 +146,11 @@ class PrefixIndex:
                 np.multiply(node.ones(len(out)), tokens, out=out)
             elif at < len(path) and path[at][0].holders == holders:
                 continue  # all of them hold more
-            elif not holders & (holders - 1):
-                out[holders.bit_length() - 1] = tokens
             elif holders.bit_count() <= FEW:
-                for slot in _bits(holders):
-                    out[slot] = tokens
+                while holders:
+                    low = holders & -holders
+                    out[low.bit_length() - 1] = tokens
+                    holders ^= low
             else:
                 out[node.slots()] = tokens
 
@@ -260,13 +260,13 @@ def _bits(mask: int) -> Iterator[int]:
 
 
 def _common_bytes(edge: bytes, hashes: bytes, at: int) -> int:
-    """Length of the common prefix of `edge` and `hashes[at:]`, in whole hashes. At least one."""
-    low, high = 1, min(len(edge), len(hashes) - at) // HASH_BYTES
-    while low < high:
-        middle = (low + high + 1) // 2
-        end = middle * HASH_BYTES
-        if hashes.startswith(edge[:end], at):
-            low = middle
-        else:
-            high = middle - 1
-    return low * HASH_BYTES
+    """Length of the common prefix of `edge` and `hashes[at:]`, in whole hashes: up to the lowest
+    bit in which the two, as little-endian numbers, differ."""
+    size = min(len(edge), len(hashes) - at)
+    differing = int.from_bytes(edge[:size], "little") ^ int.from_bytes(
+        hashes[at : at + size], "little"
+    )
+    if not differing:
+        return size
+    first_bit = (differing & -differing).bit_length() - 1
+    return first_bit // (8 * HASH_BYTES) * HASH_BYTES

@@ -135,7 +135,7 @@ class InstanceColumns:
 
     def exclude(self, kv_tokens: float, slots: tuple[int, ...]) -> None:
         """Marks in `excluded` what is blocked, lacks KV head room, or is one of `slots`."""
-        np.less(self.kv_free_tokens, kv_tokens, out=self.excluded)
+        np.less(self.kv_free_tokens, kv_tokens, self.excluded)
         for slot in slots:
             self.excluded[slot] = True
 
