@@ -117,8 +117,10 @@ class Generation:
                 choice = Choice(self, index, f"{self.request_id}#{serial}.{index}")
                 self._around.backend.submit(self._sequence(choice, prompt), choice)
                 self.choices.append(choice)
-        except BaseException:
-            self.abort()
+        except BaseException:  # refused as a whole: nothing has ended that began
+            for choice in self.choices:
+                choice.finished = True
+                self.forget(choice)
             raise
 
     def text_for(self, index: int) -> AnswerText:

@@ -11,7 +11,13 @@ import pytest
 
 from shunter_engine.bodies import MAX_BODY_BYTES
 from shunter_engine.server import EngineServer, listen
-from shunter_engine.testing import ScriptedBackend, complete, running_engine, scripted_parts
+from shunter_engine.testing import (
+    ScriptedBackend,
+    complete,
+    engine_metrics,
+    running_engine,
+    scripted_parts,
+)
 from shunter_runtime.metrics import port_of
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -190,8 +196,10 @@ async def test_some_of_n_refused_leaves_none_behind(client: aiohttp.ClientSessio
     backend = ScriptedBackend([5], ending=None, max_sequences=2)
     async with running_engine(scripted_parts(backend)) as url:
         status, _ = await complete(client, url + COMPLETIONS, prompt="x", n=3)
+        metrics = await engine_metrics(client, url)
         assert status == 429
         assert backend.stats().running == 0
+        assert metrics["vllm:request_success_total", "abort"] == 0
 
 
 async def test_while_loading_health_is_503_and_calls_wait(client: aiohttp.ClientSession) -> None:
