@@ -14,13 +14,14 @@ MODELS = ("good", "slow", "busy", "short", "broken", "truncated", "garbled", "si
 class FakeEndpoint:
     """`good` answers with exactly `max_tokens` tokens. `requests` keeps every body it received."""
 
-    def __init__(self, step_s: float = 0.0) -> None:
+    def __init__(self, step_s: float = 0.0, api_key: str = "") -> None:
         self.url = ""
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.in_flight = 0
         self.most_in_flight = 0
         self._step_s = step_s
+        self._api_key = api_key
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator["FakeEndpoint"]:
@@ -38,7 +39,9 @@ class FakeEndpoint:
         finally:
             await runner.cleanup()
 
-    async def _models(self, _: web.Request) -> web.Response:
+    async def _models(self, request: web.Request) -> web.Response:
+        if self._api_key and request.headers.get("Authorization") != f"Bearer {self._api_key}":
+            return web.json_response({"error": {"message": "no such key"}}, status=401)
         return web.json_response({"object": "list", "data": [{"id": name} for name in MODELS]})
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:

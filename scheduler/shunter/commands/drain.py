@@ -1,6 +1,6 @@
 """`shunter drain` and `shunter undrain`: take an instance out of service and back."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,10 @@ from shunter.scheduler_client import (
     scheduler_stub,
 )
 from shunter.state import DEFAULT_STATE_DIR
+
+if TYPE_CHECKING:
+    from shunter_proto.v1.scheduler_pb2 import DrainProgress, DrainRequest
+    from shunter_proto.v1.scheduler_pb2_grpc import SchedulerStub
 
 # A drain ends by its own deadline; this is for a scheduler that does not answer any more.
 MAX_DRAIN_S = 24 * 3600.0
@@ -39,20 +43,34 @@ def drain(
 
     Example: `shunter drain chat-h100-0`
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    from shunter.terminal import err, out
-    from shunter_proto.v1.scheduler_pb2 import DrainProgress, DrainRequest
+    from shunter.terminal import out
+    from shunter_proto.v1.scheduler_pb2 import DrainRequest
 
     request = DrainRequest(instance=instance, deadline_ms=_milliseconds(timeout))
+    address = scheduler_address(scheduler, state_dir)
+    with scheduler_stub(address, SchedulerTls(ca, cert, key)) as stub:
+        last = _watch(stub, request)
+    told = f"{last.moved} moved, {last.finished} finished, {last.failed} failed"
+    if not last.done or last.remaining:
+        reason = last.message or "the deadline has passed"
+        raise Failure(
+            f"{instance} still has {last.remaining} requests ({told}): {reason}",
+            f"wait, or run `shunter drain {instance} --timeout 10m`",
+        )
+    out().print(f"{instance} is drained: {told}")
+
+
+def _watch(stub: "SchedulerStub", request: "DrainRequest") -> "DrainProgress":
+    """The last of the progress, which is shown. Raises `Failure` where the user stops watching."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from shunter.terminal import err
+    from shunter_proto.v1.scheduler_pb2 import DrainProgress
+
+    instance = request.instance
     last = DrainProgress(instance=instance)
     columns = (TextColumn("draining {task.description}"), BarColumn(), MofNCompleteColumn())
-    with (
-        scheduler_stub(
-            scheduler_address(scheduler, state_dir), SchedulerTls(ca, cert, key)
-        ) as stub,
-        Progress(*columns, console=err(), transient=True) as progress,
-    ):
+    with Progress(*columns, console=err(), transient=True) as progress:
         task = progress.add_task(instance, total=None)
         try:
             for last in stub.Drain(request, timeout=MAX_DRAIN_S):
@@ -63,14 +81,7 @@ def drain(
                 f"stopped watching; {instance} goes on draining",
                 f"take it back with `shunter undrain {instance}`",
             ) from None
-    told = f"{last.moved} moved, {last.finished} finished, {last.failed} failed"
-    if not last.done or last.remaining:
-        reason = last.message or "the deadline has passed"
-        raise Failure(
-            f"{instance} still has {last.remaining} requests ({told}): {reason}",
-            f"wait, or run `shunter drain {instance} --timeout 10m`",
-        )
-    out().print(f"{instance} is drained: {told}")
+    return last
 
 
 def undrain(

@@ -29,8 +29,8 @@ def infeasible(pool: ModelPool) -> Iterator[tuple[Path, str]]:
         if held < pool.context_length:
             where = f"{profile.tensor_parallel} x {profile.accelerator}"
             too_long = (
-                f"{where} hold {held} tokens of KV cache beside the weights, fewer than one request "
-                f"of contextLength {pool.context_length}: lower it, raise tensorParallel or take an "
-                f"accelerator with more memory"
+                f"{where} hold {held} tokens of KV cache beside the weights, fewer than one "
+                f"request of contextLength {pool.context_length}: lower it, raise tensorParallel "
+                f"or take an accelerator with more memory"
             )
             yield ("spec", "profiles", index), too_long

@@ -104,6 +104,16 @@ async def test_an_endpoint_that_is_not_there_is_named(endpoint: FakeEndpoint) ->
     assert record.error == "connection"
 
 
+async def test_a_refused_key_is_answered_with_the_option_for_it() -> None:
+    async with FakeEndpoint(api_key="k").serving() as fake:
+        async with OpenAiClient(Endpoint(fake.url)) as client:
+            with pytest.raises(EndpointError, match="answers 401: no such key") as refused:
+                await client.model_names()
+        async with OpenAiClient(Endpoint(fake.url, {"Authorization": "Bearer k"})) as client:
+            assert await client.model_names()
+    assert "--api-key-env" in refused.value.next_step
+
+
 def test_models_are_drawn_by_weight_and_the_same_again() -> None:
     style = RequestStyle([("a", 3.0), ("b", 1.0)], PromptTokens())
     arrivals = [Arrival(0.0, 4, 1)] * 1000

@@ -83,7 +83,7 @@ async def test_a_trace_is_replayed_and_reported(tmp_path: Path) -> None:
 
 
 async def test_failed_requests_are_shown_and_set_the_exit_code() -> None:
-    load = ("--trace", "poisson:rate=20,input=8,output=4", "--duration", "1s")
+    load = ("--trace", "poisson:rate=80,input=8,output=4", "--duration", "250ms")
     async with FakeEndpoint().serving() as fake:
         code, out, _ = await bench(
             "--url", fake.url, *load, "--model", "busy", "--model", "short", "--exact"
@@ -136,7 +136,7 @@ async def test_an_interrupt_ends_the_run_with_what_there_is() -> None:
 
 
 async def test_requests_too_long_for_the_model_can_be_left_out() -> None:
-    load = ("--trace", "poisson:rate=40,input=1-20,output=1", "--duration", "1s")
+    load = ("--trace", "poisson:rate=160,input=1-20,output=1", "--duration", "250ms")
     async with FakeEndpoint().serving() as fake:
         code, out, _ = await bench("--url", fake.url, *load, "--max-request-tokens", "11")
     assert code == 0
@@ -146,7 +146,7 @@ async def test_requests_too_long_for_the_model_can_be_left_out() -> None:
 
 async def test_load_is_spread_over_models_and_the_first_is_the_default() -> None:
     async with FakeEndpoint().serving() as fake:
-        load = ("--trace", "poisson:rate=40,input=8,output=2", "--duration", "1s")
+        load = ("--trace", "poisson:rate=160,input=8,output=2", "--duration", "250ms")
         await bench("--url", fake.url, *load, "--model", "good=3", "--model", "short=1", "--chat")
         models = [r["model"] for r in fake.requests]
         assert models.count("good") > models.count("short") > 0

@@ -36,6 +36,7 @@ def test_events_are_counted_wherever_the_network_cuts_them(cuts: list[int]) -> N
         (b'data: {"error":{"message":"engine lost"}}\n', "error event", "engine lost"),
         (b"data: {oops\n", "protocol", "not an OpenAI event"),
         (b'data: {"choices":[{"text":5}]}\n', "protocol", "choices"),
+        (b"data: " + bytes(5 << 20), "protocol", "a line of more than"),
     ],
 )
 def test_an_error_in_the_stream_is_raised_with_its_kind(
