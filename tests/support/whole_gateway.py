@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import aiohttp
 import grpc
@@ -109,7 +109,7 @@ class WholeGateway:
     ports: Ports
     scheduler: AssigningScheduler
     http: aiohttp.ClientSession
-    scheme: str = field(default="http")
+    scheme: str
 
     @property
     def url(self) -> str:
@@ -132,11 +132,9 @@ async def whole_gateway(
     process = asyncio.create_task(serving)
     try:
         async with asyncio.timeout(20), aiohttp.ClientSession() as http:
-            gateway = WholeGateway(await started, scheduler, http)
-            if options.tls is None:
-                await _ready(gateway)
-            else:
-                gateway.scheme = "https"
+            scheme = "http" if options.tls is None else "https"
+            gateway = WholeGateway(await started, scheduler, http, scheme)
+            await _ready(gateway)
             yield gateway
     finally:
         stop.set()
@@ -146,7 +144,7 @@ async def whole_gateway(
 
 async def _ready(gateway: WholeGateway) -> None:
     while True:
-        async with gateway.http.get(f"{gateway.url}/ready") as answer:
+        async with gateway.http.get(f"{gateway.url}/ready", ssl=False) as answer:
             if answer.status == 200:
                 return
         await asyncio.sleep(0.01)

@@ -77,7 +77,7 @@ class InferenceService(pb_grpc.InferenceServicer):
         return await self._front.intake.completion(completion, raw, caller, now, default_tokens=0)
 
     async def _replies(self, job: Job, watch: Watch) -> AsyncIterator[pb.GenerateReply]:
-        queue = ReplyQueue(job, watch)
+        queue = ReplyQueue(job, watch, self._front.settings.stream.stall_timeout_s)
         handle = self._front.parts.runner.submit(job.specs[0], queue)
         queue.handle = handle
         try:
@@ -92,9 +92,12 @@ class InferenceService(pb_grpc.InferenceServicer):
 
 
 class ReplyQueue:
-    """A `ClientSink` whose deltas are taken by the call's own task; bounded by pausing."""
+    """A `ClientSink` whose deltas are taken by the call's own task; bounded by pausing.
 
-    def __init__(self, job: Job, watch: Watch) -> None:
+    A client that takes nothing for `stall_timeout_s` loses its engine's slot, and then its call.
+    """
+
+    def __init__(self, job: Job, watch: Watch, stall_timeout_s: float) -> None:
         self.error: ClientError | None = None
         self.handle: RequestHandle | None = None
         self._shape = job.shape
@@ -102,6 +105,9 @@ class ReplyQueue:
         self._queue: deque[pb.GenerateReply] = deque()
         self._ended = False
         self._paused = False
+        self._stall_timeout_s = stall_timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._stalled: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._first = True
 
@@ -131,9 +137,18 @@ class ReplyQueue:
         self._wake.set()
 
     async def replies(self) -> AsyncIterator[pb.GenerateReply]:
+        try:
+            async for reply in self._taken():
+                yield reply
+        finally:
+            self._end_stall()
+
+    async def _taken(self) -> AsyncIterator[pb.GenerateReply]:
         while True:
             while self._queue:
                 yield self._queue.popleft()
+                self._restart_stall()
+            self._end_stall()
             if self._paused and self.handle is not None:
                 self._paused = False
                 self.handle.resume()
@@ -151,7 +166,26 @@ class ReplyQueue:
             self._paused = True
             self._watch.on_pause()
             self.handle.pause()
+            self._restart_stall()
         self._wake.set()
+
+    def _restart_stall(self) -> None:
+        """The clock of a paused stream runs from the last reply that the client took."""
+        self._end_stall()
+        if self._paused:
+            self._stalled = self._loop.call_later(self._stall_timeout_s, self._give_up)
+
+    def _end_stall(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _give_up(self) -> None:
+        if self.handle is not None:
+            self.handle.cancel()
+        self._queue.clear()
+        message = f"Nothing was read for {self._stall_timeout_s:g} s."
+        self.on_error(ClientError(408, message, "timeout_error", "client_stalled"))
 
 
 def _body_of(request: pb.GenerateRequest) -> tuple[dict[str, Any], str]:

@@ -13,7 +13,9 @@ import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edge_service import Service, run_service
+from shunter_gateway.edge.front import EdgeSettings
 from shunter_gateway.edge.grpc_listen import GrpcListener
+from shunter_gateway.edge.stream import StreamSettings
 from shunter_gateway.edge.testing import Script
 from shunter_gateway.keys import KeyFile, Keys
 from shunter_gateway.request import ClientError, RequestSpec
@@ -29,9 +31,11 @@ PROMPT = pb.GenerateRequest(model="chat", prompt="abc")
 
 @asynccontextmanager
 async def generate(
-    script: Callable[[RequestSpec], Script] = lambda _: Script(), keys: Keys | None = None
+    script: Callable[[RequestSpec], Script] = lambda _: Script(),
+    keys: Keys | None = None,
+    settings: EdgeSettings | None = None,
 ) -> AsyncIterator[tuple["InferenceAsyncStub", Service, grpc.aio.Channel]]:
-    async with run_service(script, keys=keys) as service:
+    async with run_service(script, settings, keys) as service:
         listener = GrpcListener(service.front)
         port = await listener.start("127.0.0.1:0")
         try:
@@ -143,6 +147,20 @@ async def test_slow_client_pauses_the_engine() -> None:
         text = "".join([reply.text async for reply in call])
         assert len(text) == 4_000_000
         assert service.runner.handles[0].resumes == service.runner.handles[0].pauses
+
+
+async def test_client_that_stops_reading_loses_its_engine() -> None:
+    settings = EdgeSettings(stream=StreamSettings(stall_timeout_s=0.1))
+    script = Script(words=("x" * 1000,) * 20_000)
+    async with generate(lambda _: script, settings=settings) as (stub, service, _):
+        call = stub.Generate(PROMPT)
+        assert await call.read() is not grpc.aio.EOF
+        await service.until(lambda: service.runner.handles[0].cancelled)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            while await call.read() is not grpc.aio.EOF:
+                pass
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert service.front.inflight == 0
 
 
 async def test_keys(tmp_path: Path) -> None:
