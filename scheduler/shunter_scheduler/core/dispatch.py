@@ -28,19 +28,20 @@ class Pick:
 
 def make_ask(entry: Entry, now: float) -> Ask:
     pool, slo_class = entry.pool, entry.slo_class
+    ttft_s, tpot_s = slo_class.ttft_s, slo_class.tpot_s
     tokens = entry.context_tokens
     outputs = left_to_generate(entry)
     kv_tokens = tokens + outputs
     budget_s = math.inf
-    if slo_class.ttft_s is not None and not entry.started:
-        budget_s = slo_class.ttft_s - (now - entry.request.arrived_at)
+    if ttft_s is not None and not entry.started:
+        budget_s = ttft_s - (now - entry.request.arrived_at)
     return Ask(
         now,
         tokens,
         outputs,
         kv_tokens if kv_tokens < pool.largest_kv_ask else pool.largest_kv_ask,
         budget_s,
-        math.inf if slo_class.tpot_s is None else slo_class.tpot_s,
+        math.inf if tpot_s is None else tpot_s,
         pool.turn,
         pool.settings.weights,
     )
@@ -132,11 +133,11 @@ def _ranking(
 
 def reserve_for(entry: Entry, picked: Pick, now: float) -> Reservation:
     """Books the pick: ledger, queue ahead, prefix index. The caller keeps the reservation."""
-    record, pool = picked.instance, entry.pool
-    prefill_s = record.model.prefill_s(entry.context_tokens - picked.cached_tokens)
-    outputs = math.ceil(left_to_generate(entry))
+    record, pool, ask = picked.instance, entry.pool, picked.ranking.ask
+    prefill_s = record.model.prefill_s(ask.prefill_tokens - picked.cached_tokens)
+    outputs = math.ceil(ask.output_tokens)
     record.queue_starts(now, prefill_s)
-    reservation = reserve(record.load, entry.context_tokens + outputs, prefill_s, outputs)
+    reservation = reserve(record.load, ask.prefill_tokens + outputs, prefill_s, outputs)
     record.requests[entry.request_id] = None
     if picked.match is not None:
         pool.prefix.insert(record.slot, entry.request.block_hashes, picked.match)

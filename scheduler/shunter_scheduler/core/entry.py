@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from msgspec import Struct
+
 from shunter_api.routingpolicy import SloClass
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.ledger import Reservation
@@ -23,9 +25,10 @@ class PendingMove:
     started_at: float
 
 
-@dataclass(slots=True)
-class Entry:
-    """`instance` is the owner as far as is known here: the gateway's journal is the record."""
+class Entry(Struct, eq=False):
+    """One is made for every request, hence a struct: in a fifth of a dataclass's time.
+
+    `instance` is the owner as far as is known here: the gateway's journal is the record."""
 
     request: Request
     request_id: str
@@ -52,7 +55,6 @@ class Entry:
     move_not_before: float = 0.0
     refused_by: tuple[str, ...] = ()  # destinations of moves that came to nothing
     held_position: int | None = None
-    held_at: float = 0.0
 
     @property
     def context_tokens(self) -> int:

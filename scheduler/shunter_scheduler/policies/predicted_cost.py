@@ -9,8 +9,8 @@
     money     price of the instance's time that it takes up
 
 `_score` computes the sum for all instances at once and `_terms` the parts for one; the part that is
-linear in the request is kept ready in `InstanceColumns.linear`. Output arrays are passed by position
-where NumPy takes them so: by keyword each call takes a quarter longer.
+linear in the request is kept ready in `InstanceColumns.linear`. Where NumPy takes output arrays by
+position they are given so: by keyword each call takes a quarter longer.
 """
 
 import math
