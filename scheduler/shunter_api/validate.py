@@ -70,7 +70,9 @@ def _names(documents: Documents) -> Iterator[Problem]:
     for item in located:
         kind, name = item.value.kind, item.value.name
         here = item.problem(("metadata", "name"), "")
-        first = seen.setdefault((kind, name), here)
+        # Rules name pools of all namespaces; nothing names a policy.
+        scope = name if isinstance(item.value, ModelPool) else item.value.metadata.key
+        first = seen.setdefault((kind, scope), here)
         if first is not here:
             yield item.problem(
                 ("metadata", "name"),

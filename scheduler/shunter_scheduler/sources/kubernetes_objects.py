@@ -1,0 +1,179 @@
+"""Kubernetes objects to a configuration. Pure.
+
+What is wrong with one object leaves that object out, with a reason, and never another one. An edit
+that cannot be used leaves the object as it was before it.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from shunter_api.load import Documents, Located, parse_object
+from shunter_api.modelpool import ModelPool
+from shunter_api.positions import Path, YamlDocument
+from shunter_api.problems import ConfigurationError, Problem
+from shunter_api.routingpolicy import RoutingPolicy
+from shunter_api.validate import Known, check
+from shunter_scheduler.domain.cluster import Instance
+
+LABEL_POOL = "shunter.dev/pool"
+LABEL_PROFILE = "shunter.dev/profile"
+ENGINE_PODS = f"app.kubernetes.io/managed-by=shunter,{LABEL_POOL},{LABEL_PROFILE}"
+ENGINE_PORT = "http"
+
+Object = Mapping[str, Any]
+T = TypeVar("T", ModelPool, RoutingPolicy)
+Check = Callable[[T], Iterable[tuple[Path, str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading(Generic[T]):
+    """A resource and what is wrong with it; `value` is the last one that could be used."""
+
+    uid: str
+    generation: int
+    value: T | None
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePod:
+    """`address` is empty where the pod cannot be called, and `ready` says whether it should."""
+
+    namespace: str
+    name: str
+    pool: str
+    profile: str
+    address: str
+    ready: bool
+    created: str  # as Kubernetes writes times, which sort as texts
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """All that one scheduler serves, as it agrees with itself."""
+
+    pools: tuple[ModelPool, ...] = ()
+    policies: tuple[RoutingPolicy, ...] = ()
+    instances: tuple[Instance, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def read_resource(
+    kind: type[T], value: Object, before: Reading[T] | None, checked: Check[T]
+) -> Reading[T]:
+    """The same `before` again where the spec has not changed since. `checked` finds what the
+    schema cannot."""
+    metadata = value["metadata"]
+    uid, generation = str(metadata.get("uid", "")), int(metadata.get("generation", 0))
+    if before is not None and (before.uid, before.generation) == (uid, generation) and generation:
+        return before
+    try:
+        found = parse_object(value, _origin(kind, metadata["namespace"], metadata["name"]))
+        assert isinstance(found, kind)
+        problems = tuple(_located(found).problem(path, why) for path, why in checked(found))
+    except ConfigurationError as error:
+        found, problems = None, error.problems
+    if not problems:
+        return Reading(uid, generation, found)
+    kept = before.value if before is not None and before.uid == uid else None
+    effect = "the edit has no effect" if kept else f"this {kind.__name__} is left out"
+    told = tuple(Problem(p.origin, 0, p.field, f"{p.message}; {effect}") for p in problems)
+    return Reading(uid, generation, kept, told)
+
+
+def read_pod(value: Object) -> EnginePod:
+    metadata, status = value["metadata"], value.get("status") or {}
+    labels = metadata.get("labels") or {}
+    ready = any(
+        condition.get("type") == "Ready" and condition.get("status") == "True"
+        for condition in status.get("conditions") or ()
+    )
+    return EnginePod(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        pool=labels.get(LABEL_POOL, ""),
+        profile=labels.get(LABEL_PROFILE, ""),
+        address=_address(value.get("spec") or {}, status.get("podIP") or ""),
+        ready=ready and not metadata.get("deletionTimestamp"),
+        created=metadata.get("creationTimestamp") or "",
+    )
+
+
+def _address(spec: Object, host: str) -> str:
+    ports = (
+        port.get("containerPort")
+        for container in spec.get("containers") or ()
+        for port in container.get("ports") or ()
+        if port.get("name") == ENGINE_PORT
+    )
+    port = next(ports, None)
+    if not host or port is None:
+        return ""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def make_cell(
+    pools: Iterable[Reading[ModelPool]],
+    policies: Iterable[Reading[RoutingPolicy]],
+    pods: Iterable[EnginePod],
+    dispatch_policies: Collection[str],
+) -> Cell:
+    """Of two pools that cannot both be, the older serves. A rule that names a pool or a class that
+    is not there (yet) stays, and is reported."""
+    pools, policies = tuple(pools), tuple(policies)
+    own = [problem for pool in pools for problem in pool.problems]
+    own += [problem for policy in policies for problem in policy.problems]
+    wanted = [_located(p.value) for p in pools if p.value is not None]
+    wanted.sort(key=lambda located: located.value.metadata.age_order)
+    clashes = check(Documents(pools=tuple(wanted)))
+    blamed = {problem.origin for problem in clashes}
+    serving = tuple(pool for pool in wanted if pool.document.origin not in blamed)
+    rules = tuple(_located(p.value) for p in policies if p.value is not None)
+    found = check(Documents(serving, rules), Known(dispatch_policies=dispatch_policies))
+    useless = {p.origin for p in found if not p.field.startswith("spec.rules")}
+    kept = [rule.value for rule in rules if rule.document.origin not in useless]
+    values = tuple(pool.value for pool in serving)
+    instances, pod_problems = _instances({p.metadata.key: p for p in values}, pods)
+    return Cell(
+        pools=values,
+        policies=tuple(sorted(kept, key=lambda policy: policy.metadata.age_order)),
+        instances=instances,
+        problems=tuple(sorted({*own, *clashes, *found, *pod_problems})),
+    )
+
+
+def _instances(
+    pools: Mapping[str, ModelPool], pods: Iterable[EnginePod]
+) -> tuple[tuple[Instance, ...], list[Problem]]:
+    """Pods of a pool or profile that is not there are on their way out: no problem."""
+    instances: dict[str, Instance] = {}
+    problems: list[Problem] = []
+    for pod in sorted(pods, key=lambda pod: (pod.created, pod.namespace, pod.name)):
+        pool = pools.get(f"{pod.namespace}/{pod.pool}")
+        if not pod.ready or pool is None:
+            continue
+        if all(profile.name != pod.profile for profile in pool.profiles):
+            continue
+        origin = f"Pod {pod.namespace}/{pod.name}"
+        if not pod.address:
+            message = f"is Ready, but no container port is called {ENGINE_PORT}: it cannot serve"
+            problems.append(Problem(origin, 0, "spec.containers", message))
+        elif pod.name in instances:
+            message = "an older pod of another namespace has this name; this one cannot serve"
+            problems.append(Problem(origin, 0, "metadata.name", message))
+        else:
+            instances[pod.name] = Instance(
+                pod.name, pool.name, pod.profile, pod.address, pool.engine_type
+            )
+    return tuple(instances[name] for name in sorted(instances)), problems
+
+
+def _located(value: T) -> Located[T]:
+    metadata = value.metadata
+    origin = _origin(type(value), metadata.namespace, metadata.name)
+    return Located(value, YamlDocument(origin, None))
+
+
+def _origin(kind: type[T], namespace: str, name: str) -> str:
+    return f"{kind.__name__} {namespace}/{name}"
