@@ -1,0 +1,34 @@
+# One image for every process: `shunter scheduler`, `gateway`, `operator` and `engine`.
+# It runs as a user without a name, on a read-only root file system; /tmp is all it writes to.
+ARG PYTHON_IMAGE=python:3.11-slim
+
+FROM ${PYTHON_IMAGE} AS build
+WORKDIR /src
+RUN python3 -m venv --without-pip /opt/shunter
+# The dependencies are a layer of their own: a change of code does not fetch them again.
+COPY pyproject.toml .
+RUN python3 -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; extras = project["optional-dependencies"]; print(*project["dependencies"], *extras["kubernetes"], *extras["numpy-engine"], sep="\n")' > requirements.txt \
+ && pip --python /opt/shunter/bin/python install --no-cache-dir --only-binary=:all: -r requirements.txt
+COPY README.md LICENSE ./
+COPY proto proto
+COPY scheduler scheduler
+COPY operator operator
+COPY manifests manifests
+# Kubernetes' asynchronous client is as large as the one that is used; nobody runs others' tests.
+RUN pip --python /opt/shunter/bin/python install --no-cache-dir --no-deps . \
+ && rm -rf /opt/shunter/lib/python*/site-packages/kubernetes/aio \
+ && find /opt/shunter -depth -type d -name tests -exec rm -rf {} +
+
+FROM ${PYTHON_IMAGE}
+LABEL org.opencontainers.image.title="shunter" \
+      org.opencontainers.image.description="Control plane that serves many language models on mixed GPUs" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /opt/shunter /opt/shunter
+ENV PATH=/opt/shunter/bin:$PATH \
+    HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+USER 65532:65532
+WORKDIR /tmp
+ENTRYPOINT ["shunter"]
+CMD ["--help"]
