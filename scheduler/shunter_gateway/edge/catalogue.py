@@ -4,13 +4,14 @@ import msgspec
 
 from shunter_gateway.edge.errors import (
     body_of,
+    engines_busy,
     from_validation,
     invalid,
     model_not_found,
     unavailable,
 )
 from shunter_gateway.edge.intake import split_prompts
-from shunter_gateway.edge.ports import Models, NotSupported, ServedModel
+from shunter_gateway.edge.ports import EnginesBusy, Models, NotSupported, ServedModel
 from shunter_gateway.edge.schema import EmbeddingBody
 from shunter_gateway.ports import EngineUnavailable
 from shunter_gateway.request import ClientError
@@ -61,6 +62,9 @@ async def embeddings(models: Models, raw: bytes) -> tuple[str, int, bytes]:
     except NotSupported:
         message = f"The engine of model `{model.name}` does not make embeddings."
         raise invalid(message, "model", code="embeddings_not_supported") from None
+    except EnginesBusy:
+        message = f"The engines of `{model.name}` are busy."
+        raise engines_busy(message) from None
     except EngineUnavailable:
         message = f"No instance of `{model.name}` could be reached."
         raise unavailable(message, "no_instance", retry_after_s=5.0) from None

@@ -68,7 +68,10 @@ def body_timeout(limit_s: float) -> RequestError:
 
 
 def overloaded(limit: int) -> RequestError:
-    message = f"This gateway answers {limit} requests already."
+    return engines_busy(f"This gateway answers {limit} requests already.")
+
+
+def engines_busy(message: str) -> RequestError:
     return RequestError(
         ClientError(
             429, message, "rate_limit_error", code="overloaded", retry_after_s=_OVERLOAD_RETRY_S

@@ -4,8 +4,7 @@ A request that only its engine can serve (guided decoding, tool calls parsed by 
 echo) is not tokenised: its body goes to the engine as it is and cannot be moved once it runs.
 """
 
-import zlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import msgspec
@@ -17,9 +16,9 @@ from shunter_gateway.edge.engine_only import (
 )
 from shunter_gateway.edge.errors import from_validation, invalid, model_not_found, unavailable
 from shunter_gateway.edge.job import Caller, Job, Limits, Shape
-from shunter_gateway.edge.ports import ChatPrompt, Models, PromptInvalid, ServedModel
+from shunter_gateway.edge.ports import ChatPrompt, ModelLoading, Models, PromptInvalid, ServedModel
 from shunter_gateway.edge.schema import ChatBody, ChatMessage, CompletionBody, Generation
-from shunter_gateway.ports import SamplingParams
+from shunter_gateway.edge.specs import Draft, Ids, choice_spec, token_spec
 from shunter_gateway.request import RequestSpec
 
 CHAT_PATH = "/v1/chat/completions"
@@ -29,8 +28,6 @@ BYTES_PER_TOKEN = 4  # rule of thumb for English text; used where nothing counts
 
 _chat_decoder = msgspec.json.Decoder(ChatBody)
 _completion_decoder = msgspec.json.Decoder(CompletionBody)
-
-Ids = tuple[int, ...]
 
 
 def parse_chat(raw: bytes) -> ChatBody:
@@ -70,7 +67,7 @@ class Intake:
         _check_lengths(body, max_tokens)
         ids = None if reason else await self._encode_chat(model, body)
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        draft = _Draft(CHAT_PATH, body, raw, max_tokens, logprobs, reason, body.messages)
+        draft = Draft(CHAT_PATH, body, raw, max_tokens, logprobs, reason, body.messages)
         return self._job(draft, model, [ids], caller, created)
 
     async def completion(
@@ -98,7 +95,7 @@ class Intake:
         encoded: list[Ids | None] = [None]
         if not reason:
             encoded = [await self._encode_prompt(model, prompt) for prompt in prompts]
-        draft = _Draft(COMPLETION_PATH, body, raw, max_tokens, body.logprobs, reason, body.prompt)
+        draft = Draft(COMPLETION_PATH, body, raw, max_tokens, body.logprobs, reason, body.prompt)
         return self._job(draft, model, encoded, caller, created)
 
     def _model(self, body: Generation) -> ServedModel:
@@ -127,21 +124,16 @@ class Intake:
             tools=body.tools if body.tool_choice != "none" else None,
             add_generation_prompt=body.add_generation_prompt is not False,
         )
-        try:
-            ids = await self._models.encode_chat(model, chat)
-        except PromptInvalid as error:
-            raise invalid(str(error), "messages", error.code) from error
+        ids = await _tokenised(self._models.encode_chat(model, chat), "messages")
         return self._fits(model, ids, "messages")
 
     async def _encode_prompt(self, model: ServedModel, prompt: str | Ids) -> Ids | None:
-        if not isinstance(prompt, str):
-            accepted = self._fits(model, prompt, "prompt")
-            return None if accepted is None else await self._models.accept_ids(model, accepted)
-        try:
-            ids = await self._models.encode_text(model, prompt)
-        except PromptInvalid as error:
-            raise invalid(str(error), "prompt", error.code) from error
-        return self._fits(model, ids, "prompt")
+        if isinstance(prompt, str):
+            ids = await _tokenised(self._models.encode_text(model, prompt), "prompt")
+            return self._fits(model, ids, "prompt")
+        if self._fits(model, prompt, "prompt") is None:
+            return None
+        return await _tokenised(self._models.accept_ids(model, prompt), "prompt")
 
     def _fits(self, model: ServedModel, ids: Ids | None, param: str) -> Ids | None:
         if ids is None:
@@ -159,7 +151,7 @@ class Intake:
 
     def _job(
         self,
-        draft: "_Draft",
+        draft: Draft,
         model: ServedModel,
         prompts: Sequence[Ids | None],
         caller: Caller,
@@ -187,97 +179,26 @@ class Intake:
             hashes = self._models.block_hashes(model, caller.tenant, ids)
             for choice in range(n):
                 index = prompt * n + choice
-                specs.append(_token_spec(draft, model, caller, ids, hashes, index))
+                specs.append(token_spec(draft, model, caller, ids, hashes, index))
         return Job(model, shape, tuple(specs))
 
-    def _raw_spec(self, draft: "_Draft", model: ServedModel, caller: Caller) -> RequestSpec:
+    def _raw_spec(self, draft: Draft, model: ServedModel, caller: Caller) -> RequestSpec:
         reason = draft.reason or ("several_choices" if (draft.body.n or 1) > 1 else "")
         text = msgspec.json.encode(draft.prompt)
         hashes = self._models.text_block_hashes(model, caller.tenant, text)
         estimate = max(1, len(text) // BYTES_PER_TOKEN)
-        return _spec(draft, caller, None, estimate, hashes, 0, reason or "no_tokenizer")
+        return choice_spec(draft, caller, None, estimate, hashes, 0, reason or "no_tokenizer")
 
 
-class _Draft(msgspec.Struct, frozen=True):
-    """What the choices of one request share."""
-
-    path: str
-    body: Generation
-    raw: bytes
-    max_tokens: int
-    logprobs: int | None
-    reason: str
-    prompt: Any  # what counts as the prompt where it is not tokenised
-
-
-def _token_spec(
-    draft: _Draft, model: ServedModel, caller: Caller, ids: Ids, hashes: bytes, index: int
-) -> RequestSpec:
-    room = model.context_length - len(ids)
-    if model.context_length and draft.max_tokens > room:
-        raise invalid(
-            f"The prompt has {len(ids)} tokens and {draft.max_tokens} more were asked for; the "
-            f"context of `{model.name}` holds {model.context_length}.",
-            "max_tokens",
-            code="context_length_exceeded",
-        )
-    return _spec(draft, caller, ids, len(ids), hashes, index, "")
-
-
-def _spec(
-    draft: _Draft,
-    caller: Caller,
-    ids: Ids | None,
-    prompt_tokens: int,
-    hashes: bytes,
-    index: int,
-    reason: str,
-) -> RequestSpec:
-    body = draft.body
-    stop = body.stop or ()
-    return RequestSpec(
-        request_id=caller.request_id if index == 0 else f"{caller.request_id}-{index}",
-        model=body.model,
-        tenant=caller.tenant,
-        path=draft.path,
-        body=draft.raw,
-        prompt_token_ids=ids,
-        prompt_tokens=prompt_tokens,
-        block_hashes=hashes,
-        max_tokens=draft.max_tokens,
-        min_tokens=body.min_tokens or 0,
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
-        sampling=_sampling(body, draft.logprobs, index, caller.request_id),
-        slo_class=caller.slo_class,
-        allowed_classes=caller.allowed_classes,
-        headers=caller.headers,
-        deadline_s=caller.deadline_s,
-        unmovable_reason=reason,
-        include_stop=bool(body.include_stop_str_in_output),
-        trace_parent=caller.trace_parent,
-    )
-
-
-def _sampling(
-    body: Generation, logprobs: int | None, index: int, request_id: str
-) -> SamplingParams:
-    seed = body.seed
-    if seed is None and (body.n or 1) > 1:
-        seed = zlib.crc32(request_id.encode())  # the choices of one request must differ
-    return SamplingParams(
-        temperature=body.temperature,
-        top_p=body.top_p,
-        top_k=body.top_k,
-        min_p=body.min_p,
-        seed=None if seed is None else seed + index,
-        presence_penalty=body.presence_penalty,
-        frequency_penalty=body.frequency_penalty,
-        repetition_penalty=body.repetition_penalty,
-        logit_bias=dict(body.logit_bias) if body.logit_bias else None,
-        logprobs=logprobs,
-        ignore_eos=bool(body.ignore_eos),
-        stop_token_ids=tuple(body.stop_token_ids or ()),
-    )
+async def _tokenised(encoding: Awaitable[Ids | None], param: str) -> Ids | None:
+    """Raises `RequestError`: 400 where the prompt cannot be tokenised, 503 where that is too
+    early."""
+    try:
+        return await encoding
+    except PromptInvalid as error:
+        raise invalid(str(error), param, error.code) from error
+    except ModelLoading as error:
+        raise unavailable(str(error), "model_loading", retry_after_s=5.0) from error
 
 
 def _check_lengths(body: Generation, max_tokens: int) -> None:

@@ -8,7 +8,14 @@ from functools import partial
 
 import msgspec
 
-from shunter_gateway.edge.ports import ChatPrompt, NotSupported, PromptInvalid, ServedModel
+from shunter_gateway.edge.ports import (
+    ChatPrompt,
+    EnginesBusy,
+    ModelLoading,
+    NotSupported,
+    PromptInvalid,
+    ServedModel,
+)
 from shunter_gateway.ports import EngineAdapter, EngineUnavailable
 from shunter_gateway.tokenizers import TokenizerRegistry
 from shunter_gateway.topology import Pool, Topology
@@ -20,6 +27,7 @@ from shunter_text.tokenizer import TextTooLong, Tokenizer
 _INLINE_CHARS = 1024
 _BYTES_PER_TOKEN = 4
 _FORWARD_TRIES = 2
+_LOAD_WAIT_S = 30.0  # of one request for a tokenizer that is being fetched
 
 
 class LiveModels:
@@ -32,12 +40,14 @@ class LiveModels:
         adapters: Mapping[str, EngineAdapter],
         rng: random.Random,
         now: Callable[[], datetime],
+        load_wait_s: float = _LOAD_WAIT_S,
     ) -> None:
         self._topology = topology
         self._tokenizers = tokenizers
         self._adapters = adapters
         self._rng = rng
         self._now = now
+        self._load_wait_s = load_wait_s
 
     @property
     def rule_headers(self) -> frozenset[str]:
@@ -117,6 +127,7 @@ class LiveModels:
             raise NotSupported
         members = [i for i in topology.instances_by_pool.get(pool.name, ()) if not i.draining]
         self._rng.shuffle(members)
+        busy = False
         for instance in members[:_FORWARD_TRIES]:
             try:
                 status, answer = await adapter.forward(
@@ -126,7 +137,11 @@ class LiveModels:
                 continue
             if status == 404:
                 raise NotSupported
-            return status, answer
+            if status != 429:
+                return status, answer
+            busy = True
+        if busy:
+            raise EnginesBusy(f"the engines of {model.name} are busy")
         raise EngineUnavailable(f"no instance of {model.name} answered")
 
     def _pool(self, model: ServedModel) -> Pool | None:
@@ -135,7 +150,13 @@ class LiveModels:
 
     async def _tokenizer(self, model: ServedModel) -> Tokenizer | None:
         pool = self._pool(model)
-        return await self._tokenizers.tokenizer(pool.model_source) if pool is not None else None
+        if pool is None:
+            return None
+        try:
+            async with asyncio.timeout(self._load_wait_s):
+                return await self._tokenizers.tokenizer(pool.model_source)
+        except TimeoutError:
+            raise ModelLoading(f"the tokenizer of {model.name} is still being loaded") from None
 
     def _root(self, model: ServedModel, kind: str, tenant: str) -> int:
         pool = self._pool(model)

@@ -26,6 +26,14 @@ class ChatPrompt:
     add_generation_prompt: bool = True
 
 
+class ModelLoading(Exception):
+    """The model's tokenizer is still being loaded; the client may come back."""
+
+
+class EnginesBusy(Exception):
+    """All engines that were asked refused for overload."""
+
+
 class PromptInvalid(Exception):
     """The prompt cannot be rendered or tokenised, or is too long for that; the message is the
     client's, and `code` is OpenAI's."""
@@ -51,7 +59,8 @@ class Models(Protocol):
     def find(self, name: str) -> ServedModel | None: ...
 
     async def encode_text(self, model: ServedModel, text: str) -> tuple[int, ...] | None:
-        """Token ids of a plain prompt; None without a tokenizer. Raises `PromptInvalid`."""
+        """Token ids of a plain prompt; None without a tokenizer. Raises `PromptInvalid`, and, as
+        all that needs the tokenizer, `ModelLoading`."""
 
     async def accept_ids(self, model: ServedModel, ids: tuple[int, ...]) -> tuple[int, ...] | None:
         """A prompt that came as ids; None where the gateway could not turn the answer into text."""
@@ -71,7 +80,7 @@ class Models(Protocol):
 
     async def forward(self, model: ServedModel, path: str, body: bytes) -> tuple[int, bytes]:
         """One plain call to an engine (embeddings): status and body. Raises `NotSupported` where
-        the engine has no such call and `EngineUnavailable` where none answers."""
+        the engine has no such call, `EnginesBusy` and `EngineUnavailable` where none answers."""
 
 
 class NotSupported(Exception):

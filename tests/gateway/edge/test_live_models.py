@@ -1,16 +1,21 @@
 """The catalogue's tokenizers: what is too long is refused before it is tokenised."""
 
 import random
+import threading
 from datetime import UTC, datetime
 
 import pytest
 
+from shunter_gateway.edge.errors import RequestError
+from shunter_gateway.edge.intake import Intake, parse_completion
+from shunter_gateway.edge.job import Caller, Limits
 from shunter_gateway.edge.live_models import LiveModels
 from shunter_gateway.edge.ports import ChatPrompt, PromptInvalid
 from shunter_gateway.tokenizers import TokenizerRegistry
 from shunter_gateway.topology import topology_from_proto
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_text.sources import sim_tokenizer
+from shunter_text.tokenizer import Tokenizer
 
 TOPOLOGY = topology_from_proto(
     pb.Topology(
@@ -47,4 +52,34 @@ async def test_bytes_of_half_a_character() -> None:
     ids = await models.encode_text(model, "日")
     assert ids is not None and len(ids) > 1
     assert b"".join(models.token_bytes(model, id_) for id_ in ids).decode() == "日"
+    await registry.close()
+
+
+async def test_a_tokenizer_that_takes_too_long_to_load() -> None:
+    loading = threading.Event()
+
+    def load(source: str) -> Tokenizer | None:
+        assert loading.wait(10)
+        return sim_tokenizer()
+
+    registry = TokenizerRegistry({}, load)
+    models = LiveModels(
+        lambda: TOPOLOGY,
+        registry,
+        {},
+        random.Random(0),
+        lambda: datetime(2026, 1, 1, tzinfo=UTC),
+        load_wait_s=0.01,
+    )
+    intake = Intake(models, Limits())
+    raw = b'{"model":"chat","prompt":[300,301]}'
+    body, caller = parse_completion(raw), Caller("r1")
+    with pytest.raises(RequestError) as caught:
+        await intake.completion(body, raw, caller, 0)
+    assert (caught.value.error.status, caught.value.error.code) == (503, "model_loading")
+    assert caught.value.error.retry_after_s > 0
+    loading.set()
+    await registry.tokenizer("sim://llama-3.1-8b")
+    job = await intake.completion(body, raw, caller, 0)
+    assert job.specs[0].prompt_token_ids == (300, 301)
     await registry.close()
