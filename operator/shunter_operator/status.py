@@ -116,7 +116,7 @@ def _profiles(
             draining_replicas=sum(_leaving(p) for p in pods),
             phase=_phase(pods, count.total, cause),
             reason=cause.reason if cause else None,
-            message=cause.message if cause else None,
+            message=(cause.message or cause.reason) if cause else None,
         )
 
 
@@ -222,7 +222,8 @@ def _condition(kind: ConditionType, verdict: _Verdict, facts: _Facts, now: datet
         observed_generation=facts.desired.generation,
         last_transition_time=now.replace(microsecond=0),
         reason=reason,
-        message=message,
+        # Kubernetes 1.20 takes an empty text in a merge patch for null.
+        message=message or reason,
     )
 
 
@@ -254,7 +255,7 @@ def _progressing(facts: _Facts) -> _Verdict:
 def _degraded(facts: _Facts) -> _Verdict:
     if facts.cause is not None:
         return True, facts.cause.reason, facts.cause.message
-    return False, "AsExpected", ""
+    return False, "AsExpected", "nothing is wrong"
 
 
 def _autoscaler(facts: _Facts) -> _Verdict:
@@ -273,14 +274,14 @@ def _slo_met(facts: _Facts) -> _Verdict:
         return None, "MetricMissing", "the scheduler does not tell"
     target = float(facts.desired.pool.slo.attainment)
     if load.slo_attainment >= target:
-        return True, "TargetMet", ""
+        return True, "TargetMet", "requests meet their targets"
     return False, "TargetMissed", f"fewer than {100 * target:g} % of requests met their targets"
 
 
 def _spilled(facts: _Facts) -> _Verdict:
     spilled = {name: c.spilled for name, c in facts.counts.items() if c.spilled}
     if not spilled:
-        return False, "PreferredProfilesServe", ""
+        return False, "PreferredProfilesServe", "no profile stands in for another"
     why = next((p for p in facts.profiles if p.unschedulable_replicas), None)
     where = ", ".join(f"{count} on {name}" for name, count in spilled.items())
     if why is None:
@@ -291,7 +292,7 @@ def _spilled(facts: _Facts) -> _Verdict:
 def _draining(facts: _Facts) -> _Verdict:
     leaving = sorted(p.name for p in facts.observed.pods if _leaving(p))
     if not leaving:
-        return False, "NothingLeaves", ""
+        return False, "NothingLeaves", "no instance is being emptied"
     return True, "InstancesLeave", f"being emptied: {', '.join(leaving[:8])}"
 
 

@@ -11,6 +11,11 @@ class Telemetry:
         self.pools = Gauge(
             "shunter_operator_pools", "ModelPools that are looked after.", registry=registry
         )
+        self.leading = Gauge(
+            "shunter_operator_leading",
+            "1 while this process acts, 0 as a standby.",
+            registry=registry,
+        )
         self.pass_seconds = Histogram(
             "shunter_operator_pass_seconds",
             "One pass over one pool: read, plan, carry out.",
@@ -19,7 +24,7 @@ class Telemetry:
         )
         self.passes = Counter(
             "shunter_operator_passes",
-            "Passes over pools, by outcome (unchanged, changed, failed).",
+            "Passes over pools, by outcome (unchanged, changed, failed, gone).",
             labelnames=["outcome"],
             registry=registry,
         )

@@ -12,6 +12,7 @@ from shunter.commands.drain import drain, undrain
 from shunter.commands.engine import engine
 from shunter.commands.explain import explain
 from shunter.commands.gateway import gateway
+from shunter.commands.operator import operator
 from shunter.commands.scheduler import scheduler
 from shunter.commands.status import status, top
 from shunter.commands.up import up
@@ -37,7 +38,7 @@ def build_app() -> typer.Typer:
     app.add_typer(demo)
     for operate in (status, top, explain, drain, undrain):
         app.command(rich_help_panel=OPERATE)(operate)
-    for process in (engine, scheduler, gateway):
+    for process in (engine, scheduler, gateway, operator):
         app.command(rich_help_panel=PROCESSES)(process)
     return app
 

@@ -12,6 +12,8 @@ from shunter_operator.scheduler_client import SchedulerUnavailable
 from shunter_operator.testing import pool_body
 from shunter_operator.values import Advice, SchedulerView
 
+Spec = dict[str, Any]
+
 
 def profiles(*counts: tuple[str, int, int]) -> list[dict[str, Any]]:
     return [
@@ -70,7 +72,7 @@ async def test_an_error_of_the_server_is_tried_again(world: World) -> None:
 
 
 async def test_manual_fills_the_profiles_in_their_order(world: World) -> None:
-    spec = {"profiles": profiles(("h100", 0, 2), ("l4", 0, 4)), "scaling": {"mode": "Manual"}}
+    spec: Spec = {"profiles": profiles(("h100", 0, 2), ("l4", 0, 4)), "scaling": {"mode": "Manual"}}
     key = world.cluster.put(pool_body(**spec, replicas=3))
     await world.settle(key)
     assert world.replicas() == {"chat-h100": 2, "chat-l4": 1}
@@ -81,7 +83,7 @@ async def test_manual_fills_the_profiles_in_their_order(world: World) -> None:
 
 
 async def test_the_victim_is_the_cheapest_and_is_empty_when_it_goes(world: World) -> None:
-    spec = {"profiles": profiles(("h100", 0, 4)), "scaling": {"mode": "Manual"}}
+    spec: Spec = {"profiles": profiles(("h100", 0, 4)), "scaling": {"mode": "Manual"}}
     key = world.cluster.put(pool_body(**spec, replicas=3))
     await world.settle(key)
     first, cheapest, last = world.ready("h100")
@@ -104,7 +106,7 @@ async def test_without_deletion_costs_the_victim_goes_by_its_readiness_gate() ->
     world = World()
     world.environment = replace(world.environment, deletion_cost=False)
     world.reconciler = world.operator()
-    spec = {"profiles": profiles(("h100", 0, 4)), "scaling": {"mode": "Manual"}}
+    spec: Spec = {"profiles": profiles(("h100", 0, 4)), "scaling": {"mode": "Manual"}}
     key = world.cluster.put(pool_body(**spec, replicas=3))
     await world.settle(key)
     names = world.ready("h100")
@@ -120,7 +122,7 @@ async def test_without_deletion_costs_the_victim_goes_by_its_readiness_gate() ->
 
 
 async def test_a_victim_that_is_needed_again_goes_back_into_service(world: World) -> None:
-    spec = {"profiles": profiles(("h100", 0, 4)), "scaling": {"mode": "Manual"}}
+    spec: Spec = {"profiles": profiles(("h100", 0, 4)), "scaling": {"mode": "Manual"}}
     key = world.cluster.put(pool_body(**spec, replicas=2))
     await world.settle(key)
     first, second = world.ready("h100")
@@ -136,7 +138,7 @@ async def test_a_victim_that_is_needed_again_goes_back_into_service(world: World
 
 
 async def test_a_drain_is_bounded_by_its_timeout(world: World) -> None:
-    spec = {
+    spec: Spec = {
         "profiles": profiles(("h100", 0, 4)),
         "scaling": {"mode": "Manual"},
         "migration": {"drainTimeout": "30s"},
@@ -152,7 +154,7 @@ async def test_a_drain_is_bounded_by_its_timeout(world: World) -> None:
 
 
 async def test_without_a_scheduler_a_victim_waits_for_the_timeout(world: World) -> None:
-    spec = {"profiles": profiles(("h100", 0, 4)), "scaling": {"mode": "Manual"}}
+    spec: Spec = {"profiles": profiles(("h100", 0, 4)), "scaling": {"mode": "Manual"}}
     key = world.cluster.put(pool_body(**spec, replicas=1))
     await world.settle(key)
     world.scheduler.current = None
@@ -164,7 +166,7 @@ async def test_without_a_scheduler_a_victim_waits_for_the_timeout(world: World) 
 
 
 async def test_a_scheduler_that_refuses_a_drain_is_asked_again(world: World) -> None:
-    spec = {"profiles": profiles(("h100", 0, 4)), "scaling": {"mode": "Manual"}}
+    spec: Spec = {"profiles": profiles(("h100", 0, 4)), "scaling": {"mode": "Manual"}}
     key = world.cluster.put(pool_body(**spec, replicas=1))
     await world.settle(key)
     (name,) = world.ready("h100")

@@ -11,6 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from shunter_engine.backend import EngineStats
 from shunter_engine.metrics import BackendCollector, EngineMetrics
 from shunter_gateway.telemetry import GatewayMetrics
+from shunter_operator.telemetry import Telemetry as OperatorTelemetry
 from shunter_scheduler.domain.status import ClusterStatus, InstanceStatus, PoolStatus
 from shunter_scheduler.telemetry import ClusterCollector, Telemetry
 
@@ -82,10 +83,19 @@ def engine() -> CollectorRegistry:
     return registry
 
 
+def operator() -> CollectorRegistry:
+    return OperatorTelemetry(CollectorRegistry()).registry
+
+
 @pytest.mark.parametrize(
     ("section", "registry"),
-    [("scheduler", scheduler()), ("gateway", gateway()), ("engine", engine())],
-    ids=["scheduler", "gateway", "engine"],
+    [
+        ("scheduler", scheduler()),
+        ("gateway", gateway()),
+        ("operator", operator()),
+        ("engine", engine()),
+    ],
+    ids=["scheduler", "gateway", "operator", "engine"],
 )
 def test_the_table_is_the_code(section: str, registry: CollectorRegistry) -> None:
     documented, real = table(section), defined(registry)
@@ -94,5 +104,5 @@ def test_the_table_is_the_code(section: str, registry: CollectorRegistry) -> Non
 
 
 def test_every_metric_of_the_control_plane_has_its_prefix() -> None:
-    for name, _, _ in defined(scheduler()) | defined(gateway()):
+    for name, _, _ in defined(scheduler()) | defined(gateway()) | defined(operator()):
         assert name.startswith("shunter_")

@@ -1,0 +1,217 @@
+"""The operator process: builds the parts, hands them down, runs until it is told to stop."""
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import kopf
+import structlog
+from prometheus_client import CollectorRegistry
+
+from shunter_operator.cluster import ClusterError
+from shunter_operator.controller import Controller, Pace
+from shunter_operator.handlers import registry_of, settings_of
+from shunter_operator.kubernetes import KubernetesCluster, knows_deletion_cost, pdb_api_version
+from shunter_operator.reconcile import Outside, Reconciler
+from shunter_operator.scheduler_client import SchedulerClient
+from shunter_operator.telemetry import Telemetry
+from shunter_operator.values import Environment
+from shunter_operator.watches import Watches
+from shunter_runtime.kube_access import KubeAccessError, find_access
+from shunter_runtime.kube_api import KubeApi, kube_api
+from shunter_runtime.lease_election import LeaderElection
+from shunter_runtime.lease_kubernetes import KubernetesLease
+from shunter_runtime.logs import configure_logging
+from shunter_runtime.loop import run as run_loop
+from shunter_runtime.metrics import port_of, serve_metrics
+from shunter_runtime.signals import stop_signals
+from shunter_runtime.tls import TlsFiles, channel_credentials
+
+LEASE = "shunter-operator"
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorOptions:
+    """`namespaces` empty: the whole cluster. `metrics_port` 0: the system chooses."""
+
+    image: str  # of simulated and numpy engines
+    engine_images: Mapping[str, str] = field(default_factory=dict)  # by engine type
+    image_pull_policy: str = "IfNotPresent"
+    namespaces: tuple[str, ...] = ()
+    scheduler: str = "shunter-scheduler:50051"
+    scheduler_tls: TlsFiles | None = None
+    endpoint: str = ""  # the gateway's URL, shown in status
+    metrics_host: str = "0.0.0.0"
+    metrics_port: int = 9090
+    pace: Pace = field(default_factory=Pace)
+    log_level: str = "info"
+    leader_election: bool = True
+    lease_namespace: str = ""  # empty: the process's own
+
+
+class StartError(Exception):
+    """The process cannot start: no cluster, or a port that is taken."""
+
+
+def run(options: OperatorOptions) -> None:
+    """Works until SIGTERM or SIGINT. Raises `StartError`."""
+    configure_logging(options.log_level)
+
+    async def main() -> None:
+        with stop_signals() as stop:
+            await serve(options, stop)
+
+    run_loop(main())
+
+
+async def serve(
+    options: OperatorOptions,
+    stop: asyncio.Event,
+    started: Callable[[int], None] = lambda _: None,
+    environ: Mapping[str, str] = os.environ,
+) -> None:
+    """Stands by until it leads, then works until it is told to stop or has lost the lead: then the
+    process ends, and its successor begins with a clean mind. `started` gets the metrics port once
+    the watches are about to run. Raises `StartError`."""
+    async with AsyncExitStack() as stack:
+        try:
+            api = await stack.enter_async_context(kube_api(find_access(environ)))
+            environment = await _environment(options, api)
+        except (KubeAccessError, ClusterError) as error:
+            raise StartError(str(error)) from error
+        telemetry = Telemetry(CollectorRegistry())
+        port = await _metrics(options, telemetry, stop, stack)
+        if options.leader_election:
+            await stack.enter_async_context(_leadership(options, api, telemetry, stop))
+        if not stop.is_set():
+            await _work(
+                options,
+                Parts.build(options, api, environment, telemetry),
+                stop,
+                lambda: started(port),
+            )
+        log.info("operator.stopping")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The object graph of a leader."""
+
+    watches: Watches
+    controller: Controller
+    scheduler: SchedulerClient
+
+    @classmethod
+    def build(
+        cls, options: OperatorOptions, api: KubeApi, environment: Environment, telemetry: Telemetry
+    ) -> "Parts":
+        tls = options.scheduler_tls
+        scheduler = SchedulerClient(options.scheduler, channel_credentials(tls) if tls else None)
+        watches = Watches()
+        cluster = KubernetesCluster(api, environment.pdb_api_version)
+        outside = Outside(cluster, watches, scheduler, lambda: datetime.now(UTC))
+        reconciler = Reconciler(outside, environment, telemetry)
+        return cls(watches, Controller(reconciler.reconcile, telemetry, options.pace), scheduler)
+
+
+async def _work(
+    options: OperatorOptions, parts: Parts, stop: asyncio.Event, started: Callable[[], None]
+) -> None:
+    """Until `stop` is set, or kopf ends by itself."""
+    watching = asyncio.Event()
+
+    async def announce() -> None:
+        await watching.wait()
+        log.info("operator.watching", namespaces=options.namespaces or "all")
+        started()
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            owned = (
+                tasks.create_task(parts.controller.run()),
+                tasks.create_task(announce()),
+            )
+            await kopf.operator(
+                registry=registry_of(parts.watches, parts.controller.wake),
+                settings=settings_of(options.namespaces),
+                standalone=True,
+                clusterwide=not options.namespaces,
+                namespaces=options.namespaces,
+                stop_flag=stop,
+                ready_flag=watching,
+            )
+            for task in owned:
+                task.cancel()
+    finally:
+        await parts.scheduler.close()
+
+
+@asynccontextmanager
+async def _leadership(
+    options: OperatorOptions, api: KubeApi, telemetry: Telemetry, stop: asyncio.Event
+) -> AsyncIterator[None]:
+    """Enters once this process leads, or is told to stop; sets `stop` when the lead is lost."""
+    leads = asyncio.Event()
+
+    def changed(term: int | None) -> None:
+        telemetry.leading.set(term is not None)
+        if term is not None:
+            leads.set()
+        elif leads.is_set():
+            stop.set()
+
+    namespace = options.lease_namespace or api.namespace
+    identity = f"{socket.gethostname()}-{secrets.token_hex(4)}"
+    election = LeaderElection(KubernetesLease(api, namespace, LEASE), identity, changed)
+    task = asyncio.create_task(election.run(), name="leader election")
+    try:
+        await _first(leads, stop)
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await election.release()
+
+
+async def _first(*events: asyncio.Event) -> None:
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def _environment(options: OperatorOptions, api: KubeApi) -> Environment:
+    """What pods are to be like on this cluster. Raises `ClusterError`."""
+    return Environment(
+        image=options.image,
+        engine_images=options.engine_images,
+        image_pull_policy=options.image_pull_policy,
+        pdb_api_version=await pdb_api_version(api),
+        deletion_cost=await knows_deletion_cost(api),
+        endpoint=options.endpoint,
+    )
+
+
+async def _metrics(
+    options: OperatorOptions, telemetry: Telemetry, stop: asyncio.Event, stack: AsyncExitStack
+) -> int:
+    """Raises `StartError`."""
+    try:
+        runner = await serve_metrics(
+            telemetry.registry,
+            options.metrics_host,
+            options.metrics_port,
+            lambda: not stop.is_set(),
+        )
+    except OSError as error:
+        raise StartError(str(error)) from error
+    stack.push_async_callback(runner.cleanup)
+    return port_of(runner)

@@ -1,0 +1,117 @@
+"""What kopf calls: watches fill the indices, and every change wakes the pool that it concerns.
+
+kopf is used for its watches only: it writes nothing, neither annotations nor finalizers, since
+passes are level-triggered and remember nothing of earlier handlers.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import kopf
+
+from shunter_api.routingpolicy import RoutingPolicy
+from shunter_operator.cluster import PoolRecord
+from shunter_operator.names import GROUP, LABEL_MANAGED_BY, MANAGED_BY, VERSION, PoolKey
+from shunter_operator.pods import pod_of
+from shunter_operator.values import Pod
+from shunter_operator.watches import Owned, Watches, owned, policy_of, pool_key, pool_record
+
+Wake = Callable[[PoolKey], None]
+
+# kind, and how kopf selects it; the version of policy is the server's choice.
+OWNED_KINDS = (
+    ("Deployment", ("apps", "v1", "deployments")),
+    ("Service", ("", "v1", "services")),
+    ("ServiceAccount", ("", "v1", "serviceaccounts")),
+    ("PodDisruptionBudget", ("policy", None, "poddisruptionbudgets")),
+)
+PODS = ("", "v1", "pods")
+# A watch ends by itself and begins again after so long; without a word from the server it is dead.
+SERVER_TIMEOUT_S = 600  # whole: the server parses it as an integer
+CLIENT_TIMEOUT_S = 630
+CONNECT_TIMEOUT_S = 10
+
+
+def registry_of(watches: Watches, wake: Wake) -> kopf.OperatorRegistry:
+    registry = kopf.OperatorRegistry()
+    kopf.on.login(registry=registry)(_login)
+    _pools(registry, wake)
+    _pods(registry, wake)
+    for kind, selector in OWNED_KINDS:
+        _owned(registry, kind, selector, wake)
+    _policies(registry)
+
+    @kopf.on.startup(registry=registry)
+    def bind(**indices: Any) -> None:
+        objects = {kind: indices[kind] for kind, _ in OWNED_KINDS}
+        watches.bind(indices["pools"], indices["pods"], objects, indices["policies"])
+
+    return registry
+
+
+def settings_of(namespaces: tuple[str, ...]) -> kopf.OperatorSettings:
+    """Only our own objects are watched, but for the resources themselves."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.scanning.disabled = bool(namespaces)  # a namespaced install may not look at CRDs
+    settings.watching.server_timeout = SERVER_TIMEOUT_S
+    settings.watching.client_timeout = CLIENT_TIMEOUT_S
+    settings.watching.connect_timeout = CONNECT_TIMEOUT_S
+    for selector in (PODS, *(selector for _, selector in OWNED_KINDS)):
+        settings.watching.label_selectors[kopf_selector(selector)] = (
+            f"{LABEL_MANAGED_BY}={MANAGED_BY}"
+        )
+    return settings
+
+
+def kopf_selector(selector: tuple[str, str | None, str]) -> Any:
+    group, version, plural = selector
+    return tuple(part for part in (group, version, plural) if part is not None)
+
+
+def _login(logger: Any, settings: kopf.OperatorSettings, **_: Any) -> Any:
+    return kopf.login_via_client(logger=logger, settings=settings)
+
+
+def _pools(registry: kopf.OperatorRegistry, wake: Wake) -> None:
+    @kopf.index(GROUP, VERSION, "modelpools", id="pools", registry=registry)
+    def index(body: kopf.Body, **_: Any) -> dict[PoolKey, PoolRecord]:
+        record = pool_record(body)
+        return {record.key: record}
+
+    @kopf.on.event(GROUP, VERSION, "modelpools", id="pool", registry=registry)
+    def changed(body: kopf.Body, **_: Any) -> None:
+        wake(PoolKey(body["metadata"]["namespace"], body["metadata"]["name"]))
+
+
+def _pods(registry: kopf.OperatorRegistry, wake: Wake) -> None:
+    @kopf.index(*kopf_selector(PODS), id="pods", registry=registry)
+    def index(body: kopf.Body, **_: Any) -> dict[PoolKey, Pod]:
+        key = pool_key(body)
+        return {key: pod_of(body)} if key is not None else {}
+
+    @kopf.on.event(*kopf_selector(PODS), id="pod", registry=registry)
+    def changed(body: kopf.Body, **_: Any) -> None:
+        if key := pool_key(body):
+            wake(key)
+
+
+def _owned(
+    registry: kopf.OperatorRegistry, kind: str, selector: tuple[str, str | None, str], wake: Wake
+) -> None:
+    @kopf.index(*kopf_selector(selector), id=kind, registry=registry)
+    def index(body: kopf.Body, **_: Any) -> dict[PoolKey, Owned]:
+        key = pool_key(body)
+        return {key: owned(body, kind)} if key is not None else {}
+
+    @kopf.on.event(*kopf_selector(selector), id=f"{kind}-changed", registry=registry)
+    def changed(body: kopf.Body, **_: Any) -> None:
+        if key := pool_key(body):
+            wake(key)
+
+
+def _policies(registry: kopf.OperatorRegistry) -> None:
+    @kopf.index(GROUP, VERSION, "routingpolicies", id="policies", registry=registry)
+    def index(body: kopf.Body, **_: Any) -> dict[str, RoutingPolicy]:
+        policy = policy_of(body)
+        return {policy.metadata.namespace: policy} if policy is not None else {}
