@@ -98,18 +98,22 @@ class Hello(_message.Message):
 
     GATEWAY_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
     gateway_id: _builtins.str
     """unique per gateway process"""
     version: _builtins.str
+    term: _builtins.int
+    """the highest of SchedulerCommands seen so far"""
     def __init__(
         self,
         *,
         gateway_id: _builtins.str = ...,
         version: _builtins.str = ...,
+        term: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway_id", b"gateway_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway_id", b"gateway_id", "term", b"term", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -437,16 +441,22 @@ class SchedulerCommands(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COMMANDS_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    """Of the Lease by which the sender leads; grows with each change of leader. A gateway obeys the
+    highest that it has seen and refuses lower ones. 0: a scheduler without a Lease, always obeyed.
+    """
     @_builtins.property
     def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___SchedulerCommand]: ...
     def __init__(
         self,
         *,
         commands: _abc.Iterable[Global___SchedulerCommand] | None = ...,
+        term: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commands", b"commands"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commands", b"commands", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1215,12 +1225,15 @@ class StatusReply(_message.Message):
     MOVED_TOTAL_FIELD_NUMBER: _builtins.int
     TOPOLOGY_VERSION_FIELD_NUMBER: _builtins.int
     CONFIG_ERROR_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
     gateways: _builtins.int
     dispatched_total: _builtins.int
     moved_total: _builtins.int
     topology_version: _builtins.int
     config_error: _builtins.str
     """last refused configuration edit, empty if none stands"""
+    term: _builtins.int
+    """of SchedulerCommands"""
     @_builtins.property
     def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatusReply.Pool]: ...
     @_builtins.property
@@ -1235,10 +1248,11 @@ class StatusReply(_message.Message):
         moved_total: _builtins.int = ...,
         topology_version: _builtins.int = ...,
         config_error: _builtins.str = ...,
+        term: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_error", b"config_error", "dispatched_total", b"dispatched_total", "gateways", b"gateways", "instances", b"instances", "moved_total", b"moved_total", "pools", b"pools", "topology_version", b"topology_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_error", b"config_error", "dispatched_total", b"dispatched_total", "gateways", b"gateways", "instances", b"instances", "moved_total", b"moved_total", "pools", b"pools", "term", b"term", "topology_version", b"topology_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class SchedulerStub:
-    """Missing associated documentation comment in .proto file."""
+    """Every call of a standby fails with UNAVAILABLE and names the leader.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -82,7 +83,8 @@ class SchedulerStub:
 
 
 class SchedulerServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Every call of a standby fails with UNAVAILABLE and names the leader.
+    """
 
     def Session(self, request_iterator, context):
         """One long-lived stream per gateway carries all of its requests; both sides batch whatever
@@ -205,7 +207,8 @@ def add_SchedulerServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Scheduler:
-    """Missing associated documentation comment in .proto file."""
+    """Every call of a standby fails with UNAVAILABLE and names the leader.
+    """
 
     @staticmethod
     def Session(request_iterator,

@@ -29,6 +29,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SchedulerStub:
+    """Every call of a standby fails with UNAVAILABLE and names the leader."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
@@ -58,6 +60,8 @@ class SchedulerStub:
 
 @_typing.type_check_only
 class SchedulerAsyncStub(SchedulerStub):
+    """Every call of a standby fails with UNAVAILABLE and names the leader."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     Session: _aio.StreamStreamMultiCallable[_scheduler_pb2.GatewayEvents, _scheduler_pb2.SchedulerCommands]  # type: ignore[assignment]
     """One long-lived stream per gateway carries all of its requests; both sides batch whatever
@@ -83,6 +87,8 @@ class SchedulerAsyncStub(SchedulerStub):
     """How many replicas each profile needs for the load that is there."""
 
 class SchedulerServicer(metaclass=_abc_1.ABCMeta):
+    """Every call of a standby fails with UNAVAILABLE and names the leader."""
+
     @_abc_1.abstractmethod
     def Session(
         self,
