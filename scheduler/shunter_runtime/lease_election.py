@@ -35,27 +35,25 @@ RELEASE_TIMEOUT_S = 1.0
 class LeaderElection:
     """Run `run()` as a task; end it by cancelling the task, then `await release()`.
 
-    `identity` must be this process's alone: a restarted process is another candidate. `changed` is
-    called in the event loop with the term that begins, and with None when it has ended; it must
-    not wait. What must not happen after the end asks `term`, which reads the clock.
+    `identity` must be this process's alone: a restarted process is another candidate. What must
+    not happen after leadership has ended asks `term`, which reads the clock.
     """
 
     def __init__(
         self,
         store: LeaseStore,
         identity: str,
-        changed: Callable[[int | None], None],
         *,
         timing: LeaseTiming | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.identity = identity
         self._store = store
-        self._changed = changed
         self._timing = timing or LeaseTiming()
         self._clock = clock
         self._view = View()
         self._told: int | None = None
+        self._changed: Callable[[int | None], None] = lambda _: None
         self._trouble = ""
         self._wake = asyncio.Event()
         self._log = structlog.get_logger(identity=identity)
@@ -75,8 +73,10 @@ class LeaderElection:
         self._view = raise_term(self._view, term)
         self._wake.set()
 
-    async def run(self) -> None:
-        """Until it is cancelled."""
+    async def run(self, changed: Callable[[int | None], None]) -> None:
+        """Until it is cancelled. `changed` is called with the term that begins, and with None when
+        it has ended (also by `release`); it must not wait."""
+        self._changed = changed
         while True:
             action = self._decide()
             if isinstance(action, Wait):

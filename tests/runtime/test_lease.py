@@ -196,8 +196,8 @@ class Member:
 
     def __init__(self, lease: MemoryLease, name: str) -> None:
         self.terms: list[int | None] = []
-        self.election = LeaderElection(lease, name, self.terms.append, timing=FAST)
-        self.task = asyncio.create_task(self.election.run())
+        self.election = LeaderElection(lease, name, timing=FAST)
+        self.task = asyncio.create_task(self.election.run(self.terms.append))
 
     async def kill(self) -> None:
         self.task.cancel()
@@ -315,7 +315,7 @@ async def test_stale_leader_that_is_outranked_does_not_write() -> None:
         assert lease.record is not None
         await lease.write(replace(lease.record, holder="b", transitions=2), 1.0)
         a.election.outrank(2)
-        a.task = asyncio.create_task(a.election.run())
+        a.task = asyncio.create_task(a.election.run(a.terms.append))
         await until(lambda: a.election.leader == "b")
         assert lease.record.holder == "b" and lease.record.transitions == 2
         assert a.terms == [1, None]
