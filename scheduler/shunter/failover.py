@@ -11,12 +11,14 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
+from shunter.bench.sse import error_message
 from shunter.failure import Failure
 from shunter.state import read_state
 
 MID_ANSWER_CHUNKS = 5
 POLL_S = 0.02
 CONNECT_TIMEOUT_S = 10.0
+MAX_ERROR_BYTES = 2000
 
 SUBJECTS = (
     "a lighthouse", "the tides", "a night train", "bread", "the number seven", "a lost letter",
@@ -144,7 +146,8 @@ class Crowd:
         url = f"{self.target.url}/v1/chat/completions"
         async with session.post(url, json=body, headers=headers) as response:
             if response.status != 200:
-                stream.error = f"HTTP {response.status}: {(await response.text())[:200]}"
+                said = error_message(await response.content.read(MAX_ERROR_BYTES))
+                stream.error = f"HTTP {response.status}: {said}"
                 return
             async for line in response.content:
                 if line.startswith(b"data: {"):
@@ -174,7 +177,11 @@ async def undisturbed(target: Target, count: int, tell: Callable[[int], None]) -
     await crowd.run()
     for stream in crowd.streams:
         if not stream.complete:
-            raise Failure(f"the undisturbed run failed: {stream.error or stream.finish_reason}")
+            raise Failure(
+                f"the undisturbed run failed: {stream.error or stream.finish_reason or 'no end'}",
+                f"--model takes a name that {target.url}/v1/models lists, "
+                "SHUNTER_API_KEY a key that it accepts",
+            )
     return tuple(stream.text for stream in crowd.streams)
 
 

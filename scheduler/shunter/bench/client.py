@@ -11,7 +11,7 @@ import aiohttp
 import msgspec
 
 from shunter.bench.records import PlannedRequest, Record
-from shunter.bench.sse import EventReader, StreamError, error_text
+from shunter.bench.sse import EventReader, StreamError, error_message
 
 _ERROR_BODY_BYTES = 2000
 _CONNECT_TIMEOUT_S = 10.0
@@ -69,7 +69,7 @@ class OpenAiClient:
             remedy = "start one with `shunter up`, or give --url"
             raise EndpointError(f"no answer from {url}: {_text(error)}", remedy) from error
         if response.status != 200:
-            said = f"{url}/v1/models answers {response.status}: {_message(body)}"
+            said = f"{url}/v1/models answers {response.status}: {error_message(body)}"
             key = "name the variable that holds your key with --api-key-env"
             raise EndpointError(said, key if response.status in (401, 403) else "check --url")
         try:
@@ -96,7 +96,7 @@ class OpenAiClient:
         async with self._session.post(request.path, data=request.body) as response:
             if response.status != 200:
                 body = await response.content.read(_ERROR_BODY_BYTES)
-                raise StreamError(f"HTTP {response.status}", _message(body))
+                raise StreamError(f"HTTP {response.status}", error_message(body))
             async for data in response.content.iter_any():
                 if tokens := reader.feed(data):
                     _note_tokens(record, perf_counter() - due_at, tokens)
@@ -124,14 +124,6 @@ def _note_tokens(record: Record, at_s: float, events: int) -> None:
     record.gaps_s.extend(array("d", bytes(8 * (events - 1))))
     record.last_token_s = at_s
     record.token_events += events
-
-
-def _message(body: bytes) -> str:
-    """An OpenAI error's message, else the body's beginning."""
-    try:
-        return error_text(msgspec.json.decode(body)["error"])
-    except (msgspec.MsgspecError, TypeError, KeyError):
-        return body[:300].decode(errors="replace")
 
 
 def _models_timeout() -> aiohttp.ClientTimeout:

@@ -80,3 +80,11 @@ def error_text(error: object) -> str:
     """The message of an OpenAI error object, whatever its exact shape."""
     message = error.get("message") if isinstance(error, dict) else None
     return str(message or error)[:300]
+
+
+def error_message(body: bytes) -> str:
+    """Of an error's whole body: an OpenAI error's message, else the body's beginning."""
+    try:
+        return error_text(msgspec.json.decode(body)["error"])
+    except (msgspec.MsgspecError, TypeError, KeyError):
+        return body[:300].decode(errors="replace")

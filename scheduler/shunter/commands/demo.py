@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 demo = typer.Typer(name="demo", no_args_is_help=True, help="Show what moves do for clients.")
 
+DEMO_MODEL = "default"
 START_TIMEOUT_S = 200.0
 STOP_TIMEOUT_S = 30.0
 
@@ -33,7 +34,7 @@ def _demo() -> None:
 
 @demo.command()
 def failover(
-    model: Annotated[str, typer.Option(help="What to ask for.")] = "default",
+    model: Annotated[str, typer.Option(help="What to ask for.")] = DEMO_MODEL,
     streams: Annotated[int, typer.Option(min=2, max=1000)] = 20,
     tokens: Annotated[int, typer.Option(min=20, help="Length of each answer.")] = 200,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds for one answer.")] = 300.0,

@@ -71,7 +71,7 @@ def render(reply: "ExplainReply") -> "Group":
     parts: list[RenderableType] = [Text(_head(reply))]
     for decision in reply.decisions:
         parts += ["", Text(_title(decision), style="bold"), Text(_circumstances(decision))]
-        if decision.candidates:
+        if any(not c.excluded_because for c in decision.candidates):
             parts.append(_candidates(decision))
         parts += [Text(line) for line in _left_out(decision)]
     return Group(*parts)

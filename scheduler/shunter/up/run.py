@@ -182,9 +182,7 @@ class _Life:
         try:
             with self._progress():
                 await system.start(self._files, self._configuration)
-            screen.show(
-                self._console, self._configuration, system.plans, system.endpoints, system.state_dir
-            )
+            screen.show(self._console, self._configuration, system.plans, system.served)
             following = asyncio.create_task(system.follow(self._files))
             try:
                 await asyncio.wait(

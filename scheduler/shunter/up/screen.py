@@ -1,12 +1,15 @@
 """What `shunter up` shows: one screen when all serves, a line for each thing that happens later."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from shunter.commands.demo import DEMO_MODEL
 from shunter.state import DEFAULT_STATE_DIR
 from shunter.terminal import program
 from shunter.up.child import Child
@@ -15,6 +18,15 @@ from shunter.up.plan import EnginePlan
 from shunter_api.validate import Configuration
 
 MAX_WORDS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Where a system is found, and whether its gateway asks for keys."""
+
+    endpoints: Endpoints
+    state_dir: Path
+    keyed: bool
 
 
 def starting(children: dict[str, Child]) -> Table:
@@ -43,31 +55,37 @@ def last_words(log: str) -> str:
 
 
 def show(
-    console: Console,
-    configuration: Configuration,
-    plans: dict[str, EnginePlan],
-    system: Endpoints,
-    state_dir: Path,
+    console: Console, configuration: Configuration, plans: dict[str, EnginePlan], served: Served
 ) -> None:
-    """Endpoints, pools, instances and a request to try, which is not broken into lines."""
-    http = f"http://{reachable(system.http).replace('127.0.0.1', 'localhost')}"
-    console.print(_endpoints(http, system))
+    """Endpoints, pools, instances and commands to try, which are not broken into lines."""
+    http = f"http://{reachable(served.endpoints.http).replace('127.0.0.1', 'localhost')}"
+    console.print(_endpoints(http, served.endpoints))
     console.print(_pools(configuration, plans))
-    if configuration.pools:
-        model = configuration.pools[0].model_names[0]
+    names = [name for pool in configuration.pools for name in pool.model_names]
+    if names:
         console.print("\ntry:", style="bold")
-        console.print(Text(curl(http, model)), soft_wrap=True)
-    where = "" if state_dir == DEFAULT_STATE_DIR.absolute() else f" --state-dir {state_dir}"
+        console.print(Text(curl(http, names[0], served.keyed)), soft_wrap=True)
     console.print("\nmore, from another terminal (Ctrl-C here ends everything):", style="bold")
-    for command in ("top", "demo failover"):
-        console.print(Text(f"{program()} {command}{where}"), soft_wrap=True)
+    for command in _commands(names, served):
+        console.print(Text(command), soft_wrap=True)
 
 
-def curl(http: str, model: str) -> str:
-    """A command that streams an answer."""
+def _commands(names: list[str], served: Served) -> Iterator[str]:
+    default = served.state_dir == DEFAULT_STATE_DIR.absolute()
+    where = "" if default else f" --state-dir {served.state_dir}"
+    yield f"{program()} top{where}"
+    if names:
+        model = "" if DEMO_MODEL in names else f" --model {names[0]}"
+        key = "SHUNTER_API_KEY=$KEY " if served.keyed else ""
+        yield f"{key}{program()} demo failover{model}{where}"
+
+
+def curl(http: str, model: str, keyed: bool = False) -> str:
+    """A command that streams an answer; the key, where one is needed, is in `$KEY`."""
     body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    key = '-H "authorization: Bearer $KEY" ' if keyed else ""
     return (
-        f"curl -N {http}/v1/chat/completions -H 'content-type: application/json' "
+        f"curl -N {http}/v1/chat/completions -H 'content-type: application/json' {key}"
         f"-d '{json.dumps(body, separators=(',', ':'))}'"
     )
 

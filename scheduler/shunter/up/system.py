@@ -16,6 +16,7 @@ from shunter.up.launch import Endpoints, engine_spec, gateway_spec, scheduler_sp
 from shunter.up.plan import EnginePlan, plan_engines
 from shunter.up.ports import Ports
 from shunter.up.scheduler import SchedulerCalls
+from shunter.up.screen import Served
 from shunter_api.problems import ConfigurationError
 from shunter_api.validate import Configuration
 from shunter_scheduler.sources.files import Files, read_files, watch_files
@@ -41,8 +42,9 @@ class System:
     def __init__(self, options: SystemOptions, ports: Ports, tell: Callable[[str], None]) -> None:
         self.plans: dict[str, EnginePlan] = {}
         self.ready = False
-        self.endpoints = options.endpoints
-        self.state_dir = options.state_dir
+        self.served = Served(
+            options.endpoints, options.state_dir, keyed=options.api_keys is not None
+        )
         self.fleet = Fleet(tell, self._write_state)
         self._options = options
         self._tell = tell
