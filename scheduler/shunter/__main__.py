@@ -12,6 +12,7 @@ from shunter.commands.drain import drain, undrain
 from shunter.commands.engine import engine
 from shunter.commands.explain import explain
 from shunter.commands.gateway import gateway
+from shunter.commands.hook import hook
 from shunter.commands.operator import operator
 from shunter.commands.scheduler import scheduler
 from shunter.commands.status import status, top
@@ -40,6 +41,7 @@ def build_app() -> typer.Typer:
         app.command(rich_help_panel=OPERATE)(operate)
     for process in (engine, scheduler, gateway, operator):
         app.command(rich_help_panel=PROCESSES)(process)
+    app.add_typer(hook)
     return app
 
 

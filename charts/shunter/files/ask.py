@@ -34,7 +34,7 @@ def expect(wanted, path, body=None):
     while True:
         status, text = ask(path, body)
         if status == wanted:
-            print(f"{path}: {status} {text[:500].strip()}")
+            sys.stdout.write(f"{path}: {status} {text[:500].strip()}\n")
             return text
         if time.monotonic() > deadline:
             sys.exit(f"{path}: {status} {text[:500].strip()}, wanted {wanted}")

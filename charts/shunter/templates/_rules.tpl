@@ -47,3 +47,21 @@ theirs, and the kubelet reads them. */}}
   verbs: [list, watch]
 {{- end }}
 {{- end }}
+
+{{/* Of the job before an upgrade. The right to create cannot be bound to names. */}}
+{{- define "shunter.rules.upgrade" -}}
+- apiGroups: [apiextensions.k8s.io]
+  resources: [customresourcedefinitions]
+  resourceNames: [modelpools.shunter.dev, routingpolicies.shunter.dev]
+  verbs: [get, update]
+- apiGroups: [apiextensions.k8s.io]
+  resources: [customresourcedefinitions]
+  verbs: [create]
+{{- end }}
+
+{{/* Of the job before the removal. */}}
+{{- define "shunter.rules.removal" -}}
+- apiGroups: [shunter.dev]
+  resources: [modelpools]
+  verbs: [get, list, patch, delete]
+{{- end }}

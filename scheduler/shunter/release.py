@@ -1,0 +1,147 @@
+"""What the chart's hooks do on a cluster: before an upgrade, and before the removal."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import quote
+
+import structlog
+
+from shunter_api.crd import modelpools, routingpolicies, without_cel
+from shunter_operator.names import FINALIZER, GROUP, VERSION
+from shunter_runtime.kube_api import MERGE, Conflict, Listing, NotFound, Object
+
+DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+OPERATOR = "shunter-operator"
+CEL_SINCE = (1, 25)  # rules in schemas: on by default from Kubernetes 1.25 on (KEP-2876)
+POLL_S = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+class Api(Protocol):
+    """Of `shunter_runtime.kube_api.KubeApi` what is used here. Every call raises `KubeError`."""
+
+    async def get(self, path: str) -> Object: ...
+
+    async def list(self, path: str, query: Mapping[str, str] | None = None) -> Listing: ...
+
+    async def create(self, path: str, body: Object) -> Object: ...
+
+    async def replace(self, path: str, body: Object) -> Object: ...
+
+    async def patch(self, path: str, body: Object, content_type: str) -> Object: ...
+
+    async def delete(self, path: str) -> Object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """`wide`: its operator works for every namespace, not only for the release's own."""
+
+    name: str
+    namespace: str
+    wide: bool
+
+    @property
+    def pools(self) -> str:
+        place = "" if self.wide else f"/namespaces/{quote(self.namespace)}"
+        return f"/apis/{GROUP}/{VERSION}{place}/modelpools"
+
+    @property
+    def operator(self) -> str:
+        return f"/apis/apps/v1/namespaces/{quote(self.namespace)}/deployments/{OPERATOR}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """How waiting is done; a test's time runs as it likes."""
+
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+async def apply_definitions(api: Api) -> None:
+    """The CustomResourceDefinitions of this version: Helm itself never changes those that are
+    there. Raises `KubeError`."""
+    version = await api.get("/version")
+    minor = "".join(c for c in str(version.get("minor", "")) if c.isdigit())
+    cel = (int(version["major"]), int(minor or 0)) >= CEL_SINCE
+    for definition in (modelpools(), routingpolicies()):
+        body = definition if cel else without_cel(definition)
+        name = body["metadata"]["name"]
+        try:
+            before = await api.get(f"{DEFINITIONS}/{name}")
+        except NotFound:
+            await api.create(DEFINITIONS, body)
+        else:
+            await api.replace(f"{DEFINITIONS}/{name}", {**before, "spec": body["spec"]})
+        log.info("release.definition_applied", name=name, cel=cel)
+
+
+async def prepare_removal(api: Api, release: Release, wait_s: float, pause: Pause) -> None:
+    """Leaves nothing that only an operator could delete.
+
+    The release's own pools are deleted while the operator still drains them, for `wait_s` at most.
+    Other pools stay as their owners left them, and their engines run on: once the operator has
+    stopped, its finalizer is taken off all that remain. Raises `KubeError`.
+    """
+    deadline = pause.clock() + wait_s
+    own = {"labelSelector": f"app.kubernetes.io/instance={release.name}"}
+    for pool in (await api.list(release.pools, own)).items:
+        await _ignore_missing(api.delete(_path(pool)))
+        log.info("release.pool_deleted", pool=_path(pool))
+    while (await api.list(release.pools, own)).items:
+        if pause.clock() >= deadline:
+            log.warning("release.pools_not_drained", waited_s=wait_s)
+            break
+        await pause.sleep(POLL_S)
+    await _stop_operator(api, release, deadline, pause)
+    for pool in (await api.list(release.pools)).items:
+        await _release(api, _path(pool))
+
+
+async def _stop_operator(api: Api, release: Release, deadline: float, pause: Pause) -> None:
+    """It would put its finalizer back."""
+    try:
+        await api.patch(f"{release.operator}/scale", {"spec": {"replicas": 0}}, MERGE)
+        while (await api.get(release.operator)).get("status", {}).get("replicas"):
+            if pause.clock() >= deadline:
+                log.warning("release.operator_still_runs")
+                return
+            await pause.sleep(POLL_S)
+    except NotFound:
+        return
+
+
+async def _release(api: Api, path: str) -> None:
+    while True:
+        try:
+            metadata = (await api.get(path))["metadata"]
+            kept = [name for name in metadata.get("finalizers") or () if name != FINALIZER]
+            if kept == (metadata.get("finalizers") or []):
+                return
+            # With the version that was seen: finalizers of others are never lost.
+            change = {"finalizers": kept, "resourceVersion": metadata["resourceVersion"]}
+            await api.patch(path, {"metadata": change}, MERGE)
+        except Conflict:
+            continue
+        except NotFound:
+            return
+        log.info("release.finalizer_removed", pool=path)
+        return
+
+
+def _path(pool: Object) -> str:
+    metadata = pool["metadata"]
+    namespace, name = quote(metadata["namespace"]), quote(metadata["name"])
+    return f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/modelpools/{name}"
+
+
+async def _ignore_missing(call: Awaitable[Object]) -> None:
+    try:
+        await call
+    except NotFound:
+        return
