@@ -185,7 +185,7 @@ class Dispatcher:
         for life in list(self._state.requests.values()):
             if life.state in ("assigned", "streaming"):
                 self._link.send(life.running_event())
-            elif life.state == "waiting" and not life.backing_off:
+            elif life.state == "waiting" and not life.recovery.backing_off:
                 life.submit()
 
     # ------------------------------------------------------------ time
@@ -206,8 +206,12 @@ class Dispatcher:
             self._progress_at = now
             self._report_progress()
         for life in list(self._state.requests.values()):
-            if life.state == "waiting" and self._scheduler_lost(life):
+            if life.state != "waiting":
+                continue
+            if self._scheduler_lost(life):
                 self._place_alone(life)
+            elif now - life.submitted_at >= self._limits.answer_s and life.unanswered:
+                life.ask_again(now)
 
     def _report_progress(self) -> None:
         progressed, items = self._state.progressed, []
@@ -223,7 +227,7 @@ class Dispatcher:
 
     def _scheduler_lost(self, life: RequestLifecycle) -> bool:
         """No session for a while, or one that has been silent since this request was submitted."""
-        if life.backing_off:
+        if life.recovery.backing_off:
             return False
         now, grace_s = self._clock.time(), self._limits.scheduler_grace_s
         if (lost_since := self._link.lost_since) is not None:
@@ -239,7 +243,7 @@ class Dispatcher:
         instance = choose_instance(
             topology.instances_by_pool.get(pool.name, ()) if pool is not None else (),
             self._loads(),
-            {*life.failed_instances, *self._lately_failed(now)},
+            {*life.recovery.failed_instances, *self._lately_failed(now)},
             spec.prompt_tokens,
             spec.max_tokens or UNLIMITED_OUTPUT_TOKENS,
         )

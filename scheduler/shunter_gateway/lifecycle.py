@@ -46,10 +46,11 @@ class RequestLifecycle:
         self.arrived_at = services.clock.time()
         self.submitted_at = self.arrived_at
         self.held = False  # the scheduler has seen it and lets it wait
+        self._asked_since = self.arrived_at
         self.last_heard_at = 0.0
         self._call_started_at = 0.0
         self._mover = Mover(services, self)
-        self._recovery = Recovery(services, self)
+        self.recovery = Recovery(services, self)
         self._call = OwnerCall(self, services.spans)
         self._priority = 0
         self._finish_reason: FinishReason | None = None
@@ -67,12 +68,8 @@ class RequestLifecycle:
         return self.binding.pool.name if self.binding is not None and self.answer.began else ""
 
     @property
-    def backing_off(self) -> bool:
-        return self._recovery.backing_off
-
-    @property
-    def failed_instances(self) -> list[str]:
-        return self._recovery.failed_instances
+    def unanswered(self) -> bool:
+        return not (self.held or self.recovery.backing_off)
 
     def start(self) -> None:
         """Submits the request."""
@@ -81,6 +78,17 @@ class RequestLifecycle:
         self.submit()
 
     def submit(self) -> None:
+        self._asked_since = self._services.clock.time()
+        self._ask()
+
+    def ask_again(self, now: float) -> None:
+        """The scheduler is there and has not answered: what it said may be lost."""
+        if now - self._asked_since < self._services.limits.unanswered_s:
+            self._ask()
+        else:
+            self.refuse(events.unavailable("the scheduler did not answer", "unanswered", 1.0))
+
+    def _ask(self) -> None:
         self.held = False
         self.submitted_at = self._services.clock.time()
         self._services.link.send(self.submitted_event())
@@ -92,7 +100,7 @@ class RequestLifecycle:
         message.pool = self.pinned_pool
         if self.binding is not None:
             message.unmovable_reason = self.binding.unmovable_reason()
-            message.excluded_instances.extend(self._recovery.excluded_instances(self.binding))
+            message.excluded_instances.extend(self.recovery.excluded_instances(self.binding))
         return message
 
     def running_event(self) -> pb.Running:
@@ -101,13 +109,12 @@ class RequestLifecycle:
     # ------------------------------------------------------------ commands; stale ones are dropped
 
     def on_assign(self, command: pb.Assign) -> None:
-        if self.state != "waiting" or command.epoch != self.epoch or self.backing_off:
+        if self.state != "waiting" or command.epoch != self.epoch or self.recovery.backing_off:
             return
         topology = self._services.topology()
         pool = topology.pools.get(command.pool) if topology is not None else None
         if pool is None or pool.engine_type not in self._services.adapters:
-            message = f"this gateway cannot serve pool {command.pool!r}"
-            self.refuse(events.unavailable(message, "no_instance", 1.0))
+            self.refuse(events.unknown_pool(command.pool))
             return
         self._priority = command.priority
         self.place(command.instance, command.address, pool)
@@ -118,16 +125,13 @@ class RequestLifecycle:
         if not journal.take(journal.epoch, Owner(instance, journal.epoch)):
             return
         if not self.answer.began:
-            self._bind(pool)
+            first = self.binding is None
+            self.binding = Binding(self._services, self.spec, self.answer, pool)
+            if first and (reason := self.binding.unmovable_reason()):
+                self._services.observer.unmovable(reason)
         self.instance = instance
         self._sink.on_assigned(instance, pool.name)
         self._start_call(address)
-
-    def _bind(self, pool: Pool) -> None:
-        first = self.binding is None
-        self.binding = Binding(self._services, self.spec, self.answer, pool)
-        if first and (reason := self.binding.unmovable_reason()):
-            self._services.observer.unmovable(reason)
 
     def place_alone(self, instance: Instance, pool: Pool) -> None:
         """Without a scheduler: under the next epoch, so that a late answer of it is stale."""
@@ -236,7 +240,7 @@ class RequestLifecycle:
             self.fail_client(events.engine_client_error(failure), "error")
             return
         assert self.binding is not None
-        self._recovery.on_failure(as_read(failure, brought_tokens), self.binding)
+        self.recovery.on_failure(as_read(failure, brought_tokens), self.binding)
 
     # ------------------------------------------------------------ the client (RequestHandle)
 
@@ -260,8 +264,7 @@ class RequestLifecycle:
         self.fail_client(events.deadline_error(self.spec.deadline_s), "expired")
 
     def finish(self, reason: FinishReason) -> None:
-        rest = self.answer.flush()
-        if rest:
+        if rest := self.answer.flush():
             self._sink.on_delta(Delta(rest))
         if self.state != "done":  # the client may leave on receiving it
             self._close(reason)
@@ -278,7 +281,7 @@ class RequestLifecycle:
         self._mover.end("finished")
         self.state = "done"
         self._call.end()
-        self._recovery.cancel()
+        self.recovery.cancel()
         if self._deadline is not None:
             self._deadline.cancel()
         if finish_reason is not None:

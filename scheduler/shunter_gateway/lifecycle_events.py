@@ -124,6 +124,10 @@ def unavailable(message: str, code: str, retry_after_s: float) -> ClientError:
     return ClientError(503, message, "server_error", code, retry_after_s=retry_after_s)
 
 
+def unknown_pool(pool: str) -> ClientError:
+    return unavailable(f"this gateway cannot serve pool {pool!r}", "no_instance", 1.0)
+
+
 def deadline_error(deadline_s: float) -> ClientError:
     message = f"not finished within the request's deadline of {deadline_s:g} s"
     return ClientError(504, message, "timeout_error", "deadline_exceeded")

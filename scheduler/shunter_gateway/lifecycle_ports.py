@@ -75,6 +75,8 @@ class LifecycleLimits:
 
     scheduler_grace_s: float = 1.0  # without a scheduler this long, the gateway places by itself
     progress_interval_s: float = 0.5
+    answer_s: float = 5.0  # for a scheduler to place, hold or reject; then it is asked again
+    unanswered_s: float = 30.0  # then the request ends
     max_requests: int = 20_000  # in flight in one gateway
     warm_rounds: int = 3
     warm_delta_tokens: int = 32  # switch once the destination is at most this far behind

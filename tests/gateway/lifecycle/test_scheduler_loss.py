@@ -116,3 +116,44 @@ def test_least_predicted_work_wins() -> None:
     avoided = choose_instance(instances, loads, ("b",), 100, 10)
     assert avoided is not None and avoided.name == "a"
     assert choose_instance((), loads, (), 100, 10) is None
+
+
+def talk(world: World, seconds: int) -> None:
+    """The scheduler speaks, but not of this request."""
+    for _ in range(seconds * 2):
+        world.scheduler.command()
+        world.settle(0.5)
+
+
+def test_scheduler_that_lost_a_request_is_asked_again() -> None:
+    world = World()
+    world.scheduler.auto = False
+    _, sink = world.submit()
+    talk(world, 6)
+    submitted = world.scheduler.sent(pb.Submitted)
+    assert [e.epoch for e in submitted if isinstance(e, pb.Submitted)] == [1, 1]
+    assert not sink.assigned
+    world.scheduler.assign(world.scheduler.waiting["r1"], "chat-1")
+    world.run_out(10)
+    assert sink.token_ids == UNDISTURBED
+
+
+def test_request_that_is_never_answered_ends() -> None:
+    world = World()
+    world.scheduler.auto = False
+    _, sink = world.submit()
+    talk(world, 40)
+    assert sink.error is not None and sink.error.code == "unanswered"
+    assert sink.error.retry_after_s > 0
+    assert world.dispatcher.in_flight == 0
+    assert world.scheduler.waiting == {}
+
+
+def test_request_on_hold_is_not_asked_for() -> None:
+    world = World()
+    world.scheduler.auto = False
+    world.submit()
+    world.scheduler.command(pb.SchedulerCommand(hold=pb.Hold(request_id="r1", epoch=1)))
+    talk(world, 40)
+    assert len(world.scheduler.sent(pb.Submitted)) == 1
+    assert world.dispatcher.in_flight == 1
