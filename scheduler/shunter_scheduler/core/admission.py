@@ -12,6 +12,7 @@ from shunter_scheduler.core.trail import Trail
 from shunter_scheduler.domain.decisions import RejectReason
 from shunter_scheduler.domain.request import Request
 from shunter_scheduler.policies import DISPATCH_POLICIES
+from shunter_scheduler.policies.predicted_cost import PREDICTED_COST
 
 NO_INSTANCE_RETRY_S = 5.0
 STANDARD = SloClass(name=DEFAULT_CLASS, priority=50)
@@ -175,10 +176,8 @@ def make_entry(
         request_id=request.request_id,
         epoch=request.epoch,
         pool=pool,
-        fallback=() if request.pool else tuple(p.name for p in route.pools[1:]),
-        policy=DISPATCH_POLICIES.get(
-            route.spec.dispatch.policy, DISPATCH_POLICIES["predicted-cost"]
-        ),
+        fallback=tuple([p.name for p in route.pools[1:]]) if len(route.pools) > 1 else (),
+        policy=DISPATCH_POLICIES.get(route.spec.dispatch.policy, PREDICTED_COST),
         slo_class=slo_class,
         rank=state.ranks.get(slo_class.priority, 0),
         queued_at=now,

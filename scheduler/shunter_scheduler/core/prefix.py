@@ -20,19 +20,16 @@ _NO_CHILDREN: dict[bytes, "_Node"] = {}  # of all leaves, never written to: most
 
 
 class _Node:
-    __slots__ = ("_ones", "_slots", "children", "edge", "holders", "parent")
+    __slots__ = ("_ones", "_slots", "blocks", "children", "edge", "holders", "parent")
 
     def __init__(self, edge: bytes, parent: "_Node | None", holders: int) -> None:
         self.edge = edge
+        self.blocks = len(edge) // HASH_BYTES
         self.parent = parent
         self.holders = holders
         self.children = _NO_CHILDREN
         self._slots: NDArray[np.intp] | None = None
         self._ones: NDArray[np.float64] | None = None
-
-    @property
-    def blocks(self) -> int:
-        return len(self.edge) // HASH_BYTES
 
     def adopt(self, child: "_Node") -> None:
         if self.children is _NO_CHILDREN:
@@ -42,6 +39,11 @@ class _Node:
     def hold(self, holders: int) -> None:
         self.holders = holders
         self._slots = self._ones = None
+
+    def cut(self, at_bytes: int) -> None:
+        """Drops the upper part of the edge."""
+        self.edge = self.edge[at_bytes:]
+        self.blocks = len(self.edge) // HASH_BYTES
 
     def slots(self) -> NDArray[np.intp]:
         """The holders as an index array, kept until they change."""
@@ -167,19 +169,22 @@ class PrefixIndex:
         rest = hashes[found.matched_bytes :]
         if found.partial_bytes and (rest or not path[-1].holders & bit):
             path[-1] = self._split(path[-1], found.partial_bytes)
-        for node in path:
+        recent = self._recent[slot]
+        held = self._held[slot]
+        if rest:
+            leaf = self._grow(path[-1] if path else self._root, rest, bit)
+            held += leaf.blocks
+            recent[leaf] = None
+        # From the leaf up, so that what continues a node never outlives it in the order.
+        for node in reversed(path):
             if not node.holders & bit:
                 node.hold(node.holders | bit)
-                self._held[slot] += node.blocks
-        leaf = self._grow(path[-1] if path else self._root, rest, slot) if rest else None
-        # From the leaf up, so that what continues a node never outlives it in the order.
-        recent = self._recent[slot]
-        if leaf is not None:
-            recent[leaf] = None
-        for node in reversed(path):
-            recent[node] = None
-            recent.move_to_end(node)
-        if self._held[slot] > capacity:
+                held += node.blocks
+                recent[node] = None
+            else:
+                recent.move_to_end(node)
+        self._held[slot] = held
+        if held > capacity:
             self._shrink(slot)
         while self.blocks > self.max_blocks:
             self._give_one()
@@ -190,10 +195,9 @@ class PrefixIndex:
             slot: blocks for node, blocks in self.match(hashes).path for slot in _bits(node.holders)
         }
 
-    def _grow(self, parent: _Node, edge: bytes, slot: int) -> _Node:
-        node = _Node(edge, parent, 1 << slot)
+    def _grow(self, parent: _Node, edge: bytes, holders: int) -> _Node:
+        node = _Node(edge, parent, holders)
         parent.adopt(node)
-        self._held[slot] += node.blocks
         self.blocks += node.blocks
         return node
 
@@ -202,7 +206,7 @@ class PrefixIndex:
         assert node.parent is not None
         upper = _Node(node.edge[:at_bytes], node.parent, node.holders)
         node.parent.adopt(upper)
-        node.edge = node.edge[at_bytes:]
+        node.cut(at_bytes)
         node.parent = upper
         upper.adopt(node)
         for slot in _bits(node.holders):
