@@ -5,6 +5,7 @@ https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resou
 
 import ast
 import inspect
+import json
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
@@ -45,7 +46,11 @@ _INT32_MAX = 2**31 - 1
 
 
 def structural_schema(model: type[BaseModel], *, with_defaults: bool = True) -> Schema:
-    """The schema of one model; every reference is written out."""
+    """The schema of one model; every reference is written out.
+
+    Items of lists have their defaults in descriptions only: kubectl and GitOps tools compare lists
+    as wholes, and would find a change wherever the server had filled one in.
+    """
     return _Writer(model, with_defaults).object(model)
 
 
@@ -79,26 +84,31 @@ class _Writer:
         self._with_defaults = with_defaults
         self._classes = {found.__name__: found for found in models_in(model)}
 
-    def object(self, model: type[BaseModel]) -> Schema:
+    def object(self, model: type[BaseModel], *, in_list: bool = False) -> Schema:
         source = model.model_json_schema(by_alias=True)
         docs, defaults = field_docs(model), _defaults(model)
         properties: Schema = {}
         for name, node in source["properties"].items():
-            written = self._value(node)
+            written = self._value(node, in_list)
             written["description"] = docs[name]
             if self._with_defaults and node.get("default") is not None:
-                written["default"] = _default(defaults.get(name), written)
+                default = _default(defaults.get(name), written)
+                if not in_list:
+                    written["default"] = default
+                elif default not in (None, {}):
+                    written["description"] += f" Default: {json.dumps(default)}."
             properties[name] = _in_order(written)
         known = {k: v for k, v in source.items() if k != "additionalProperties"}
         return _in_order({**known, "properties": properties})
 
-    def _value(self, node: Schema) -> Schema:
+    def _value(self, node: Schema, in_list: bool) -> Schema:
         node = {k: v for k, v in _not_null(node).items() if k not in ("default", "description")}
         if "$ref" in node:
             extra = {k: v for k, v in node.items() if k != "$ref"}
-            return {**self.object(self._classes[node["$ref"].rpartition("/")[2]]), **extra}
+            model = self._classes[node["$ref"].rpartition("/")[2]]
+            return {**self.object(model, in_list=in_list), **extra}
         if node.get("type") == "array":
-            node["items"] = _in_order(self._value(node["items"]))
+            node["items"] = _in_order(self._value(node["items"], True))
         elif node.get("type") == "object":
             node = self._map(node)
         elif node.get("type") == "integer":
@@ -113,7 +123,7 @@ class _Writer:
             return {k: v for k, v in node.items() if k != "additionalProperties"}
         ((pattern, values),) = node["patternProperties"].items()
         rule = all_keys(pattern, form_of(pattern), node["propertyNames"]["maxLength"])
-        return {**node, "additionalProperties": _in_order(self._value(values)), **rule}
+        return {**node, "additionalProperties": _in_order(self._value(values, True)), **rule}
 
 
 def _not_null(node: Schema) -> Schema:

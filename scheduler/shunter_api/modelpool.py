@@ -98,7 +98,7 @@ class Replicas(Resource):
     model_config = ConfigDict(
         json_schema_extra=cel(
             Rule(
-                "!has(self.max) || self.max >= self.min",
+                "!has(self.max) || self.max >= (has(self.min) ? self.min : 1)",
                 "max is less than min; raise max or lower min",
             )
         )
@@ -185,8 +185,8 @@ _REPLICAS_IN_AUTO = (
 )
 # The sum of replicas.max in CEL; a max that is absent is min, at least 1.
 _MOST_REPLICAS = (
-    "self.profiles.map(p, has(p.replicas.max) ? p.replicas.max : "
-    "(p.replicas.min > 1 ? p.replicas.min : 1)).sum()"
+    "self.profiles.map(p, !has(p.replicas) ? 1 : has(p.replicas.max) ? p.replicas.max : "
+    "has(p.replicas.min) && p.replicas.min > 1 ? p.replicas.min : 1).sum()"
 )
 
 

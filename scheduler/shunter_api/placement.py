@@ -53,11 +53,11 @@ class Toleration(Resource):
     model_config = ConfigDict(
         json_schema_extra=cel(
             Rule(
-                "self.operator != 'Exists' || !has(self.value)",
+                "!has(self.operator) || self.operator != 'Exists' || !has(self.value)",
                 "operator Exists takes no value; leave value out or use Equal",
             ),
             Rule(
-                "self.operator != 'Equal' || has(self.key)",
+                "has(self.key) || (has(self.operator) && self.operator != 'Equal')",
                 "operator Equal needs a key; give one or use Exists",
             ),
             Rule(

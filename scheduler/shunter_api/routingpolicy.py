@@ -124,7 +124,10 @@ class Rule(Resource):
         Field(
             max_length=32,
             json_schema_extra=cel(
-                CelRule("size(self) == 0 || self.exists(to, to.weight > 0)", _NO_WEIGHT)
+                CelRule(
+                    "size(self) == 0 || self.exists(to, !has(to.weight) || to.weight > 0)",
+                    _NO_WEIGHT,
+                )
             ),
         ),
     ] = ()

@@ -152,7 +152,9 @@ def test_defaults_are_those_of_the_models() -> None:
     filled = _with_defaults(required, schema)
     assert ModelPoolSpec.model_validate(filled) == ModelPoolSpec.model_validate(required)
     assert filled["scaling"]["spillAfter"] == "1m"
-    assert "max" not in filled["profiles"][0]["replicas"]
+    assert filled["profiles"] == required["profiles"]  # see structural_schema
+    tensor_parallel = schema["properties"]["profiles"]["items"]["properties"]["tensorParallel"]
+    assert tensor_parallel["description"].endswith("Default: 1.")
 
 
 def _with_defaults(value: Any, schema: Schema) -> Any:
