@@ -22,14 +22,23 @@ class TokenJournal:
     `unjournaled_text` is what the client has received beyond it.
     """
 
-    __slots__ = ("_epoch", "_output_tokens", "_owner", "_prompt", "generated", "unjournaled_text")
+    __slots__ = (
+        "_epoch",
+        "_owner",
+        "_prompt",
+        "generated",
+        "output_tokens",
+        "owned_epoch",
+        "unjournaled_text",
+    )
 
     def __init__(self, prompt_token_ids: Sequence[int]) -> None:
         """Raises `OverflowError` for an id outside uint32."""
         self._prompt = array("I", prompt_token_ids)
         self.generated = array("I")
         self.unjournaled_text = ""
-        self._output_tokens = 0
+        self.output_tokens = 0  # generated so far, those in a gap included
+        self.owned_epoch = 0  # the owner's; 0: nobody owns the request
         self._owner: Owner | None = None
         self._epoch = 1
 
@@ -43,13 +52,8 @@ class TokenJournal:
         return self._epoch
 
     @property
-    def output_tokens(self) -> int:
-        """Tokens generated so far, those in a gap included."""
-        return self._output_tokens
-
-    @property
     def has_gap(self) -> bool:
-        return self._output_tokens != len(self.generated)
+        return self.output_tokens != len(self.generated)
 
     def take(self, expected_epoch: int, owner: Owner) -> bool:
         """Compare-and-set: `owner` takes over if nobody did since `expected_epoch`."""
@@ -58,7 +62,7 @@ class TokenJournal:
         if self._owner is not None and owner.epoch == expected_epoch:
             return False
         self._owner = owner
-        self._epoch = owner.epoch
+        self._epoch = self.owned_epoch = owner.epoch
         return True
 
     def vacate(self, expected_epoch: int) -> bool:
@@ -66,32 +70,34 @@ class TokenJournal:
         if self._epoch != expected_epoch:
             return False
         self._owner = None
+        self.owned_epoch = 0
         self._epoch += 1
         return True
 
     def owned_by(self, epoch: int) -> bool:
-        return self._owner is not None and self._owner.epoch == epoch
+        return self.owned_epoch == epoch != 0
 
     def append(self, epoch: int, token_ids: Sequence[int]) -> bool:
         """False, and nothing is kept, if `epoch` is not the owner's or a gap lies before."""
-        if not self.owned_by(epoch) or self.has_gap:
+        generated = self.generated
+        if self.owned_epoch != epoch or self.output_tokens != len(generated):
             return False
-        self.generated.extend(token_ids)
-        self._output_tokens += len(token_ids)
+        generated.extend(token_ids)
+        self.output_tokens = len(generated)
         return True
 
     def note_gap(self, epoch: int, output_tokens: int, text: str) -> bool:
         """`text` was delivered, but some ids up to `output_tokens` are not known."""
         if not self.owned_by(epoch) or output_tokens < len(self.generated):
             return False
-        self._output_tokens = output_tokens
+        self.output_tokens = output_tokens
         self.unjournaled_text += text
         return True
 
     def rewind_to_known(self) -> str:
         """For a replay: forgets the count beyond the known ids; returns the text that the next
         owner has to generate again."""
-        self._output_tokens = len(self.generated)
+        self.output_tokens = len(self.generated)
         text, self.unjournaled_text = self.unjournaled_text, ""
         return text
 

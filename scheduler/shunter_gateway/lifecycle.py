@@ -195,11 +195,13 @@ class RequestLifecycle:
         self._start_call(destination.address)
         return True
 
-    def on_chunk(self, chunk: TokenChunk) -> None:
-        """From the present owner only."""
+    def on_chunk(self, epoch: int, chunk: TokenChunk) -> None:
+        """What is not the present owner's is dropped."""
         answer = self.answer
+        if answer.journal.owned_epoch != epoch:
+            return
         try:
-            delta = answer.take(answer.journal.epoch, chunk)
+            delta = answer.take(epoch, chunk)
         except Diverged:
             self.fail_client(events.diverged(), "error")
             return

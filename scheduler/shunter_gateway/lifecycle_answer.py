@@ -80,6 +80,8 @@ class Answer:
 
     def take(self, epoch: int, chunk: TokenChunk) -> Delta | None:
         """Raises `Diverged`. None where the chunk brings nothing for the client."""
+        if chunk.text is None and chunk.cached_tokens is None and not chunk.raw:
+            return self._take_ids(epoch, chunk)  # the common case
         self._count(chunk)
         if chunk.raw:
             self.began = True
@@ -88,8 +90,6 @@ class Answer:
             return self._take_words(chunk.text or "")
         if chunk.text is not None:
             return self._take_text(epoch, chunk, chunk.text)
-        if not chunk.token_ids:
-            return None
         return self._take_ids(epoch, chunk)
 
     def _take_words(self, text: str) -> Delta:
@@ -101,17 +101,20 @@ class Answer:
 
     def _take_ids(self, epoch: int, chunk: TokenChunk) -> Delta | None:
         ids: Sequence[int] = chunk.token_ids
-        if self._limit and self.journal.output_tokens + len(ids) > self._limit:
-            ids = ids[: self._limit - self.journal.output_tokens]
+        if not ids:
+            return None
+        journal, text_of = self.journal, self._text
+        if self._limit and journal.output_tokens + len(ids) > self._limit:
+            ids = ids[: self._limit - journal.output_tokens]
             self.stopped = "length"
         visible = ids
         if chunk.finish_reason == "stop" and ids and ids[-1] in self._silent_ids:
             visible = ids[:-1]
-        text, used = self._text.push_ids(visible)
-        if self._text.matched is not None:
+        text, used = text_of.push_ids(visible)
+        if text_of.matched is not None:
             ids = ids[:used]
             self.stopped = "stop"
-        self.journal.append(epoch, ids)
+        journal.append(epoch, ids)
         if not ids:
             return None
         self.began = True

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import msgspec
+
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancelled", "error"]
 
 
@@ -59,8 +61,7 @@ class TokenLogprob:
     top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(slots=True)
-class TokenChunk:
+class TokenChunk(msgspec.Struct, gc=False):
     """What one engine event brought: `token_ids` from token-level engines, `raw` from others."""
 
     token_ids: Sequence[int] = ()

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from shunter_gateway.ports import FinishReason, SamplingParams, TokenLogprob
 
 
@@ -37,8 +39,7 @@ class RequestSpec:
     tokenizer_source: str = ""  # model source whose tokenizer made the ids; empty: the model's own
 
 
-@dataclass(slots=True)
-class Delta:
+class Delta(msgspec.Struct, gc=False):
     """What the client gets next. Text is final: it is never taken back."""
 
     text: str = ""

@@ -88,6 +88,8 @@ class AnswerText:
         if self._decoder is None:
             return "", len(token_ids)
         if len(token_ids) == 1:
+            if self._stops is None and self._decoder is not None:  # the common case
+                return self._decoder.step(token_ids[0]), 1
             return self.push_id(token_ids[0]), 1
         pieces = []
         for used, token_id in enumerate(token_ids, 1):

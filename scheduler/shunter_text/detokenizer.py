@@ -30,28 +30,24 @@ class StreamDecoder(Protocol):
         """What is left at the end: U+FFFD for an unfinished character. Ends the stream."""
 
 
-class TokenBytes:
+class TokenBytes(dict[int, bytes]):
     """The bytes of each token of a byte-level vocabulary, looked up once per id."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        super().__init__()
         self._tokenizer = tokenizer
         self._bytes_of_char = _bytes_of_char()
         self._special = {
             id_ for id_, token in tokenizer.get_added_tokens_decoder().items() if token.special
         }
-        self._known: dict[int, bytes] = {}
 
-    def __getitem__(self, token_id: int) -> bytes:
-        known = self._known.get(token_id)
-        return self._look_up(token_id) if known is None else known
-
-    def _look_up(self, token_id: int) -> bytes:
+    def __missing__(self, token_id: int) -> bytes:
         """Special tokens and unknown ids have no text; the latter are not remembered either."""
         token = self._tokenizer.id_to_token(token_id)
         if token is None:
             return b""
         spelled = b"" if token_id in self._special else self._spelled(token)
-        self._known[token_id] = spelled
+        self[token_id] = spelled
         return spelled
 
     def _spelled(self, token: str) -> bytes:
@@ -66,7 +62,7 @@ class ByteLevelDecoder:
 
     def __init__(self, token_bytes: TokenBytes, context_ids: Sequence[int] = ()) -> None:
         self._token_bytes = token_bytes
-        self._decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
+        self._unfinished = b""  # of a character whose other bytes come with the next tokens
         # Enough context to know the bytes of an unfinished character at its end.
         tail = b""
         for token_id in reversed(context_ids):
@@ -76,10 +72,19 @@ class ByteLevelDecoder:
         self._decode(tail)
 
     def step(self, token_id: int) -> str:
-        return self._decode(self._token_bytes[token_id])
+        data = self._token_bytes[token_id]
+        if not self._unfinished and data.isascii():
+            return data.decode("ascii")
+        return self._decode(data)
 
     def flush(self) -> str:
         return self._decode(b"", final=True)
+
+    def _decode(self, data: bytes, final: bool = False) -> str:
+        data = self._unfinished + data
+        text, used = codecs.utf_8_decode(data, "replace", final)
+        self._unfinished = data[used:]
+        return text
 
 
 class WindowDecoder:

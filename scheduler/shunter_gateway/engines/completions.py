@@ -54,13 +54,13 @@ class _Logprobs(msgspec.Struct):
     top_logprobs: list[dict[str, float] | None] | None = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     token_ids: list[int] | None = None
     logprobs: _Logprobs | None = None
     finish_reason: str | None = None
 
 
-class _Event(msgspec.Struct):
+class _Event(msgspec.Struct, gc=False):
     choices: list[_Choice] = []
     usage: Usage | None = None
     error: EngineError | str | None = None
@@ -84,13 +84,13 @@ class CompletionsDecoder:
         event = _EVENT.decode(data)
         if event.error is not None:
             raise refused(event.error, data)
-        chunk = TokenChunk()
-        if event.choices:
+        if not event.choices:
+            chunk = TokenChunk()
+        else:
             choice = event.choices[0]
-            if choice.token_ids:
-                chunk.token_ids = choice.token_ids
-                if choice.logprobs is not None:
-                    chunk.logprobs = token_logprobs(choice.token_ids, choice.logprobs)
+            chunk = TokenChunk(choice.token_ids or ())
+            if choice.logprobs is not None and choice.token_ids:
+                chunk.logprobs = token_logprobs(choice.token_ids, choice.logprobs)
             if choice.finish_reason is not None:
                 chunk.finish_reason = finish_reason(choice.finish_reason)
         if (usage := event.usage) is not None:

@@ -20,6 +20,8 @@ class SseSplitter:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Raises `EventTooLong`."""
+        if not self._tail and _is_one_event(data):  # the common case
+            return [data[6:-2]]
         if self._tail:
             data = self._tail + data
         tail = b""
@@ -43,6 +45,16 @@ class SseSplitter:
         """At the end of the body. An event without its empty line is incomplete and dropped,
         but a CR held back may end one."""
         return self.feed(b"\n") if self._tail.endswith(b"\n\r") else []
+
+
+def _is_one_event(data: bytes) -> bool:
+    """`data: ...` on one line, and the empty line."""
+    return (
+        data.startswith(b"data: ")
+        and data.endswith(b"\n\n")
+        and data.find(b"\n") == len(data) - 2
+        and b"\r" not in data
+    )
 
 
 def _data_of(block: bytes) -> bytes | None:
