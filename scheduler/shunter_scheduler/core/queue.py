@@ -27,11 +27,13 @@ Item = TypeVar("Item", bound=Queueable)
 
 def order_key(item: Queueable, now: float, ageing_step_s: float) -> OrderKey:
     """Sorts the first to go first. A strict total order: ids differ."""
-    return (-level(item, now, ageing_step_s), *_sort_key(item))
+    at = level(item, now, ageing_step_s)
+    return (-at, item.latest_start_at, item.queued_at, item.request_id)
 
 
 def level(item: Queueable, now: float, ageing_step_s: float) -> int:
-    return item.rank + int(max(0.0, now - item.queued_at) / ageing_step_s)
+    waited_s = now - item.queued_at
+    return item.rank + int(waited_s / ageing_step_s) if waited_s > 0 else item.rank
 
 
 def _sort_key(item: Queueable) -> SortKey:

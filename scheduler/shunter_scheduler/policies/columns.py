@@ -1,12 +1,14 @@
 """What a dispatch policy looks at: a pool's instances as columns, and what a request asks."""
 
 from dataclasses import dataclass
+from struct import Struct
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+_COLUMN = Struct("=12d")
 
 
 class InstanceRow(NamedTuple):
@@ -72,6 +74,7 @@ class InstanceColumns:
     def __init__(self, weights: Weights, capacity: int = 16) -> None:
         self._weights = weights
         self.rows: list[InstanceRow | None] = []
+        self._packed = np.empty(12)  # one column on its way: packing is cheaper than a tuple
         self._allocate(capacity)
 
     def _allocate(self, capacity: int) -> None:
@@ -111,7 +114,9 @@ class InstanceColumns:
         price, per_context = row.price_s_per_s, row.step_s_per_context_token
         prefill_weight = 1.0 + n * w.slowdown + price
         decode_weight = w.decode + price / (n + 1)
-        self._data[:, slot] = (
+        _COLUMN.pack_into(
+            self._packed.data,
+            0,
             row.queued_until,
             row.busy,
             -1.0 if row.blocked_because else row.kv_free_tokens,
@@ -125,6 +130,7 @@ class InstanceColumns:
             row.tpot_s * decode_weight + n * w.slowdown * row.step_s_per_sequence,
             per_context * (decode_weight + n * w.slowdown),
         )
+        self._data[:, slot] = self._packed
 
     def clear(self, slot: int) -> None:
         self.rows[slot] = None
