@@ -1,6 +1,7 @@
 """Load drawn at random: Poisson or gamma arrivals, lengths from a distribution."""
 
 from dataclasses import dataclass, field
+from math import inf
 
 import numpy as np
 
@@ -8,6 +9,8 @@ from shunter_simulator.workloads.arrivals import Arrival
 from shunter_simulator.workloads.errors import WorkloadError
 from shunter_simulator.workloads.lengths import Length, parse_length
 
+MAX_ARRIVALS = 10_000_000
+MAX_CV = 100.0  # beyond it a draw of the gaps is all zeros
 _BATCH = 1024
 
 
@@ -22,14 +25,18 @@ class GeneratedLoad:
     output: Length = field(default_factory=lambda: parse_length("128"))
 
     def __post_init__(self) -> None:
-        if not self.rate_per_s > 0:
-            raise WorkloadError(f"rate must be positive, not {self.rate_per_s}")
-        if self.cv < 0:
-            raise WorkloadError(f"cv must not be negative, not {self.cv}")
+        if not 0 < self.rate_per_s < inf:
+            raise WorkloadError(f"rate must be positive and finite, not {self.rate_per_s}")
+        if not 0 <= self.cv <= MAX_CV:
+            raise WorkloadError(f"cv must be from 0 to {MAX_CV}, not {self.cv}")
 
 
 def generate(load: GeneratedLoad, duration_s: float, rng: np.random.Generator) -> list[Arrival]:
-    """Everything that arrives within `duration_s`."""
+    """Everything that arrives within `duration_s`. Raises `WorkloadError` for more than fits."""
+    if load.rate_per_s * duration_s > MAX_ARRIVALS:
+        raise WorkloadError(
+            f"{load.rate_per_s:g} requests/s for {duration_s:g} s are more than {MAX_ARRIVALS}"
+        )
     times: list[float] = []
     now = 0.0
     while now < duration_s:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from shunter_simulator.workloads.errors import WorkloadError
 
+MAX_TOKENS = 10_000_000
 FORMS = "a number, LOW-HIGH, exp/MEAN, lognormal/MEAN/CV"
 
 
@@ -24,11 +25,18 @@ def parse_length(text: str) -> Length:
     variation). Raises `WorkloadError`."""
     name, *parts = text.split("/")
     try:
-        numbers = [float(p) for p in parts]
-        sampler = _FAMILIES[name](*numbers) if parts else _range(*map(float, name.split("-")))
+        numbers = [_number(p) for p in parts]
+        sampler = _FAMILIES[name](*numbers) if parts else _range(*map(_number, name.split("-")))
     except (KeyError, TypeError, ValueError) as error:
         raise WorkloadError(f"{text!r} is not a length; write {FORMS}") from error
     return Length(text, lambda rng, n: np.maximum(1, np.rint(sampler(rng, n))).astype(np.int64))
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not number <= MAX_TOKENS:  # neither is NaN
+        raise ValueError(f"above {MAX_TOKENS}")
+    return number
 
 
 _Sampler = Callable[[np.random.Generator, int], NDArray[np.float64]]

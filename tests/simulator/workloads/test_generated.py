@@ -1,3 +1,5 @@
+from math import inf, nan
+
 import numpy as np
 import pytest
 
@@ -40,14 +42,39 @@ def test_lengths_follow_their_distribution(text: str, low: int, high: int, mean:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "0", "-5", "9-3", "1-2-3", "exp", "exp/x", "exp/0", "normal/1/1", "exp/1/2"]
+    "text",
+    [
+        "",
+        "x",
+        "0",
+        "-5",
+        "9-3",
+        "1-2-3",
+        "exp",
+        "exp/x",
+        "exp/0",
+        "normal/1/1",
+        "exp/1/2",
+        "inf",
+        "1-inf",
+        "exp/nan",
+        "lognormal/inf/1",
+        "1e9",
+    ],
 )
 def test_a_length_that_cannot_be_read_is_refused_with_the_forms(text: str) -> None:
     with pytest.raises(WorkloadError, match=r"is not a length; write a number, LOW-HIGH"):
         parse_length(text)
 
 
-@pytest.mark.parametrize(("rate", "cv"), [(0, 1), (-1, 1), (1, -1)])
+@pytest.mark.parametrize(
+    ("rate", "cv"), [(0, 1), (-1, 1), (1, -1), (inf, 1), (nan, 1), (1, inf), (1, nan)]
+)
 def test_impossible_load_is_refused(rate: float, cv: float) -> None:
     with pytest.raises(WorkloadError, match="must"):
         GeneratedLoad(rate_per_s=rate, cv=cv)
+
+
+def test_load_without_end_is_refused_before_it_is_drawn() -> None:
+    with pytest.raises(WorkloadError, match=r"1e\+07 requests/s for 60 s are more than 10000000"):
+        generate(GeneratedLoad(rate_per_s=1e7), 60.0, np.random.default_rng(0))
