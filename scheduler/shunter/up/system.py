@@ -112,8 +112,7 @@ class System:
         except Failure:
             await asyncio.gather(*map(self._drop, added.keys() & self.fleet.children.keys()))
             raise
-        for name in gone:
-            await self._scheduler.drain(name)
+        await asyncio.gather(*map(self._scheduler.drain, gone))
         self.plans = wanted
         self._publish(files)
         await asyncio.gather(*map(self._drop, gone))
