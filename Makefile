@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help up test test-llamacpp test-cluster check proto crds format lint types imports soak bench wheel clean
+.PHONY: help up test test-llamacpp test-cluster check proto crds format lint types imports soak wheel clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -19,8 +19,8 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@ $(VENV)/.up
 
-up: $(VENV)/.up ## Install into .venv and serve manifests/quickstart.yaml on this machine
-	$(BIN)/shunter up manifests/quickstart.yaml
+up: $(VENV)/.up ## Install into .venv and serve manifests/quickstart.yaml (ARGS="--port 8090 ...")
+	$(BIN)/shunter up manifests/quickstart.yaml $(ARGS)
 
 test: $(VENV)/.dev ## Run every test that needs no cluster
 	$(BIN)/python -m pytest -m 'not soak and not cluster'
@@ -62,6 +62,7 @@ soak: $(VENV)/.dev ## Ten minutes of load with an eye on memory
 	$(BIN)/python -m pytest -m soak --timeout=1200
 
 wheel: $(VENV)/.dev ## Build the wheel into dist/
+	rm -f dist/shunter-*.whl
 	$(BIN)/python -m pip wheel --quiet --no-deps -w dist .
 
 clean: ## Remove what the targets above made
