@@ -1,7 +1,9 @@
 """Drains: no new work; what runs is moved a few at a time, the rest runs to the deadline."""
 
 from shunter_api.testing import make_pool
-from shunter_scheduler.core.testing import CoreHarness, make_instances, only
+from shunter_scheduler.core.ledger import Load
+from shunter_scheduler.core.settings import CoreSettings, HeadRoom
+from shunter_scheduler.core.testing import CoreHarness, make_instances, make_request, only
 from shunter_scheduler.domain.decisions import Assign, Cancel, Decision, Move
 from shunter_scheduler.domain.events import (
     DrainCancelled,
@@ -11,6 +13,7 @@ from shunter_scheduler.domain.events import (
     FirstToken,
     MoveDone,
     Progress,
+    Submitted,
 )
 from shunter_scheduler.domain.status import DrainStatus
 
@@ -181,3 +184,25 @@ def test_destination_leaves_while_a_move_is_under_way() -> None:
     assert harness.loads()["chat-h100-0"].requests == 1
     explained = harness.core.explain("r0", 0.0)
     assert explained is not None and explained.state == "running"
+
+
+def test_a_waiting_request_that_is_reported_as_moved_runs_and_is_placed_only_once() -> None:
+    """A gateway that reports what the scheduler has not decided is believed; once its request ends,
+    nothing may place it again."""
+    harness = CoreHarness(
+        make_instances(1), settings=CoreSettings(head_room=HeadRoom(max_requests=1))
+    )
+    harness.assign("first")
+    harness.submit("r-0")
+    harness.apply(Submitted(make_request("r-1")))  # not looked at yet
+    for request_id in ("r-0", "r-1"):
+        harness.apply(MoveDone(request_id, 2, "chat-h100-0", True, "replay"))
+    harness.check_books()
+    assert harness.core.status(0.0).pools[0].waiting == 0
+    harness.apply(*(Finished(i, 2, 5, "stop") for i in ("first", "r-0", "r-1")))
+    assert harness.decide() == []
+    assert harness.loads() == {"chat-h100-0": Load()}
+    assert harness.core._state.instances["chat-h100-0"].requests == {}
+    drain(harness)
+    harness.configure(())  # what is gone may not be looked for
+    harness.check_books()
