@@ -29,7 +29,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> GatewayOptions:
     defaults = GatewayOptions()
     parser = argparse.ArgumentParser(prog="shunter gateway", description=__doc__)
     add = parser.add_argument
-    add("--scheduler", default=defaults.scheduler, metavar="HOST:PORT")
+    add("--scheduler", default=defaults.scheduler, metavar="HOST:PORT[,HOST:PORT]")
     add("--listen", default=defaults.listen, metavar="HOST:PORT", help="HTTP, with /metrics")
     add("--grpc-listen", default=defaults.grpc_listen, metavar="HOST:PORT", help="empty: no gRPC")
     add("--api-keys", type=Path, metavar="FILE", help="YAML of hashed keys; see docs/api.md")

@@ -33,7 +33,8 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class GatewayOptions:
-    """Addresses are `host:port`. An empty `grpc_listen` serves no gRPC."""
+    """Addresses are `host:port`; `scheduler` may be several with a comma between. An empty
+    `grpc_listen` serves no gRPC."""
 
     scheduler: str = "127.0.0.1:50051"
     listen: str = "127.0.0.1:8080"
@@ -62,7 +63,8 @@ class GatewayOptions:
         addresses = [("--listen", self.http_address)]
         if self.grpc_address is not None:
             addresses.append(("--grpc-listen", self.grpc_address))
-        parse_address(self.scheduler, "--scheduler")
+        for scheduler in self.scheduler.split(","):
+            parse_address(scheduler, "--scheduler")
         for flag, address in addresses:
             if not (address.is_loopback or self.api_keys or self.insecure_open):
                 raise StartError(

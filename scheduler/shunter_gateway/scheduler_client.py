@@ -1,4 +1,9 @@
-"""The one gRPC stream to the scheduler: batches whatever is queued, reconnects for ever."""
+"""The one gRPC stream to the scheduler: batches whatever is queued, reconnects for ever.
+
+Each attempt makes a connection of its own, so that behind a Service or among several addresses it
+comes to the scheduler that leads. Commands of an older term than the highest seen are refused: a
+leader that was stopped and wakes does not know yet that another leads.
+"""
 
 import asyncio
 from collections import deque
@@ -22,24 +27,29 @@ _BATCH = 256
 _QUEUE = 200_000
 _ENDS = (pb.Finished, pb.Failed, pb.MoveDone)
 _CHANNEL_OPTIONS = (
-    ("grpc.keepalive_time_ms", 10_000),
+    # A scheduler that stands still is given up by the time that its Lease has run out.
+    ("grpc.keepalive_time_ms", 4_000),
     ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.use_local_subchannel_pool", 1),  # no connection of an earlier attempt
     ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.max_send_message_length", 16 << 20),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.min_reconnect_backoff_ms", 2_000),  # gRPC's name for the time to connect
 )
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerTarget:
-    address: str  # host:port
+    address: str  # host:port, or several with a comma between
     gateway_id: str
     version: str
     credentials: grpc.ChannelCredentials | None = None
     backoff_s: float = 0.1
     max_backoff_s: float = 1.0
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(self.address.split(","))
 
 
 class SchedulerClient:
@@ -51,6 +61,7 @@ class SchedulerClient:
         self._queue: deque[SchedulerEvent] = deque()
         self._queued = asyncio.Event()
         self._warned = False
+        self._term = 0
         self.lost_since: float | None = self._time()
         self.heard_at = 0.0
 
@@ -64,23 +75,25 @@ class SchedulerClient:
         self._queued.set()
 
     async def run(self, listener: SessionListener) -> None:
-        backoff_s = self._target.backoff_s
-        async with self._channel() as channel:
-            stub: SchedulerAsyncStub = SchedulerStub(channel)
-            while True:
-                began = self._time()
-                reason = await self._guarded(stub, listener)
-                self._lose(reason)
-                if self._time() - began > self._target.max_backoff_s:
-                    backoff_s = self._target.backoff_s
-                await asyncio.sleep(backoff_s)
-                backoff_s = min(2 * backoff_s, self._target.max_backoff_s)
-
-    def _channel(self) -> grpc.aio.Channel:
         target = self._target
-        if target.credentials is None:
-            return grpc.aio.insecure_channel(target.address, options=_CHANNEL_OPTIONS)
-        return grpc.aio.secure_channel(target.address, target.credentials, options=_CHANNEL_OPTIONS)
+        addresses, backoff_s, attempts = target.addresses, target.backoff_s, 0
+        while True:
+            began = self._time()
+            async with self._channel(addresses[attempts % len(addresses)]) as channel:
+                reason = await self._guarded(SchedulerStub(channel), listener)
+            attempts += 1
+            self._lose(reason)
+            if self._time() - began > target.max_backoff_s:
+                backoff_s = target.backoff_s
+            if attempts % len(addresses) == 0:
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(2 * backoff_s, target.max_backoff_s)
+
+    def _channel(self, address: str) -> grpc.aio.Channel:
+        credentials = self._target.credentials
+        if credentials is None:
+            return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        return grpc.aio.secure_channel(address, credentials, options=_CHANNEL_OPTIONS)
 
     def _lose(self, reason: str) -> None:
         if not self._warned:
@@ -97,7 +110,7 @@ class SchedulerClient:
         try:
             return await self._session(stub, listener)
         except grpc.aio.AioRpcError as error:
-            return error.code().name
+            return f"{error.code().name}: {(error.details() or '')[:200]}"
         except asyncio.InvalidStateError:
             return "ended while it was written to"
         except asyncio.CancelledError:
@@ -114,9 +127,13 @@ class SchedulerClient:
         call = stub.Session()
         writer: asyncio.Task[None] | None = None
         try:
-            hello = pb.Hello(gateway_id=self._target.gateway_id, version=self._target.version)
+            target = self._target
+            hello = pb.Hello(gateway_id=target.gateway_id, version=target.version, term=self._term)
             await call.write(pb.GatewayEvents(events=[pb.GatewayEvent(hello=hello)]))
             while isinstance(message := await call.read(), pb.SchedulerCommands):
+                if 0 < message.term < self._term:
+                    return f"its term is {message.term}, and {self._term} is in force"
+                self._term = max(self._term, message.term)
                 self.heard_at = self._time()
                 listener.on_commands(message)
                 if writer is None:  # the first message: a topology, so this scheduler is alive

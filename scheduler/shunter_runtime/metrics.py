@@ -11,9 +11,14 @@ if TYPE_CHECKING:
 
 
 async def serve_metrics(
-    registry: CollectorRegistry, host: str, port: int, healthy: Callable[[], bool]
+    registry: CollectorRegistry,
+    host: str,
+    port: int,
+    healthy: Callable[[], bool],
+    ready: Callable[[], bool] | None = None,
 ) -> "AppRunner":
-    """Starts `GET /metrics` and `GET /health` (200 or 503); port 0 lets the system choose.
+    """Starts `GET /metrics`, `GET /health` (200 or 503: for a liveness probe) and `GET /ready`
+    (whether to send it work; the same where `ready` is not given). Port 0: the system chooses.
 
     The caller ends it with `await runner.cleanup()`. Raises `OSError` where the port is taken.
     """
@@ -23,13 +28,14 @@ async def serve_metrics(
             body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
 
-    async def health(_: web.Request) -> web.Response:
-        fine = healthy()
+    async def health(request: web.Request) -> web.Response:
+        fine = ready() if ready and request.path == "/ready" else healthy()
         return web.Response(status=200 if fine else 503, text="ok\n" if fine else "not ready\n")
 
     app = web.Application()
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/health", health)
+    app.router.add_get("/ready", health)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:

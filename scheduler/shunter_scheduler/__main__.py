@@ -6,9 +6,8 @@ import gc
 import os
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import structlog
 from opentelemetry.trace import TracerProvider
 from prometheus_client import CollectorRegistry
 
+from shunter_runtime.lease_election import LeaderElection
 from shunter_runtime.logs import configure_logging
 from shunter_runtime.loop import run as run_loop
 from shunter_runtime.metrics import port_of, serve_metrics
@@ -25,45 +25,28 @@ from shunter_runtime.tracing import build_tracer_provider, shutdown_tracing
 from shunter_scheduler.core import CoreSettings, SchedulerCore
 from shunter_scheduler.domain.cluster import Topology
 from shunter_scheduler.domain.events import TopologyChanged
+from shunter_scheduler.inputs import Changes, open_inputs
+from shunter_scheduler.options import SchedulerOptions, StartError, lease_or_default
+from shunter_scheduler.role import Role
 from shunter_scheduler.service.engines import EnginePoller
 from shunter_scheduler.service.errors import ShuttingDown
+from shunter_scheduler.service.leadership import Leadership
 from shunter_scheduler.service.loop import Driver
 from shunter_scheduler.service.parts import Parts
 from shunter_scheduler.service.server import Listening, start_server
 from shunter_scheduler.service.servicer import SchedulerService
-from shunter_scheduler.service.sessions import GRACE_S, Sessions
+from shunter_scheduler.service.sessions import Sessions
 from shunter_scheduler.service.spans import DispatchSpans
 from shunter_scheduler.service.speeds import speeds_of
-from shunter_scheduler.service.unary import LEASE_S, UnaryRequests
+from shunter_scheduler.service.unary import UnaryRequests
 from shunter_scheduler.service.view import ClusterView
-from shunter_scheduler.sources.files import ConfigRefused, FileSource
+from shunter_scheduler.sources.files import ConfigRefused
 from shunter_scheduler.telemetry import ClusterCollector, Telemetry
 
 SHUTDOWN_GRACE_S = 1.0
-Changes = AsyncGenerator[Topology | ConfigRefused]
+__all__ = ["SchedulerOptions", "StartError", "main", "run", "serve"]
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerOptions:
-    """`metrics_port` None serves no metrics; port 0, here as in `listen`: the system chooses."""
-
-    config: tuple[Path, ...]
-    listen: str = "127.0.0.1:50051"
-    metrics_port: int | None = None
-    tls: TlsFiles | None = None
-    grace_s: float = GRACE_S
-    lease_s: float = LEASE_S
-    log_level: str = "info"
-
-    @property
-    def host(self) -> str:
-        return self.listen.rpartition(":")[0].strip("[]")
-
-
-class StartError(Exception):
-    """The process cannot start: the configuration is refused, or a port or certificate is bad."""
 
 
 def run(options: SchedulerOptions) -> None:
@@ -92,38 +75,71 @@ async def serve(
     `started` is called when it serves; `provider` is the caller's to shut down. Raises
     `StartError`.
     """
-    source = FileSource(options.config)
-    async with aclosing(source.changes()) as changes, AsyncExitStack() as stack:
-        first = await anext(changes)
-        if isinstance(first, ConfigRefused):
-            raise StartError(str(first))
-        parts, poller = build(options, provider)
+    async with open_inputs(options) as inputs, AsyncExitStack() as stack:
+        first = await _first(inputs.changes, stop)
+        if first is None:
+            return
+        parts, poller = build(options, provider, inputs.leadership)
         stack.push_async_callback(_close, parts)
         _change(parts, poller, first)
         listening = await _listen(options, parts, stack, stop)
+        role = Role(parts, listening, stop)
         async with asyncio.TaskGroup() as tasks:
-            owned = (
-                tasks.create_task(
-                    parts.driver.run(
-                        (parts.spans.decided, parts.sessions.route, parts.unary.resolve)
-                    )
-                ),
-                tasks.create_task(_follow(changes, parts, poller)),
+            outlets = (parts.spans.decided, parts.sessions.route, parts.unary.resolve)
+            owned = [
+                tasks.create_task(parts.driver.run(outlets)),
+                tasks.create_task(_follow(inputs.changes, parts, poller)),
                 tasks.create_task(poller.run()),
-            )
-            await listening.set_serving(True)
+                tasks.create_task(role.run()),
+            ]
+            if inputs.election is not None:
+                owned.append(tasks.create_task(inputs.election.run(role.changed)))
+            await role.show()
             log.info("scheduler.serving", listen=options.listen, port=listening.port)
             started(listening)
             await stop.wait()
             log.info("scheduler.stopping")
-            await listening.set_serving(False)
+            await role.show()
             parts.sessions.close(ShuttingDown("the scheduler shuts down"))
+            if inputs.election is not None:
+                await _hand_over(inputs.election, owned.pop())
             await listening.server.stop(SHUTDOWN_GRACE_S)
             for task in owned:
                 task.cancel()
 
 
-def build(options: SchedulerOptions, provider: TracerProvider) -> tuple[Parts, EnginePoller]:
+async def _first(changes: Changes, stop: asyncio.Event) -> Topology | None:
+    """The first configuration; None where the process is told to stop before there is one. Raises
+    `StartError` where it is refused."""
+
+    async def read() -> Topology | ConfigRefused:
+        return await anext(changes)
+
+    reading, stopping = asyncio.create_task(read()), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((reading, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not reading.done():
+            return None
+        first = reading.result()
+        if isinstance(first, ConfigRefused):
+            raise StartError(str(first))
+        return first
+    finally:
+        reading.cancel()
+        stopping.cancel()
+        await asyncio.gather(reading, stopping, return_exceptions=True)
+
+
+async def _hand_over(election: LeaderElection, task: "asyncio.Task[None]") -> None:
+    """The standby need not wait for the Lease to run out."""
+    task.cancel()
+    await asyncio.wait((task,))
+    await election.release()
+
+
+def build(
+    options: SchedulerOptions, provider: TracerProvider, leadership: Leadership
+) -> tuple[Parts, EnginePoller]:
     """The object graph, without any I/O."""
     settings = CoreSettings()
     telemetry = Telemetry(CollectorRegistry())
@@ -143,6 +159,7 @@ def build(options: SchedulerOptions, provider: TracerProvider) -> tuple[Parts, E
         view=view,
         spans=DispatchSpans(provider, policy_of),
         telemetry=telemetry,
+        leadership=leadership,
     )
     return parts, EnginePoller(lambda: view.topology.instances, driver.tell, telemetry)
 
@@ -172,7 +189,8 @@ async def _listen(
                 parts.telemetry.registry,
                 options.host,
                 options.metrics_port,
-                lambda: not stop.is_set(),
+                healthy=lambda: not stop.is_set(),
+                ready=lambda: not stop.is_set() and parts.leadership.term is not None,
             )
             stack.push_async_callback(runner.cleanup)
             log.info("scheduler.metrics", port=port_of(runner))
@@ -201,9 +219,12 @@ def parse_arguments(arguments: list[str]) -> SchedulerOptions:
     """Raises `TlsError`; argparse ends the process for anything else that is wrong."""
     parser = argparse.ArgumentParser(prog="shunter scheduler", description=__doc__)
     add = parser.add_argument
-    add("--config", type=Path, nargs="+", required=True, help="YAML files or directories")
+    add("--config", type=Path, nargs="+", default=[], help="YAML files or directories")
+    add("--kubernetes", action="store_true", help="read the configuration from the cluster")
+    add("--namespace", action="append", default=[], help="only there; may be given several times")
+    add("--lease", help="[NAMESPACE/]NAME; with --kubernetes shunter-scheduler, else none")
     add("--listen", default="127.0.0.1:50051", metavar="HOST:PORT")
-    add("--metrics-port", type=int, help="serve /metrics and /health there")
+    add("--metrics-port", type=int, help="serve /metrics, /health and /ready there")
     add("--tls-cert", type=Path, help="PEM file; needs --tls-key")
     add("--tls-key", type=Path)
     add("--tls-ca", type=Path, help="clients must show a certificate signed by it")
@@ -212,6 +233,9 @@ def parse_arguments(arguments: list[str]) -> SchedulerOptions:
     tls = TlsFiles(given.tls_cert, given.tls_key, given.tls_ca) if given.tls_cert else None
     return SchedulerOptions(
         config=tuple(given.config),
+        kubernetes=given.kubernetes,
+        namespaces=tuple(given.namespace),
+        lease=lease_or_default(given.lease, given.kubernetes),
         listen=given.listen,
         metrics_port=given.metrics_port,
         tls=tls,

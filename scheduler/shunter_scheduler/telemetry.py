@@ -44,6 +44,10 @@ class Telemetry:
             buckets=_DECIDE_BUCKETS_S,
             registry=registry,
         )
+        self.leading = Gauge(
+            "shunter_scheduler_leading", "1 where this scheduler decides, 0 in a standby.",
+            registry=registry,
+        )  # fmt: skip
         self.gateways = Gauge("shunter_gateways", "Open sessions.", registry=registry)
         self.gateways_lost = Counter(
             "shunter_gateways_lost", "Gateways given up after their grace.", registry=registry

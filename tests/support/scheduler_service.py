@@ -37,6 +37,25 @@ class Scheduler:
         self._ready.set()
 
     async def __aenter__(self) -> "Scheduler":
+        await self.start()
+        await self.all_ready()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.channel.close()
+        self.stop.set()
+        await self.task
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """It may be a standby."""
+        await self.start()
+        try:
+            yield
+        finally:
+            await self.__aexit__()
+
+    async def start(self) -> None:
         self.task = asyncio.create_task(serve(self.options, self.stop, self.provider, self.started))
         waiter = asyncio.create_task(self._ready.wait())
         await asyncio.wait((self.task, waiter), return_when=asyncio.FIRST_COMPLETED)
@@ -45,13 +64,6 @@ class Scheduler:
             await self.task
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.port}")
         self.stub = pb_grpc.SchedulerStub(self.channel)
-        await self.all_ready()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.channel.close()
-        self.stop.set()
-        await self.task
 
     async def all_ready(self) -> None:
         async with asyncio.timeout(10):

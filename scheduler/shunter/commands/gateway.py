@@ -9,7 +9,9 @@ PemFile = Annotated[Path | None, typer.Option(help="PEM file.", exists=True)]
 
 
 def gateway(
-    scheduler: Annotated[str, typer.Option(help="host:port of the scheduler.")] = "127.0.0.1:50051",
+    scheduler: Annotated[
+        str, typer.Option(help="host:port of the scheduler; several with a comma between.")
+    ] = "127.0.0.1:50051",
     listen: Annotated[str, typer.Option(help="host:port of the HTTP edge.")] = "127.0.0.1:8080",
     grpc_listen: Annotated[
         str, typer.Option(help="host:port of the gRPC Inference service; empty: none.")

@@ -8,7 +8,8 @@ ServiceError
 ├── TooMany              RESOURCE_EXHAUSTED   a bound of the service is reached
 ├── SlowGateway          RESOURCE_EXHAUSTED   a gateway does not read what it is sent
 ├── Superseded           ABORTED              the gateway opened a newer session
-└── ShuttingDown         UNAVAILABLE          connect to another scheduler
+├── ShuttingDown         UNAVAILABLE          connect to another scheduler
+└── Standby              UNAVAILABLE          connect to the leader
 """
 
 import grpc
@@ -47,4 +48,8 @@ class Superseded(ServiceError):
 
 
 class ShuttingDown(ServiceError):
+    code = grpc.StatusCode.UNAVAILABLE
+
+
+class Standby(ServiceError):
     code = grpc.StatusCode.UNAVAILABLE

@@ -5,6 +5,7 @@ from typing import Any
 
 import grpc
 
+from shunter_scheduler.service.leadership import Leadership
 from shunter_scheduler.service.loop import Driver
 from shunter_scheduler.service.sessions import Sessions
 from shunter_scheduler.service.spans import DispatchSpans
@@ -23,3 +24,4 @@ class Parts:
     view: ClusterView
     spans: DispatchSpans
     telemetry: Telemetry
+    leadership: Leadership

@@ -20,7 +20,7 @@ OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 2_000),
     ("grpc.so_reuseport", 0),  # a second scheduler on the port must fail, not share it
 )
 SERVICE = pb.DESCRIPTOR.services_by_name["Scheduler"].full_name
@@ -34,12 +34,12 @@ class Listening:
     health: health_aio.HealthServicer
     port: int
 
-    async def set_serving(self, serving: bool) -> None:
-        """What the gRPC health service answers."""
+    async def set_serving(self, *, alive: bool, leading: bool) -> None:
+        """What the gRPC health service answers: `alive` for the server as a whole (a liveness
+        probe), `leading` for the service (a readiness probe)."""
         status = health_pb2.HealthCheckResponse
-        state = status.SERVING if serving else status.NOT_SERVING
-        for name in ("", SERVICE):
-            await self.health.set(name, state)
+        for name, serving in (("", alive), (SERVICE, leading)):
+            await self.health.set(name, status.SERVING if serving else status.NOT_SERVING)
 
 
 async def start_server(
@@ -66,6 +66,6 @@ async def start_server(
     except RuntimeError as error:  # grpc's way to say that the address cannot be had
         raise OSError(f"cannot listen on {listen}: {error}") from error
     listening = Listening(server, health, port)
-    await listening.set_serving(False)
+    await listening.set_serving(alive=False, leading=False)
     await server.start()
     return listening

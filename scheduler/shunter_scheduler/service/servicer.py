@@ -14,6 +14,7 @@ from shunter_scheduler.domain.events import DrainCancelled
 from shunter_scheduler.service.codec import fill_assign, fill_reject, to_request
 from shunter_scheduler.service.drain import drain
 from shunter_scheduler.service.errors import InvalidArgument, NotFound, ServiceError
+from shunter_scheduler.service.leadership import check_leading
 from shunter_scheduler.service.parts import Context, Parts
 from shunter_scheduler.service.replies import to_advice, to_explanation, to_status
 from shunter_scheduler.service.stream import GatewayStream
@@ -33,6 +34,7 @@ def call(handler: Handler[Request]) -> Handler[Request]:
 
     async def wrapped(self: "SchedulerService", request: Request, context: Context) -> Any:
         try:
+            check_leading(self.parts.leadership)
             return await handler(self, request, context)
         except ServiceError as error:
             code, message = error.code, str(error)
@@ -103,6 +105,7 @@ class SchedulerService(pb_grpc.SchedulerServicer):
         if not low <= interval_ms <= high:
             raise InvalidArgument(f"interval_ms is {interval_ms}: 0, or {low} to {high}")
         while True:
+            check_leading(self.parts.leadership)
             await context.write(self._status())
             await asyncio.sleep(interval_ms / 1000)
 
@@ -114,8 +117,12 @@ class SchedulerService(pb_grpc.SchedulerServicer):
         parts.view.set_draining(request.instance, True)
         parts.sessions.broadcast(parts.view.message)
         log.info("instance.drain", instance=request.instance, timeout_s=timeout_s)
-        async for progress in drain(parts.driver, request.instance, timeout_s):
-            await context.write(progress)
+        try:
+            async for progress in drain(parts.driver, request.instance, timeout_s):
+                await context.write(progress)
+        except NotFound:
+            check_leading(parts.leadership)  # no drain outlives leadership
+            raise
 
     @call
     async def Undrain(self, request: pb.UndrainRequest, _: Context) -> pb.UndrainReply:
@@ -140,4 +147,6 @@ class SchedulerService(pb_grpc.SchedulerServicer):
     def _status(self) -> pb.StatusReply:
         parts = self.parts
         status = parts.driver.core.status(parts.driver.clock())
-        return to_status(status, len(parts.sessions), parts.view.config_error)
+        reply = to_status(status, len(parts.sessions), parts.view.config_error)
+        reply.term = parts.leadership.term or 0
+        return reply

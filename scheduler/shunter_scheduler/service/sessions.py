@@ -87,19 +87,24 @@ class Session:
         self,
         write: Callable[[pb.SchedulerCommands], Awaitable[None]],
         addresses: Callable[[], Mapping[str, str]],
+        term: Callable[[], int],
     ) -> None:
-        """Writes whatever is queued, the topology first; runs until `stop`."""
+        """Writes whatever is queued, the topology first; runs until `stop`. Raises what `term`
+        raises."""
         queue = self._queue
         while not self._stopping:
             await self._wake.wait()
             self._wake.clear()
             if self._topology is not None:
                 topology, self._topology = self._topology, None
-                await write(pb.SchedulerCommands(commands=[pb.SchedulerCommand(topology=topology)]))
+                command = pb.SchedulerCommand(topology=topology)
+                await write(pb.SchedulerCommands(commands=[command], term=term()))
             while queue:
                 count = min(len(queue), MAX_COMMANDS_PER_MESSAGE)
                 batch = [queue.popleft() for _ in range(count)]
-                await write(to_commands(batch, addresses()))
+                message = to_commands(batch, addresses())
+                message.term = term()
+                await write(message)
 
 
 class Sessions:
@@ -183,6 +188,19 @@ class Sessions:
     def broadcast(self, topology: pb.Topology) -> None:
         for session in self._open.values():
             session.send_topology(topology)
+
+    def step_down(self, error: ServiceError) -> None:
+        """Ends all sessions and forgets all gateways, with what they have in flight."""
+        gateway_ids = [*self._open, *self._leases]
+        for session in self._open.values():
+            session.close(error)
+        for lease in self._leases.values():
+            lease.cancel()
+        self._open.clear()
+        self._leases.clear()
+        self._telemetry.gateways.set(0)
+        for gateway_id in gateway_ids:
+            self._driver.tell(GatewayLost(gateway_id))
 
     def close(self, error: ServiceError) -> None:
         """Ends all sessions and forgets all leases."""

@@ -9,7 +9,8 @@ import structlog
 
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_scheduler.service.codec import MAX_ID_CHARS, to_events
-from shunter_scheduler.service.errors import InvalidArgument, ServiceError
+from shunter_scheduler.service.errors import InvalidArgument, ServiceError, Standby
+from shunter_scheduler.service.leadership import Leadership, check_leading
 from shunter_scheduler.service.parts import Context, Parts
 from shunter_scheduler.service.sessions import Session
 from shunter_scheduler.service.unary import GATEWAY_ID
@@ -32,11 +33,17 @@ class GatewayStream:
         parts = self._parts
         first = await self._first_message()
         gateway_id = gateway_id_of(first)
+        leadership = parts.leadership
+        _check_term(leadership, first.events[0].hello.term)
         session = parts.sessions.open(gateway_id, parts.view.message)
         del first.events[0]
         reader = asyncio.create_task(self._read(first, session))
         writer = asyncio.create_task(
-            session.pump(self._context.write, lambda: parts.view.addresses)
+            session.pump(
+                self._context.write,
+                lambda: parts.view.addresses,
+                lambda: check_leading(leadership),
+            )
         )
         try:
             await asyncio.wait(
@@ -69,7 +76,7 @@ class GatewayStream:
         """Until the gateway ends its side."""
         driver, spans, read = self._parts.driver, self._parts.spans, self._context.read
         batch: Any = first
-        while batch is not grpc.aio.EOF:
+        while batch is not grpc.aio.EOF and not session.closed.done():
             if spans.enabled:
                 spans.arrived(batch)
             events = to_events(batch, session.gateway_id, driver.clock())
@@ -88,6 +95,15 @@ class GatewayStream:
                 raise outcome
             if isinstance(outcome, Exception):
                 raise outcome
+
+
+def _check_term(leadership: Leadership, obeyed: int) -> None:
+    """A gateway that obeys a higher term would refuse all commands of this one. Raises `Standby`:
+    either another leads, or the Lease was made anew and this one leads on above that term."""
+    term = check_leading(leadership)
+    if term and obeyed > term:
+        leadership.outrank(obeyed)
+        raise Standby(f"the gateway obeys term {obeyed}, this scheduler's is {term}; try again")
 
 
 def gateway_id_of(first: pb.GatewayEvents) -> str:

@@ -16,8 +16,10 @@ WAIT_S = 10.0
 class GatewayClient:
     """Says hello on entry. `ended` has the status with which the scheduler ended the session."""
 
-    def __init__(self, channel: grpc.aio.Channel, gateway_id: str = "gw-1") -> None:
+    def __init__(self, channel: grpc.aio.Channel, gateway_id: str = "gw-1", term: int = 0) -> None:
         self.gateway_id = gateway_id
+        self.terms: set[int] = set()  # of all commands
+        self._term = term
         self._stub = pb_grpc.SchedulerStub(channel)
         self._commands: dict[str, asyncio.Queue[pb.SchedulerCommand]] = defaultdict(asyncio.Queue)
         self._topologies: asyncio.Queue[pb.Topology] = asyncio.Queue()
@@ -29,7 +31,8 @@ class GatewayClient:
     async def __aenter__(self) -> Self:
         self.ended = asyncio.get_running_loop().create_future()
         self._call: Any = self._stub.Session()
-        await self.send(pb.GatewayEvent(hello=pb.Hello(gateway_id=self.gateway_id, version="t")))
+        hello = pb.Hello(gateway_id=self.gateway_id, version="t", term=self._term)
+        await self.send(pb.GatewayEvent(hello=hello))
         self._reader = asyncio.create_task(self._read())
         return self
 
@@ -102,6 +105,7 @@ class GatewayClient:
         try:
             async for batch in self._call:
                 self.batch_sizes.append(len(batch.commands))
+                self.terms.add(batch.term)
                 for command in batch.commands:
                     self._sort(command)
             self.ended.set_result(None)

@@ -10,7 +10,13 @@ from msgspec.structs import replace
 from shunter_scheduler.domain.decisions import Assign, Decision, Reject
 from shunter_scheduler.domain.events import Finished, Submitted
 from shunter_scheduler.domain.request import Request
-from shunter_scheduler.service.errors import AlreadyExists, NotFound, PlacementTimeout, TooMany
+from shunter_scheduler.service.errors import (
+    AlreadyExists,
+    NotFound,
+    PlacementTimeout,
+    ServiceError,
+    TooMany,
+)
 from shunter_scheduler.service.loop import Driver
 from shunter_scheduler.telemetry import Telemetry
 
@@ -89,6 +95,13 @@ class UnaryRequests:
                 continue
             if not entry.placed.done() and decision.epoch == entry.epoch:
                 entry.placed.set_result(decision)
+
+    def step_down(self, error: ServiceError) -> None:
+        """Another scheduler leads: what waits is refused, what was placed is forgotten."""
+        for request_id, entry in list(self._open.items()):
+            if not entry.placed.done():
+                entry.placed.set_exception(error)
+            self._end(request_id, "cancelled")
 
     def close(self) -> None:
         for entry in self._open.values():

@@ -26,6 +26,11 @@ class ClusterView:
         self.message = self._make_message()
 
     @property
+    def draining(self) -> frozenset[str]:
+        """Instances that a `Drain` call empties."""
+        return self._draining
+
+    @property
     def ready(self) -> bool:
         """A configuration was read."""
         return self.topology is not EMPTY

@@ -10,6 +10,7 @@ from opentelemetry.trace import NoOpTracerProvider
 from certificates import certificates_in
 from shunter_runtime.tls import TlsFiles, channel_credentials
 from shunter_scheduler.__main__ import SchedulerOptions, build
+from shunter_scheduler.service.leadership import Alone
 from shunter_scheduler.service.server import start_server
 from shunter_scheduler.service.servicer import SchedulerService
 
@@ -22,13 +23,13 @@ async def health(channel: grpc.aio.Channel) -> int:
 
 async def test_with_an_authority_only_its_clients_get_in(tmp_path: Path) -> None:
     files = certificates_in(tmp_path)
-    service = SchedulerService(build(SchedulerOptions(config=()), NoOpTracerProvider())[0])
+    service = SchedulerService(build(SchedulerOptions(config=()), NoOpTracerProvider(), Alone())[0])
     listening = await start_server(service, "127.0.0.1:0", files("server"))
     try:
         target, known = f"localhost:{listening.port}", channel_credentials(files("gateway"))
         async with grpc.aio.secure_channel(target, known) as channel:
             assert await health(channel) == health_pb2.HealthCheckResponse.NOT_SERVING
-            await listening.set_serving(True)
+            await listening.set_serving(alive=True, leading=True)
             assert await health(channel) == health_pb2.HealthCheckResponse.SERVING
         stranger = channel_credentials(TlsFiles(ca=files("server").ca))
         async with grpc.aio.secure_channel(target, stranger) as channel:

@@ -30,7 +30,7 @@ class StuckStream:
 
 @asynccontextmanager
 async def pumping(session: Session, stream: StuckStream) -> AsyncIterator[None]:
-    pump = asyncio.create_task(session.pump(stream.write, dict))
+    pump = asyncio.create_task(session.pump(stream.write, dict, int))
     try:
         yield
     finally:
