@@ -44,7 +44,10 @@ class ProfileModel:
 
 @dataclass(slots=True)
 class Drain:
+    """`again_at`: the next try that was asked for, after a move that found no destination."""
+
     deadline_at: float
+    again_at: float = 0.0
     moved: int = 0
     finished: int = 0
     failed: int = 0

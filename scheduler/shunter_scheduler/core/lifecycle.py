@@ -195,7 +195,7 @@ def failed(state: CoreState, event: Failed, now: float) -> None:
     if record is not None and event.reason not in NOT_THE_ENGINES_FAULT:
         if record.failed(now, state.settings) and record.ejected_until is not None:
             state.timers.push(record.ejected_until, "instance", record.name)
-        entry.pool.mark(record)
+        state.pools[record.value.pool].mark(record)
     if record is not None and record.drain is not None:
         record.drain.failed += 1
     trail = entry.trail

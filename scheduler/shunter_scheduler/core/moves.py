@@ -52,10 +52,10 @@ def plan_drains(state: CoreState, now: float) -> None:
         if now >= record.drain.deadline_at:
             _cancel_rest(state, record)
         else:
-            _move_some(state, record, now)
+            _move_some(state, record, record.drain, now)
 
 
-def _move_some(state: CoreState, record: InstanceRecord, now: float) -> None:
+def _move_some(state: CoreState, record: InstanceRecord, drain: Drain, now: float) -> None:
     """Those that have not started first: they only queue anew. Then those with most to come."""
     migration = state.pools[record.value.pool].spec.migration
     if migration.mode == "Off":
@@ -66,7 +66,9 @@ def _move_some(state: CoreState, record: InstanceRecord, now: float) -> None:
     movable.sort(key=lambda e: (e.started, e.output_tokens - e.expected_tokens, e.request_id))
     for entry in movable[: max(0, free)]:
         if not _start_move(state, entry, "drain", now):
-            state.timers.push(now + state.settings.moves.cooldown_s, "instance", record.name)
+            if drain.again_at <= now:
+                drain.again_at = now + state.settings.moves.cooldown_s
+                state.timers.push(drain.again_at, "instance", record.name)
             return
 
 

@@ -21,6 +21,9 @@ class Timers:
     _heap: list[Timer] = field(default_factory=list)
     _count: int = 0
 
+    def __len__(self) -> int:
+        return len(self._heap)
+
     def push(self, at: float, kind: Kind, key: str) -> None:
         self._count += 1
         heappush(self._heap, Timer(at, self._count, kind, key))

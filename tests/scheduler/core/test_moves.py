@@ -206,3 +206,20 @@ def test_a_waiting_request_that_is_reported_as_moved_runs_and_is_placed_only_onc
     drain(harness)
     harness.configure(())  # what is gone may not be looked for
     harness.check_books()
+
+
+def test_a_drain_without_a_destination_looks_again_once_a_second_whatever_else_happens() -> None:
+    harness = loaded(2, instances=1)
+    drain(harness)
+    wakes = set()
+    for step in range(1, 301):
+        harness.now = step / 100
+        harness.apply(Progress("r0", 1, 20 + step))
+        assert harness.decide() == []
+        wakes.add(harness.core.next_wake(harness.now))
+    assert wakes <= {1.0, 2.0, 3.0, 4.0}
+    assert len(harness.core._state.timers) <= 2, "the next look, and the drain's deadline"
+    harness.configure(make_instances(2))
+    harness.observe("chat-h100-1")
+    harness.now = 4.0
+    assert len(only(Move, harness.decide())) == 2
