@@ -1,16 +1,16 @@
-"""SIGTERM and SIGINT as an asyncio event."""
+"""The signals that ask a process to end, as an asyncio event."""
 
 import asyncio
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # the last: a closed terminal
 
 
 @contextmanager
 def stop_signals() -> Iterator[asyncio.Event]:
-    """An event that the first SIGTERM or SIGINT sets; the second one acts as it would by itself,
+    """An event that the first of them sets; the second one acts as it would by itself,
     so that a process that hangs in its shutdown can still be ended from the keyboard."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
