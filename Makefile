@@ -47,8 +47,9 @@ proto: $(VENV)/.dev ## Generate the gRPC stubs beside their .proto files
 	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --python_out=proto --grpc_python_out=proto \
 	  --mypy_out=proto --mypy_grpc_out=proto proto/shunter_proto/v1/*.proto
 
-crds: $(VENV)/.dev ## Generate the CustomResourceDefinitions from the models
+crds: $(VENV)/.dev ## Generate the CustomResourceDefinitions and their page from the models
 	$(BIN)/python -m shunter_api.crd charts/shunter/crds
+	$(BIN)/python -m shunter_api.crd_page docs/resources.md
 
 test-llamacpp: $(VENV)/.dev ## Build llama-server (about ten minutes of CPU) and run the tests on it
 	CMAKE_ARGS="-DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF" \

@@ -35,7 +35,8 @@ class Resource(BaseModel):
 
 
 def _decimal_text(value: object) -> object:
-    if isinstance(value, str) and re.fullmatch(DECIMAL, value):
+    """YAML has no decimals: a `Decimal` was computed here."""
+    if isinstance(value, Decimal) or (isinstance(value, str) and re.fullmatch(DECIMAL, value)):
         return value
     raise ValueError(f'write it in quotes, as a decimal text such as "2.50"; found {value!r}')
 

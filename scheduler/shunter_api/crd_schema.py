@@ -42,6 +42,7 @@ _KEPT = (
     "x-kubernetes-list-map-keys",
     VALIDATIONS,
 )
+DEFAULT_IN_WORDS = " Default: "
 _INT32_MAX = 2**31 - 1
 
 
@@ -96,7 +97,7 @@ class _Writer:
                 if not in_list:
                     written["default"] = default
                 elif default not in (None, {}):
-                    written["description"] += f" Default: {json.dumps(default)}."
+                    written["description"] += f"{DEFAULT_IN_WORDS}{json.dumps(default)}."
             properties[name] = _in_order(written)
         known = {k: v for k, v in source.items() if k != "additionalProperties"}
         return _in_order({**known, "properties": properties})

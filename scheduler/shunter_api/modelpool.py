@@ -157,7 +157,8 @@ class Profile(Resource):
     """Labels of the nodes that have this accelerator. Only a cluster reads it."""
 
     resources: Resources = Resources()
-    """What one instance asks of its node. Only a cluster reads it."""
+    """What one instance asks of its node; absent: for vllm `tensorParallel` times nvidia.com/gpu,
+    for simulated and numpy a little CPU and memory. Only a cluster reads it."""
 
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32)] = ()
     """Taints of nodes that the pods may run on all the same. Only a cluster reads it."""
@@ -183,6 +184,7 @@ _REPLICAS_IN_AUTO = (
     "replicas is decided by the scheduler; set scaling.mode to Manual to give it, "
     "or bound it with profiles[].replicas"
 )
+_SCHEMES = len({scheme for loads in SOURCE_SCHEMES.values() for scheme in loads})
 # The sum of replicas.max in CEL; a max that is absent is min, at least 1.
 _MOST_REPLICAS = (
     "self.profiles.map(p, !has(p.replicas) ? 1 : has(p.replicas.max) ? p.replicas.max : "
@@ -195,7 +197,7 @@ class ModelPoolSpec(Resource):
 
     model_config = ConfigDict(
         json_schema_extra=cel(
-            *(_source_rule(engine) for engine in SOURCE_SCHEMES),
+            *(_source_rule(e) for e, loads in SOURCE_SCHEMES.items() if len(loads) < _SCHEMES),
             Rule("!has(self.replicas) || self.scaling.mode == 'Manual'", _REPLICAS_IN_AUTO),
             Rule(
                 f"!has(self.replicas) || self.replicas <= {_MOST_REPLICAS}",

@@ -97,7 +97,7 @@ class PodMetadata(Resource):
     """What is added to the metadata of engine pods."""
 
     labels: Labels = Field(default_factory=dict)
-    """Labels to add; those under shunter.dev/ and app.kubernetes.io/ are the operator's own."""
+    """Labels to add; the operator's own, under shunter.dev/ and the like, win."""
 
     annotations: Annotations = Field(default_factory=dict)
     """Annotations to add."""

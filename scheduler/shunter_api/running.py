@@ -19,10 +19,10 @@ class Scaling(Resource):
     """Auto: the scheduler's advice, within each profile's bounds. Manual: `spec.replicas`."""
 
     spill_after_s: Annotated[Duration, Field(alias="spillAfter")] = 60.0
-    """A profile whose pods no node takes for this long is helped out by the next profile."""
+    """The next profile stands in for pods that no node has taken for this long."""
 
     return_after_s: Annotated[Duration, Field(alias="returnAfter")] = 120.0
-    """Once a preferred profile has been ready again for this long, requests move back to it."""
+    """A stand-in goes, and its requests move, once the preferred pod has been ready this long."""
 
     scale_down_after_s: Annotated[Duration, Field(alias="scaleDownAfter")] = 300.0
     """An instance goes only after fewer have been enough for this long."""
@@ -61,7 +61,8 @@ class Migration(Resource):
     """Auto takes the best rung that both engines can do; Replay only replays; "Off" never moves."""
 
     drain_timeout_s: Annotated[Duration, Field(alias="drainTimeout")] = 120.0
-    """How long a drain may take before what still runs is ended."""
+    """How long a drain may take before what still runs is ended; on a cluster pods get that long to
+    end."""
 
     max_concurrent_per_instance: Annotated[Int, Field(ge=1, le=256)] = 2
     """How many moves an instance takes part in at a time."""

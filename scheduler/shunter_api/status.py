@@ -123,10 +123,10 @@ class PoolStatus(Written):
     """Where clients find the model: the gateway's URL in the cluster."""
 
     gpu_mix: Annotated[str, Field(max_length=1024)] | None = None
-    """The ready instances by accelerator, such as `2xh100-sxm-80gb+1xl4-24gb`."""
+    """The accelerators of the ready instances, such as `2xh100-sxm-80gb+1xl4-24gb`."""
 
     cost_per_hour: Annotated[DecimalText, Field(ge=0)] | None = None
-    """What the pods that exist cost in an hour, by each profile's `costPerHour`."""
+    """What the pods that have a node cost in an hour, by each profile's `costPerHour`."""
 
     policy: Annotated[str, Field(max_length=253)] | None = None
     """The RoutingPolicy that gives dispatch and admission."""
