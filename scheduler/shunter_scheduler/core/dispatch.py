@@ -103,6 +103,24 @@ def excluded_slots(entry: Entry) -> tuple[int, ...]:
     return tuple(instances[name].slot for name in names if name in instances)
 
 
+def slot_to_keep(entry: Entry, now: float) -> tuple[int, ...]:
+    """The instance with the most free KV memory of those that can hold the request once enough
+    has ended there; none where no instance in service can."""
+    pool, barred = entry.pool, excluded_slots(entry)
+    ask = make_ask(entry, now)
+    share = 1 - pool.settings.head_room.kv_watermark
+    fit = [
+        record
+        for record in pool.records()
+        if record.in_service
+        and record.slot not in barred
+        and record.kv_capacity_tokens * share >= ask.kv_tokens
+    ]
+    if not fit:
+        return ()
+    return (max(fit, key=lambda record: record.kv_capacity_tokens - record.load.kv_tokens).slot,)
+
+
 def _ranking(
     pool: PoolRecord,
     policy: DispatchPolicy,

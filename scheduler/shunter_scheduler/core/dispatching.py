@@ -3,7 +3,13 @@
 import math
 
 from shunter_scheduler.core.admission import enqueue
-from shunter_scheduler.core.dispatch import excluded_slots, nothing_fits, pick, reserve_for
+from shunter_scheduler.core.dispatch import (
+    excluded_slots,
+    nothing_fits,
+    pick,
+    reserve_for,
+    slot_to_keep,
+)
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.queue import order_key
@@ -72,22 +78,26 @@ def _after_placing(state: CoreState, pool: PoolRecord, newcomers: list[Entry], n
 
 
 def _place_queued(state: CoreState, pool: PoolRecord, now: float) -> None:
-    """One that fits nowhere lets at most `lookahead` others be tried."""
+    """One that fits nowhere lets at most `lookahead` others be tried. Once it has been passed over
+    for an ageing step, an instance is kept for it: nothing else goes there until it fits."""
     misses: set[str] = set()
+    kept: tuple[int, ...] = ()
     lookahead = state.settings.lookahead
     while len(misses) <= lookahead and len(pool.queue) > len(misses):
         for entry in pool.queue.first(lookahead + 1 + len(misses)):
             if entry.request_id in misses:
                 continue
-            if not place(state, entry, now):
+            if not place(state, entry, now, kept):
                 misses.add(entry.request_id)
                 if len(misses) > lookahead:
                     return
+                if not kept and now - entry.queued_at >= state.settings.ageing_step_s:
+                    kept = slot_to_keep(entry, now)
 
 
-def place(state: CoreState, entry: Entry, now: float) -> bool:
-    """False where no instance has head room."""
-    picked = pick(entry, now, state.rng, excluded_slots(entry))
+def place(state: CoreState, entry: Entry, now: float, kept: tuple[int, ...] = ()) -> bool:
+    """False where no instance has head room, but for the slots that are `kept` for another."""
+    picked = pick(entry, now, state.rng, excluded_slots(entry) + kept)
     if picked is None:
         return False
     record = picked.instance

@@ -1,6 +1,6 @@
 """Picks: spreading, prefix hits, exclusion, ejection, determinism."""
 
-from collections import Counter
+from collections import Counter, deque
 
 import numpy as np
 import pytest
@@ -198,3 +198,26 @@ def test_two_profiles_are_compared_in_seconds() -> None:
         harness.submit(f"r{i}")
     loads = harness.loads()
     assert loads["chat-h100-0"].requests > loads["chat-l4-0"].requests > 0
+
+
+def test_a_large_request_is_not_passed_over_for_ever_by_small_ones() -> None:
+    """Eight small ones run; as each ends, another comes. The large one needs the place of seven."""
+    harness = CoreHarness(make_instances(2))
+    for value in harness.instances:
+        harness.observe(value.name, kv_capacity_tokens=10_000)
+    running = deque(harness.assign(f"small-{i}").request_id for i in range(16))
+    assert only(Hold, harness.submit("large", prompt_tokens=8000))
+    placed_at: dict[str, float] = {}
+    for step in range(1, 29):
+        harness.now = float(step)
+        for part in range(2):
+            request = make_request(f"later-{step}-{part}", arrived_at=harness.now)
+            harness.apply(Finished(running.popleft(), 1, 10, "stop"), Submitted(request))
+        for assigned in only(Assign, harness.decide()):
+            placed_at[assigned.request_id] = harness.now
+            if assigned.request_id != "large":
+                running.append(assigned.request_id)
+    assert 10.0 <= placed_at["large"] < 25.0
+    others = [request_id for request_id, at in placed_at.items() if at < placed_at["large"]]
+    assert len(others) > 15, "the other instance goes on taking small ones"
+    harness.check_books()
