@@ -719,7 +719,7 @@ class Reject(_message.Message):
     request_id: _builtins.str
     epoch: _builtins.int
     reason: _builtins.str
-    """unknown_model, overloaded, no_instance, context_length, queue_timeout, class_not_allowed"""
+    """unknown_model, overloaded, no_instance, context_length, queue_timeout, class_not_allowed, deadline"""
     message: _builtins.str
     retry_after_ms: _builtins.int
     def __init__(
