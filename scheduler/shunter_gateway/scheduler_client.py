@@ -1,12 +1,15 @@
 """The one gRPC stream to the scheduler: batches whatever is queued, reconnects for ever.
 
-Each attempt makes a connection of its own, so that behind a Service or among several addresses it
-comes to the scheduler that leads. Commands of an older term than the highest seen are refused: a
+Names are resolved anew for each round over all of their addresses (those of a headless Service are
+the schedulers' pods), with a connection of its own for each attempt, until one comes to the
+scheduler that leads. Commands of an older term than the highest seen are refused: a
 leader that was stopped and wakes does not know yet that another leads.
 """
 
 import asyncio
+import socket
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 _BATCH = 256
 _QUEUE = 200_000
+_RESOLVE_TIMEOUT_S = 2.0
 _ENDS = (pb.Finished, pb.Failed, pb.MoveDone)
 _CHANNEL_OPTIONS = (
     # A scheduler that stands still is given up by the time that its Lease has run out.
@@ -52,6 +56,33 @@ class SchedulerTarget:
         return tuple(self.address.split(","))
 
 
+@dataclass(frozen=True, slots=True)
+class _Endpoint:
+    address: str  # ip:port
+    host: str  # the name that its certificate has
+
+
+async def _resolved(addresses: Sequence[str]) -> list[_Endpoint]:
+    """Every address of every name, in order; a name that is not found stands for itself, so that
+    the attempt says what is wrong with it."""
+    found: dict[str, _Endpoint] = {}
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        host = host.strip("[]")
+        try:
+            async with asyncio.timeout(_RESOLVE_TIMEOUT_S):
+                answers = await asyncio.get_running_loop().getaddrinfo(
+                    host, int(port), type=socket.SOCK_STREAM
+                )
+        except (OSError, TimeoutError):
+            found.setdefault(address, _Endpoint(address, host))
+            continue
+        for *_, name in answers:
+            ip = f"[{name[0]}]:{port}" if ":" in str(name[0]) else f"{name[0]}:{port}"
+            found.setdefault(ip, _Endpoint(ip, host))
+    return list(found.values())
+
+
 class SchedulerClient:
     """`SchedulerLink` over `Scheduler.Session`. Run `run(listener)` as a task until cancelled."""
 
@@ -76,24 +107,26 @@ class SchedulerClient:
 
     async def run(self, listener: SessionListener) -> None:
         target = self._target
-        addresses, backoff_s, attempts = target.addresses, target.backoff_s, 0
+        backoff_s = target.backoff_s
         while True:
-            began = self._time()
-            async with self._channel(addresses[attempts % len(addresses)]) as channel:
-                reason = await self._guarded(SchedulerStub(channel), listener)
-            attempts += 1
-            self._lose(reason)
-            if self._time() - began > target.max_backoff_s:
-                backoff_s = target.backoff_s
-            if attempts % len(addresses) == 0:
-                await asyncio.sleep(backoff_s)
-                backoff_s = min(2 * backoff_s, target.max_backoff_s)
+            for endpoint in await _resolved(target.addresses):
+                began = self._time()
+                async with self._channel(endpoint) as channel:
+                    reason = await self._guarded(SchedulerStub(channel), listener)
+                self._lose(reason)
+                if self._time() - began > target.max_backoff_s:
+                    backoff_s = target.backoff_s
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(2 * backoff_s, target.max_backoff_s)
 
-    def _channel(self, address: str) -> grpc.aio.Channel:
+    def _channel(self, endpoint: "_Endpoint") -> grpc.aio.Channel:
         credentials = self._target.credentials
         if credentials is None:
-            return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
-        return grpc.aio.secure_channel(address, credentials, options=_CHANNEL_OPTIONS)
+            return grpc.aio.insecure_channel(endpoint.address, options=_CHANNEL_OPTIONS)
+        named = ("grpc.ssl_target_name_override", endpoint.host)
+        return grpc.aio.secure_channel(
+            endpoint.address, credentials, options=(*_CHANNEL_OPTIONS, named)
+        )
 
     def _lose(self, reason: str) -> None:
         if not self._warned:
