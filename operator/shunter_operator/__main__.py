@@ -5,7 +5,7 @@ import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -75,14 +75,14 @@ async def serve(
     options: OperatorOptions,
     stop: asyncio.Event,
     started: Callable[[int], None] = lambda _: None,
-    environ: Mapping[str, str] = os.environ,
 ) -> None:
     """Stands by until it leads, then works until it is told to stop or has lost the lead: then the
     process ends, and its successor begins with a clean mind. `started` gets the metrics port once
     the watches are about to run. Raises `StartError`."""
     async with AsyncExitStack() as stack:
         try:
-            api = await stack.enter_async_context(kube_api(find_access(environ)))
+            access = find_access(os.environ)
+            api = await stack.enter_async_context(kube_api(access))
             environment = await _environment(options, api)
         except (KubeAccessError, ClusterError) as error:
             raise StartError(str(error)) from error
@@ -91,12 +91,9 @@ async def serve(
         if options.leader_election:
             await stack.enter_async_context(_leadership(options, api, telemetry, stop))
         if not stop.is_set():
-            await _work(
-                options,
-                Parts.build(options, api, environment, telemetry),
-                stop,
-                lambda: started(port),
-            )
+            parts = Parts.build(options, api, environment, telemetry)
+            registry = registry_of(access, parts.watches, parts.controller.wake)
+            await _work(options, parts, registry, stop, lambda: started(port))
         log.info("operator.stopping")
 
 
@@ -122,7 +119,11 @@ class Parts:
 
 
 async def _work(
-    options: OperatorOptions, parts: Parts, stop: asyncio.Event, started: Callable[[], None]
+    options: OperatorOptions,
+    parts: Parts,
+    registry: kopf.OperatorRegistry,
+    stop: asyncio.Event,
+    started: Callable[[], None],
 ) -> None:
     """Until `stop` is set, or kopf ends by itself."""
     watching = asyncio.Event()
@@ -139,7 +140,7 @@ async def _work(
                 tasks.create_task(announce()),
             )
             await kopf.operator(
-                registry=registry_of(parts.watches, parts.controller.wake),
+                registry=registry,
                 settings=settings_of(options.namespaces),
                 standalone=True,
                 clusterwide=not options.namespaces,
@@ -168,15 +169,17 @@ async def _leadership(
             stop.set()
 
     namespace = options.lease_namespace or api.namespace
-    identity = f"{socket.gethostname()}-{secrets.token_hex(4)}"
-    election = LeaderElection(KubernetesLease(api, namespace, LEASE), identity, changed)
-    task = asyncio.create_task(election.run(), name="leader election")
+    identity = f"{socket.gethostname()}_{secrets.token_hex(4)}"
+    election = LeaderElection(KubernetesLease(api, namespace, LEASE), identity)
+    task = asyncio.create_task(election.run(changed), name="leader election")
+    task.add_done_callback(lambda _: stop.set())
     try:
         await _first(leads, stop)
         yield
     finally:
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        with suppress(asyncio.CancelledError):
+            await task
         await election.release()
 
 

@@ -4,9 +4,11 @@ kopf is used for its watches only: it writes nothing, neither annotations nor fi
 passes are level-triggered and remember nothing of earlier handlers.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import aiohttp
 import kopf
 
 from shunter_api.routingpolicy import RoutingPolicy
@@ -15,6 +17,7 @@ from shunter_operator.names import GROUP, LABEL_MANAGED_BY, MANAGED_BY, VERSION,
 from shunter_operator.pods import pod_of
 from shunter_operator.values import Pod
 from shunter_operator.watches import Owned, Watches, owned, policy_of, pool_key, pool_record
+from shunter_runtime.kube_access import KubeAccess
 
 Wake = Callable[[PoolKey], None]
 
@@ -32,9 +35,13 @@ CLIENT_TIMEOUT_S = 630
 CONNECT_TIMEOUT_S = 10
 
 
-def registry_of(watches: Watches, wake: Wake) -> kopf.OperatorRegistry:
+def registry_of(access: KubeAccess, watches: Watches, wake: Wake) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
-    kopf.on.login(registry=registry)(_login)
+
+    @kopf.on.login(registry=registry)
+    async def login(**_: Any) -> kopf.AiohttpSession:
+        return _session(access)
+
     _pools(registry, wake)
     _pods(registry, wake)
     for kind, selector in OWNED_KINDS:
@@ -69,8 +76,19 @@ def kopf_selector(selector: tuple[str, str | None, str]) -> Any:
     return tuple(part for part in (group, version, plural) if part is not None)
 
 
-def _login(logger: Any, settings: kopf.OperatorSettings, **_: Any) -> Any:
-    return kopf.login_via_client(logger=logger, settings=settings)
+def _session(access: KubeAccess) -> kopf.AiohttpSession:
+    """kopf's watches authenticate as all other calls do; kopf closes the session."""
+
+    async def authorize(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        if value := await asyncio.to_thread(access.authorization):
+            request.headers["Authorization"] = value
+        return await handler(request)
+
+    connector = aiohttp.TCPConnector(limit=0, ssl=access.tls)
+    session = aiohttp.ClientSession(connector=connector, middlewares=(authorize,))
+    return kopf.AiohttpSession(server=access.server, aiohttp_session=session)
 
 
 def _pools(registry: kopf.OperatorRegistry, wake: Wake) -> None:

@@ -1,0 +1,297 @@
+"""A real API server for tests: $KUBECONFIG, or the cluster tools of this machine."""
+
+import asyncio
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import pytest
+import yaml
+
+from helm_chart import find_tool, kube_tools
+from shunter_operator.__main__ import OperatorOptions, serve
+from shunter_operator.controller import Pace
+from shunter_operator.names import READINESS_GATE
+from shunter_operator.scheduler_client import FRESH_S
+from shunter_proto.v1 import scheduler_pb2 as pb
+from shunter_proto.v1 import scheduler_pb2_grpc as pb_grpc
+from shunter_runtime.kube_access import KubeAccess, find_access
+from shunter_runtime.kube_api import APPLY, MERGE, STRATEGIC, KubeApi, NotFound, kube_api
+
+CRDS = Path(__file__).resolve().parents[2] / "charts" / "shunter" / "crds"
+FAKE_NODES = 10
+UP_TIMEOUT_S = 120
+WAIT_S = 30.0
+POLL_S = 0.1
+# Quick enough for tests; in other respects the operator is as it is.
+PACE = Pace(period_s=0.5, gather_s=0.2, first_retry_s=0.2, last_retry_s=1.0)
+T = TypeVar("T")
+
+
+def kubeconfig() -> str:
+    """Of a control plane with fake nodes. Skips the test where there is none."""
+    if named := os.environ.get("KUBECONFIG"):
+        return named
+    tools = kube_tools()
+    if tools is None or find_tool("kubectl") is None:
+        pytest.skip("no cluster: set KUBECONFIG, or SHUNTER_KUBE to built cluster tools")
+    for arguments in (["--control-plane"], ["--fake-nodes", str(FAKE_NODES)]):
+        done = subprocess.run(
+            [str(tools / "up"), *arguments], capture_output=True, text=True, timeout=UP_TIMEOUT_S
+        )
+        if done.returncode:
+            pytest.fail(f"the cluster does not come up: {done.stderr[-2000:]}")
+    return done.stdout.strip()
+
+
+@dataclass
+class ScriptedScheduler(pb_grpc.SchedulerServicer):
+    """Answers the operator's calls as a test says; on a real socket."""
+
+    instances: dict[str, int] = field(default_factory=dict)  # requests that run there
+    draining: set[str] = field(default_factory=set)
+    advice: dict[tuple[str, str], int] = field(default_factory=dict)
+    pools: tuple[str, ...] = ("chat",)
+
+    async def Status(self, request: Any, context: Any) -> pb.StatusReply:
+        return pb.StatusReply(
+            pools=[pb.StatusReply.Pool(name=n, slo_attainment=1.0) for n in self.pools],
+            instances=[
+                pb.StatusReply.Instance(
+                    name=name,
+                    pool=self.pools[0],
+                    running=running,
+                    state="draining" if name in self.draining else "ready",
+                )
+                for name, running in self.instances.items()
+            ],
+        )
+
+    async def AdviseScaling(self, request: Any, context: Any) -> pb.AdviseScalingReply:
+        return pb.AdviseScalingReply(
+            advice=[
+                pb.AdviseScalingReply.Advice(pool=pool, profile=profile, desired_replicas=count)
+                for (pool, profile), count in self.advice.items()
+            ]
+        )
+
+    async def Drain(self, request: Any, context: Any) -> AsyncIterator[pb.DrainProgress]:
+        self.draining.add(request.instance)
+        yield pb.DrainProgress(instance=request.instance)
+
+    async def Undrain(self, request: Any, context: Any) -> pb.UndrainReply:
+        self.draining.discard(request.instance)
+        return pb.UndrainReply()
+
+
+@dataclass
+class Cluster:
+    """A namespace of its own on the API server."""
+
+    api: KubeApi
+    namespace: str
+    scheduler: ScriptedScheduler
+    scheduler_address: str
+    running: asyncio.Task[None] | None = None
+
+    async def apply(self, name: str, **spec: Any) -> None:
+        """A ModelPool, as `kubectl apply --server-side`."""
+        body = {
+            "apiVersion": "shunter.dev/v1alpha1",
+            "kind": "ModelPool",
+            "metadata": {"name": name, "namespace": self.namespace},
+            "spec": {
+                "model": {"source": "sim://llama-3.1-8b"},
+                "engine": {"type": "simulated"},
+                **spec,
+            },
+        }
+        query = {"fieldManager": "test", "force": "true"}
+        await self.api.patch(self.path("modelpools", name), body, APPLY, query)
+
+    async def pool(self, name: str) -> dict[str, Any]:
+        return await self.api.get(self.path("modelpools", name))
+
+    async def pods(self, profile: str) -> list[dict[str, Any]]:
+        query = {"labelSelector": f"shunter.dev/profile={profile}"}
+        return list((await self.api.list(self.path("pods"), query)).items)
+
+    async def deployments(self) -> dict[str, int]:
+        """Replicas asked for, by name."""
+        listing = await self.api.list(self.path("deployments"))
+        return {d["metadata"]["name"]: d["spec"]["replicas"] for d in listing.items}
+
+    async def versions(self) -> dict[str, str]:
+        """Resource versions of everything that an operator may write here."""
+        found: dict[str, str] = {}
+        for kind in ("deployments", "services", "serviceaccounts", "pods", "modelpools",
+                     "poddisruptionbudgets", "events"):  # fmt: skip
+            for item in (await self.api.list(self.path(kind))).items:
+                metadata = item["metadata"]
+                found[f"{kind}/{metadata['name']}"] = metadata["resourceVersion"]
+        return found
+
+    async def condition(self, name: str, kind: str) -> tuple[str, str]:
+        """Status and reason."""
+        conditions = (await self.pool(name)).get("status", {}).get("conditions", [])
+        return next(((c["status"], c["reason"]) for c in conditions if c["type"] == kind), ("", ""))
+
+    async def becomes(self, ask: Callable[[], Awaitable[T]], wanted: T) -> None:
+        """Asks until the answer is as wanted."""
+        deadline = time.monotonic() + WAIT_S
+        while (found := await ask()) != wanted:
+            assert time.monotonic() < deadline, f"{found!r} does not become {wanted!r}"
+            if self.running is not None and self.running.done():
+                self.running.result()  # raises what it died of
+            await asyncio.sleep(POLL_S)
+
+    async def conditioned(self, name: str, kind: str, status: str, reason: str) -> None:
+        await self.becomes(lambda: self.condition(name, kind), (status, reason))
+
+    async def scaled(self, **replicas: int) -> None:
+        """Underscores stand for hyphens."""
+        wanted = {name.replace("_", "-"): count for name, count in replicas.items()}
+        await self.becomes(self.deployments, wanted)
+
+    async def serve(self, running: dict[str, int]) -> None:
+        """So many requests run on each instance, and the operator has heard of it."""
+        self.scheduler.instances = running
+        await asyncio.sleep(FRESH_S + 0.1)
+
+    async def patch_pod_status(self, name: str, status: Mapping[str, Any]) -> None:
+        await self.api.patch(
+            f"{self.path('pods', name)}/status", {"status": dict(status)}, STRATEGIC
+        )
+
+    async def label_node(self, name: str, value: str | None) -> None:
+        """With this namespace's name as the label's key."""
+        patch = {"metadata": {"labels": {self.namespace: value}}}
+        await self.api.patch(f"/api/v1/nodes/{name}", patch, MERGE)
+
+    async def keep_readiness_gates(self) -> None:
+        """Fake nodes know no readiness gates: this does what a kubelet does. Until cancelled."""
+        while True:
+            for pod in (await self.api.list(self.path("pods"))).items:
+                conditions = {c["type"]: c["status"] for c in pod["status"].get("conditions", ())}
+                if not pod["spec"].get("readinessGates") or "Initialized" not in conditions:
+                    continue
+                wanted = conditions.get(READINESS_GATE, "False")
+                if conditions.get("Ready") != wanted:
+                    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+                    ready = {"type": "Ready", "status": wanted, "lastTransitionTime": now}
+                    try:
+                        name = pod["metadata"]["name"]
+                        await self.patch_pod_status(name, {"conditions": [ready]})
+                    except NotFound:
+                        continue
+            await asyncio.sleep(POLL_S)
+
+    @asynccontextmanager
+    async def operator(self) -> AsyncIterator["RunningOperator"]:
+        """A whole operator, in the test's own loop."""
+        options = OperatorOptions(
+            image="shunter:test",
+            namespaces=(self.namespace,),
+            lease_namespace=self.namespace,
+            scheduler=self.scheduler_address,
+            metrics_host="127.0.0.1",
+            metrics_port=0,
+            pace=PACE,
+        )
+        running = RunningOperator()
+        self.running = asyncio.create_task(serve(options, running.stop, running.watches))
+        task = self.running
+        try:
+            yield running
+        finally:
+            running.stop.set()
+            async with asyncio.timeout(WAIT_S):
+                await task
+
+    def path(self, plural: str, name: str = "") -> str:
+        folder = f"{_GROUPS[plural]}/namespaces/{self.namespace}/{plural}"
+        return f"{folder}/{name}" if name else folder
+
+
+@dataclass
+class RunningOperator:
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    watching: asyncio.Event = field(default_factory=asyncio.Event)
+    port: int = 0
+
+    def watches(self, port: int) -> None:
+        self.port = port
+        self.watching.set()
+
+
+_GROUPS = {
+    "pods": "/api/v1",
+    "services": "/api/v1",
+    "serviceaccounts": "/api/v1",
+    "events": "/api/v1",
+    "resourcequotas": "/api/v1",
+    "deployments": "/apis/apps/v1",
+    "modelpools": "/apis/shunter.dev/v1alpha1",
+    "poddisruptionbudgets": "/apis/policy/v1beta1",
+}
+
+
+@asynccontextmanager
+async def cluster(config: str) -> AsyncIterator[Cluster]:
+    """A namespace that is gone afterwards, and a scheduler that answers as told."""
+    namespace = f"o2-{uuid.uuid4().hex[:8]}"
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
+    async with _scripted() as (scheduler, address), kube_api(_access(config)) as api:
+        await _install_crds(api)
+        await api.create("/api/v1/namespaces", body)
+        made = Cluster(api, namespace, scheduler, address)
+        gates = asyncio.create_task(made.keep_readiness_gates())
+        try:
+            yield made
+        finally:
+            gates.cancel()
+            await asyncio.gather(gates, return_exceptions=True)
+            await _remove(made)
+
+
+def _access(config: str) -> KubeAccess:
+    return find_access({"KUBECONFIG": config})
+
+
+@asynccontextmanager
+async def _scripted() -> AsyncIterator[tuple[ScriptedScheduler, str]]:
+    server = grpc.aio.server()
+    scheduler = ScriptedScheduler()  # type: ignore[abstract]
+    pb_grpc.add_SchedulerServicer_to_server(scheduler, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield scheduler, f"127.0.0.1:{port}"
+    finally:
+        await server.stop(1.0)
+
+
+async def _install_crds(api: KubeApi) -> None:
+    """A cluster without CEL drops the rules."""
+    folder = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    for file in sorted(CRDS.glob("*.yaml")):
+        crd = yaml.safe_load(file.read_text())
+        try:
+            await api.patch(f"{folder}/{crd['metadata']['name']}", crd, MERGE)
+        except NotFound:
+            await api.create(folder, crd)
+
+
+async def _remove(made: Cluster) -> None:
+    """No operator is left, so nobody else takes the finalizers off."""
+    for item in (await made.api.list(made.path("modelpools"))).items:
+        patch = {"metadata": {"finalizers": None}}
+        await made.api.patch(made.path("modelpools", item["metadata"]["name"]), patch, MERGE)
+    await made.api.delete(f"/api/v1/namespaces/{made.namespace}")
