@@ -24,7 +24,9 @@ LABEL org.opencontainers.image.title="shunter" \
       org.opencontainers.image.description="Control plane that serves many language models on mixed GPUs" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/shunter /opt/shunter
+# The user has no entry in /etc/passwd: LOGNAME is for those who ask for its name.
 ENV PATH=/opt/shunter/bin:$PATH \
+    LOGNAME=shunter \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1

@@ -57,18 +57,26 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end }}
 
+{{/* Nodes that every pod of the chart may run on, but where a part says otherwise. Arguments: root,
+and the part's own values. */}}
+{{- define "shunter.nodes" -}}
+{{- $root := index . 0 -}}
+{{- $own := index . 1 -}}
+{{- with $own.nodeSelector | default $root.Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $own.tolerations | default $root.Values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{/* Where the pods of one part run. Arguments: list $ "gateway" */}}
 {{- define "shunter.placement" -}}
 {{- $values := index (index . 0).Values (index . 1) -}}
 {{- with $values.priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
-{{- with $values.nodeSelector }}
-nodeSelector: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with $values.tolerations }}
-tolerations: {{- toYaml . | nindent 2 }}
-{{- end }}
+{{- include "shunter.nodes" (list (index . 0) $values) }}
 affinity:
 {{- if $values.affinity }}
 {{- toYaml $values.affinity | nindent 2 }}

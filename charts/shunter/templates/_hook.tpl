@@ -55,6 +55,7 @@ spec:
       imagePullSecrets: {{- toYaml . | nindent 8 }}
       {{- end }}
       securityContext: {{- include "shunter.podSecurity" $root | nindent 8 }}
+      {{- include "shunter.nodes" (list $root dict) | nindent 6 }}
       containers:
         - name: hook
           image: {{ include "shunter.image" $root }}
