@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from shunter_api.accelerators import (
     ACCELERATORS,
@@ -22,12 +22,11 @@ from shunter_api.base import (
     Metadata,
     Resource,
     check_unique,
-    without_default,
 )
 from shunter_api.cel import Rule, cel, unique_names
 from shunter_api.model import Model
 from shunter_api.placement import Labels, PodTemplate, Resources, Toleration
-from shunter_api.running import Migration, Scaling, Slo
+from shunter_api.running import Migration, Replicas, Scaling, Slo
 
 EngineType = Literal["vllm", "llamacpp", "simulated", "numpy", "openai"]
 
@@ -90,40 +89,6 @@ class Engine(Resource):
     def _unique_variables(cls, env: tuple[EnvVar, ...]) -> tuple[EnvVar, ...]:
         check_unique("variables", (variable.name for variable in env))
         return env
-
-
-class Replicas(Resource):
-    """How many instances a profile may have."""
-
-    model_config = ConfigDict(
-        json_schema_extra=cel(
-            Rule(
-                "!has(self.max) || self.max >= (has(self.min) ? self.min : 1)",
-                "max is less than min; raise max or lower min",
-            )
-        )
-    )
-
-    min: Annotated[Int, Field(ge=0, le=1000)] = 1
-    """The fewest."""
-
-    max: Annotated[Int, Field(ge=0, le=1000, json_schema_extra=without_default)] = 1
-    """The most; absent: as many as `min`, at least 1."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _max_follows_min(cls, value: object) -> object:
-        if isinstance(value, dict) and "max" not in value and isinstance(value.get("min"), int):
-            return {**value, "max": max(1, value["min"])}
-        return value
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.max < self.min:
-            raise ValueError(
-                f"max ({self.max}) is less than min ({self.min}); raise max or lower min"
-            )
-        return self
 
 
 class Profile(Resource):
@@ -219,12 +184,12 @@ class ModelPoolSpec(Resource):
     ]
     """The ways to serve it, in order of preference."""
 
+    scaling: Scaling = Scaling()
+    """How the number of instances is decided. Only a cluster reads it."""
+
     replicas: Annotated[Int, Field(ge=0, le=32_000)] | None = None
     """Instances in total, filled in the order of the profiles; `kubectl scale` writes it. Only with
     scaling.mode Manual; absent: every profile's `replicas.min`. Only a cluster reads it."""
-
-    scaling: Scaling = Scaling()
-    """How the number of instances is decided. Only a cluster reads it."""
 
     slo: Slo = Slo()
     """What clients may expect."""
@@ -251,19 +216,21 @@ class ModelPoolSpec(Resource):
             )
         return self
 
-    @model_validator(mode="after")
-    def _replicas_can_be_had(self) -> Self:
-        if self.replicas is None:
-            return self
-        if self.scaling.mode != "Manual":
+    @field_validator("replicas")
+    @classmethod
+    def _replicas_can_be_had(cls, replicas: int | None, others: ValidationInfo) -> int | None:
+        scaling, profiles = others.data.get("scaling"), others.data.get("profiles")
+        if replicas is None or scaling is None or profiles is None:  # these have their own errors
+            return replicas
+        if scaling.mode != "Manual":
             raise ValueError(_REPLICAS_IN_AUTO)
-        most = sum(profile.replicas.max for profile in self.profiles)
-        if self.replicas > most:
+        most = sum(profile.replicas.max for profile in profiles)
+        if replicas > most:
             raise ValueError(
-                f"replicas is {self.replicas}, and the profiles' replicas.max add up to {most}; "
+                f"replicas is {replicas}, and the profiles' replicas.max add up to {most}; "
                 "give fewer or raise a max"
             )
-        return self
+        return replicas
 
 
 class PoolMetadata(Metadata):

@@ -1,15 +1,49 @@
 """How a pool is run: its targets, its number of instances, and the moves of its requests."""
 
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
-from shunter_api.base import DecimalText, Duration, Int, Resource
+from shunter_api.base import DecimalText, Duration, Int, Resource, without_default
 from shunter_api.cel import Rule, cel
 
 MigrationMode = Literal["Auto", "Replay", "Off"]
 ScalingMode = Literal["Auto", "Manual"]
+
+
+class Replicas(Resource):
+    """How many instances a profile may have."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            Rule(
+                "!has(self.max) || self.max >= (has(self.min) ? self.min : 1)",
+                "max is less than min; raise max or lower min",
+            )
+        )
+    )
+
+    min: Annotated[Int, Field(ge=0, le=1000)] = 1
+    """The fewest."""
+
+    max: Annotated[Int, Field(ge=0, le=1000, json_schema_extra=without_default)] = 1
+    """The most; absent: as many as `min`, at least 1."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _max_follows_min(cls, value: object) -> object:
+        if isinstance(value, dict) and "max" not in value and isinstance(value.get("min"), int):
+            return {**value, "max": max(1, value["min"])}
+        return value
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max < self.min:
+            raise ValueError(
+                f"max ({self.max}) is less than min ({self.min}); raise max or lower min"
+            )
+        return self
 
 
 class Scaling(Resource):

@@ -136,12 +136,12 @@ BY_RULE = (
     _pool("a pool name with a digit first", ("metadata", "name"), "7b", "a letter first",
           rule="metadata.name is the name of a Service: lower-case letters, digits and -, a letter "
           "first, no - at the end, at most 63 characters"),
-    _pool("replicas in Auto", ("spec", "replicas"), 3, "set scaling.mode to Manual", field="spec",
+    _pool("replicas in Auto", ("spec", "replicas"), 3, "set scaling.mode to Manual",
           rule="replicas is decided by the scheduler; set scaling.mode to Manual to give it, or "
           "bound it with profiles[].replicas"),
     _pool("more replicas than there may be", ("spec",),
           {**POOL["spec"], "scaling": {"mode": "Manual"}, "replicas": 11},
-          "replicas is 11, and the profiles' replicas.max add up to 10", field="spec",
+          "replicas is 11, and the profiles' replicas.max add up to 10", field="spec.replicas",
           rule="replicas is more than the profiles' replicas.max add up to; give fewer or raise a "
           "max"),
     _pool("max below min", (*_PROFILE, "replicas"), {"min": 3, "max": 2}, "less than min",
