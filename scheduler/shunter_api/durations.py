@@ -21,6 +21,7 @@ def parse_duration(text: object) -> float:
 
 
 def duration_text(seconds: float) -> str:
-    """The shortest text with one unit that `parse_duration` reads as so many seconds."""
-    unit = next((u for u in ("h", "m", "s") if not seconds % _UNITS_S[u]), "ms")
+    """A short text with one unit that `parse_duration` reads as so many seconds."""
+    part = "s" if seconds >= 1 else "ms"
+    unit = next((u for u in ("h", "m") if not seconds % _UNITS_S[u]), part)
     return f"{seconds / _UNITS_S[unit]:.9f}".rstrip("0").rstrip(".") + unit

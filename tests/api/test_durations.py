@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shunter_api.durations import parse_duration
+from shunter_api.durations import duration_text, parse_duration
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,16 @@ def test_refuses_what_has_no_unit(text: object) -> None:
 def test_the_unit_scales(count: int, unit: str) -> None:
     one = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[unit]
     assert parse_duration(f"{count}{unit}") == pytest.approx(count * one)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.5, "500ms"), (2, "2s"), (90, "90s"), (1.2, "1.2s"), (300, "5m"), (86_400, "24h"), (0.0305, "30.5ms")],
+)
+def test_writes_a_short_text(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
+
+
+@given(st.floats(0.000_001, 30 * 86_400))
+def test_what_is_written_is_read_back(seconds: float) -> None:
+    assert parse_duration(duration_text(seconds)) == pytest.approx(seconds, rel=1e-6)
