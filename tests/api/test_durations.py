@@ -27,7 +27,15 @@ def test_the_unit_scales(count: int, unit: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.5, "500ms"), (2, "2s"), (90, "90s"), (1.2, "1.2s"), (300, "5m"), (86_400, "24h"), (0.0305, "30.5ms")],
+    [
+        (0.5, "500ms"),
+        (2, "2s"),
+        (90, "90s"),
+        (1.2, "1.2s"),
+        (300, "5m"),
+        (86_400, "24h"),
+        (0.0305, "30.5ms"),
+    ],
 )
 def test_writes_a_short_text(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text
