@@ -60,13 +60,14 @@ class UnaryRequests:
         self._driver.tell(
             Submitted(replace(request, epoch=entry.epoch, unmovable_reason=unmovable))
         )
+        wait_s = min(timeout_s, MAX_WAIT_S)
         try:
-            async with asyncio.timeout(min(timeout_s, MAX_WAIT_S)):
+            async with asyncio.timeout(wait_s):
                 outcome = await entry.placed
         except TimeoutError:
             self._end(request_id, "expired")
             raise PlacementTimeout(
-                f"no place for {request_id} within {timeout_s:.1f} s; it no longer waits"
+                f"no place for {request_id} within {wait_s:.1f} s; it no longer waits"
             ) from None
         except asyncio.CancelledError:
             self._end(request_id, "cancelled")
