@@ -4,7 +4,7 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -125,33 +125,35 @@ async def _work(
     stop: asyncio.Event,
     started: Callable[[], None],
 ) -> None:
-    """Until `stop` is set, or kopf ends by itself."""
-    watching = asyncio.Event()
-
-    async def announce() -> None:
-        await watching.wait()
-        log.info("operator.watching", namespaces=options.namespaces or "all")
-        started()
-
+    """Until `stop` is set. What kopf dies of is raised."""
     try:
         async with asyncio.TaskGroup() as tasks:
-            owned = (
-                tasks.create_task(parts.controller.run()),
-                tasks.create_task(announce()),
-            )
-            await kopf.operator(
+            working = tasks.create_task(parts.controller.run())
+            watching = await kopf.spawn_tasks(
                 registry=registry,
                 settings=settings_of(options.namespaces),
                 standalone=True,
                 clusterwide=not options.namespaces,
                 namespaces=options.namespaces,
                 stop_flag=stop,
-                ready_flag=watching,
             )
-            for task in owned:
-                task.cancel()
+            log.info("operator.watching", namespaces=options.namespaces or "all")
+            started()
+            await _end_of(watching)
+            working.cancel()
     finally:
         await parts.scheduler.close()
+
+
+async def _end_of(tasks: Collection[asyncio.Task[None]]) -> None:
+    """kopf's own `run_tasks` would also end every other task of the loop."""
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    for end in ends:
+        if isinstance(end, Exception):
+            raise end
 
 
 @asynccontextmanager

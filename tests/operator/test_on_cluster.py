@@ -70,7 +70,7 @@ async def test_scaling_by_hand_drains_the_victim_first(kube: Cluster) -> None:
     async with kube.operator():
         manual = {"profiles": [profile("h100", 0)], "scaling": {"mode": "Manual"}}
         await kube.apply("chat", **manual, replicas=3)
-        await kube.becomes(lambda: _count(kube, "h100"), 3)
+        await kube.conditioned("chat", "Progressing", "False", "Complete")
         first, cheapest, last = await ready(kube, "h100")
         await kube.serve({first: 4, cheapest: 1, last: 5})
         scale = kube.path("modelpools", "chat") + "/scale"
@@ -82,10 +82,6 @@ async def test_scaling_by_hand_drains_the_victim_first(kube: Cluster) -> None:
         kube.scheduler.instances[cheapest] = 0
         await kube.becomes(lambda: ready(kube, "h100"), [first, last])
         await kube.conditioned("chat", "Draining", "False", "NothingLeaves")
-
-
-async def _count(kube: Cluster, name: str) -> int:
-    return len(await ready(kube, name))
 
 
 async def _draining(kube: Cluster) -> set[str]:

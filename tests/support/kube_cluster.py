@@ -275,7 +275,7 @@ async def _scripted() -> AsyncIterator[tuple[ScriptedScheduler, str]]:
     try:
         yield scheduler, f"127.0.0.1:{port}"
     finally:
-        await server.stop(1.0)
+        await server.stop(None)
 
 
 async def _install_crds(api: KubeApi) -> None:
