@@ -1,0 +1,167 @@
+"""What the API server is asked for: by engine type, by profile, with overrides, and restricted."""
+
+from typing import Any
+
+import pytest
+
+from pod_security import violations
+from shunter_api.modelpool import ModelPool
+from shunter_operator.engines import unsupported
+from shunter_operator.manifests import deployment, manifests_of
+from shunter_operator.names import ANNOTATION_SPILLED, service_name
+from shunter_operator.testing import pool_body, record_of
+from shunter_operator.values import Desired, Environment, Manifest
+
+ENVIRONMENT = Environment(
+    image="shunter:1", engine_images={"vllm": "vllm:1", "llamacpp": "llama:1"}
+)
+HF = {"source": "hf://meta-llama/Llama-3.1-8B@abc", "aliases": ["default"]}
+
+
+def pool_of(**spec: Any) -> ModelPool:
+    record = record_of(pool_body(**spec))
+    assert record.pool is not None, record.problems
+    return record.pool
+
+
+def made(environment: Environment = ENVIRONMENT, **spec: Any) -> Manifest:
+    pool = pool_of(**spec)
+    return deployment(Desired(pool, "uid"), pool.profiles[0], environment, 2, 1)
+
+
+def pod_spec(**spec: Any) -> dict[str, Any]:
+    found: dict[str, Any] = made(**spec)["spec"]["template"]["spec"]
+    return found
+
+
+def container(**spec: Any) -> dict[str, Any]:
+    (found,) = pod_spec(**spec)["containers"]
+    return dict(found)
+
+
+ENGINES: tuple[dict[str, Any], ...] = (
+    {},
+    {"engine": {"type": "numpy"}, "model": {"source": "pypi://smollm/model.gguf"}},
+    {"engine": {"type": "vllm"}, "model": HF},
+    {"engine": {"type": "llamacpp"}, "model": {"source": "file:///models/a.gguf"}},
+    {"engine": {"type": "openai", "image": "mine:1"}, "model": HF},
+)
+
+
+@pytest.mark.parametrize("spec", ENGINES)
+def test_pods_are_restricted_with_a_read_only_root(spec: dict[str, Any]) -> None:
+    assert violations(pod_spec(**spec)) == []
+    assert container(**spec)["securityContext"]["readOnlyRootFilesystem"] is True
+    assert pod_spec(**spec)["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("spec", ENGINES)
+def test_a_start_may_take_an_hour_and_an_end_the_drain_timeout(spec: dict[str, Any]) -> None:
+    startup = container(**spec)["startupProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] == 3600
+    assert pod_spec(**spec)["terminationGracePeriodSeconds"] == 130
+    assert "livenessProbe" not in container(**spec), "a busy engine is not a dead one"
+
+
+def test_our_own_engines_run_the_operators_image() -> None:
+    own = container()
+    assert (own["image"], own["command"]) == ("shunter:1", ["shunter", "engine"])
+    assert own["args"][own["args"].index("--accelerator") + 1] == "h100-sxm-80gb"
+    assert own["args"][own["args"].index("--served-name") + 1] == "chat"
+    assert own["resources"] == {"requests": {"cpu": "100m", "memory": "192Mi"}}
+
+
+def test_vllm_gets_the_model_its_revision_all_names_and_a_gpu_for_each_shard() -> None:
+    profiles = [{"name": "a", "accelerator": "h100-sxm-80gb", "tensorParallel": 4}]
+    engine = container(engine={"type": "vllm", "args": ["--x"]}, model=HF, profiles=profiles)
+    text = " ".join(engine["args"])
+    assert "--model meta-llama/Llama-3.1-8B --revision abc" in text
+    assert "--served-model-name chat default --host" in text
+    assert "--tensor-parallel-size 4" in text and text.endswith(" --x")
+    assert engine["resources"] == {"limits": {"nvidia.com/gpu": "4"}}
+
+
+def test_a_profile_says_where_and_with_what() -> None:
+    profile = {
+        "name": "a",
+        "accelerator": "l4-24gb",
+        "nodeSelector": {"gpu": "l4"},
+        "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "resources": {"limits": {"nvidia.com/gpu": 1}},
+    }
+    spec = pod_spec(profiles=[profile])
+    assert spec["nodeSelector"] == {"gpu": "l4"}
+    assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert spec["containers"][0]["resources"] == {"limits": {"nvidia.com/gpu": "1"}}
+
+
+def test_credentials_and_cache_are_honoured() -> None:
+    model = {**HF, "credentialsSecretRef": {"name": "hf"}, "cache": {"pvc": "weights"}}
+    spec = pod_spec(engine={"type": "vllm"}, model=model)
+    environment = {v["name"]: v for v in spec["containers"][0]["env"]}
+    reference = {"secretKeyRef": {"name": "hf", "key": "token"}}
+    assert environment["HF_TOKEN"]["valueFrom"] == reference
+    assert environment["HF_HOME"]["value"] == "/cache/huggingface"
+    volume = {"name": "cache", "persistentVolumeClaim": {"claimName": "weights"}}
+    assert volume in spec["volumes"]
+
+
+def test_the_pod_template_is_laid_over_what_we_make() -> None:
+    template = {
+        "metadata": {"labels": {"team": "a"}, "annotations": {"note": "b"}},
+        "spec": {
+            "priorityClassName": "high",
+            "containers": [
+                {"name": "engine", "env": [{"name": "HOME", "value": "/home"}]},
+                {"name": "sidecar", "image": "s"},
+            ],
+        },
+    }
+    pod = made(podTemplate=template)["spec"]["template"]
+    assert pod["metadata"]["labels"]["team"] == "a"
+    assert pod["metadata"]["labels"]["shunter.dev/pool"] == "chat"
+    assert pod["metadata"]["annotations"] == {"note": "b"}
+    engine, sidecar = pod["spec"]["containers"]
+    assert sidecar == {"name": "sidecar", "image": "s"}
+    assert {"name": "HOME", "value": "/home"} in engine["env"]
+    assert engine["image"] == "shunter:1" and pod["spec"]["priorityClassName"] == "high"
+
+
+def test_a_deployment_says_how_many_stand_in_and_who_owns_it() -> None:
+    metadata = made()["metadata"]
+    assert metadata["name"] == "chat-h100" and metadata["namespace"] == "serving"
+    assert metadata["annotations"][ANNOTATION_SPILLED] == "1"
+    (owner,) = metadata["ownerReferences"]
+    assert (owner["kind"], owner["name"], owner["controller"]) == ("ModelPool", "chat", True)
+
+
+def test_the_readiness_gate_is_for_clusters_without_deletion_costs() -> None:
+    assert "readinessGates" not in pod_spec()
+    old = Environment(image="shunter:1", deletion_cost=False)
+    gates = made(old)["spec"]["template"]["spec"]["readinessGates"]
+    assert gates == [{"conditionType": "shunter.dev/in-service"}]
+
+
+def test_what_a_pool_has_beside_deployments() -> None:
+    environment = Environment(image="i", pdb_api_version="policy/v1beta1")
+    account, service, budget = manifests_of(Desired(pool_of(), "uid"), environment)
+    assert account["automountServiceAccountToken"] is False
+    assert service["spec"]["ports"][0]["protocol"] == "TCP"
+    assert service["spec"]["selector"] == {"shunter.dev/pool": "chat"}
+    assert budget["apiVersion"] == "policy/v1beta1"
+
+
+def test_a_service_name_begins_with_a_letter() -> None:
+    assert service_name("chat") == "chat"
+    assert service_name("70b") == "pool-70b"
+    assert len(service_name("7" * 63)) == 63
+
+
+def test_what_no_pod_can_be_made_of_is_said() -> None:
+    assert unsupported(pool_of(), ENVIRONMENT) is None
+    bare = Environment(image="shunter:1")
+    missing = unsupported(pool_of(engine={"type": "vllm"}, model=HF), bare)
+    assert missing is not None and missing[0] == "EngineImageMissing"
+    packaged = {"engine": {"type": "llamacpp"}, "model": {"source": "pypi://smollm/a.gguf"}}
+    refused = unsupported(pool_of(**packaged), ENVIRONMENT)
+    assert refused is not None and refused[0] == "SourceNotSupported"
