@@ -34,6 +34,7 @@ _CHANNEL_OPTIONS = (
     # A scheduler that stands still is given up by the time that its Lease has run out.
     ("grpc.keepalive_time_ms", 4_000),
     ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.http2.ping_timeout_ms", 2_000),  # 60 s by default, whatever the keepalive timeout
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.use_local_subchannel_pool", 1),  # no connection of an earlier attempt
     ("grpc.max_receive_message_length", 16 << 20),

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,13 +64,14 @@ class LeaseApi:
         version = int(request.query["resourceVersion"])
         reply = web.StreamResponse()
         await reply.prepare(request)
-        while not self._closing:
-            for number, kind, lease in self._events:
-                if number > version and lease["metadata"]["name"] == name:
-                    line = json.dumps({"type": kind, "object": lease})
-                    await reply.write(line.encode() + b"\n")
-            version = self._version
-            await self._changed.wait()
+        with suppress(ConnectionResetError):  # the other side is gone
+            while not self._closing:
+                for number, kind, lease in self._events:
+                    if number > version and lease["metadata"]["name"] == name:
+                        line = json.dumps({"type": kind, "object": lease})
+                        await reply.write(line.encode() + b"\n")
+                version = self._version
+                await self._changed.wait()
         return reply
 
     def close(self) -> None:

@@ -78,6 +78,9 @@ class System:
     engines: tuple[EngineSpec, ...]
     documents: list[dict[str, object]] = field(default_factory=list)
     gateway_args: tuple[str, ...] = ()
+    schedulers: tuple[str, ...] = ("scheduler",)  # with a Lease among the arguments: candidates
+    scheduler_args: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
 
@@ -87,7 +90,11 @@ class System:
 
     @property
     def scheduler_address(self) -> str:
-        return f"127.0.0.1:{self.ports['scheduler']}"
+        """Of the only scheduler, or of the first."""
+        return self.address_of(self.schedulers[0])
+
+    def address_of(self, scheduler: str) -> str:
+        return f"127.0.0.1:{self.ports[scheduler]}"
 
     @property
     def config(self) -> Path:
@@ -95,16 +102,17 @@ class System:
 
     def start(self) -> None:
         self.config.mkdir(parents=True, exist_ok=True)
-        for name in ("scheduler", "gateway", "gateway-grpc"):
+        for name in (*self.schedulers, "gateway", "gateway-grpc"):
             self.ports[name] = free_port()
         for spec in self.engines:
             self.start_engine(spec)
         self.write_config()
-        self.start_scheduler()
+        for name in self.schedulers:
+            self.start_scheduler(name)
         self.spawn(
             "gateway",
             "gateway",
-            *("--scheduler", self.scheduler_address),
+            *("--scheduler", ",".join(self.address_of(name) for name in self.schedulers)),
             *("--listen", f"127.0.0.1:{self.ports['gateway']}"),
             *("--grpc-listen", f"127.0.0.1:{self.ports['gateway-grpc']}"),
             *self.gateway_args,
@@ -123,12 +131,13 @@ class System:
             *("--context-length", "8192", "--allow-faults", *spec.extra),
         )
 
-    def start_scheduler(self) -> None:
+    def start_scheduler(self, name: str = "scheduler") -> None:
         self.spawn(
-            "scheduler",
+            name,
             "scheduler",
             *("--config", str(self.config)),
-            *("--listen", self.scheduler_address, "--metrics-port", "0"),
+            *("--listen", self.address_of(name), "--metrics-port", "0"),
+            *self.scheduler_args,
         )
 
     def write_config(self) -> None:
@@ -159,7 +168,10 @@ class System:
     def spawn(self, name: str, *arguments: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "shunter", *arguments], stdout=log, stderr=log
+                [sys.executable, "-m", "shunter", *arguments],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.environment},
             )
 
     def kill(self, name: str, with_signal: signal.Signals = signal.SIGKILL) -> None:
@@ -189,20 +201,23 @@ class System:
         self.wait_http(f"{self.url}/ready", "gateway")
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
-            with contextlib.suppress(grpc.RpcError):
-                states = [instance.state for instance in self.status().instances]
-                if states == ["ready"] * len(self.engines):
-                    return
+            for name in self.schedulers:
+                with contextlib.suppress(grpc.RpcError):
+                    states = [one.state for one in self.status(name).instances]
+                    if states == ["ready"] * len(self.engines):
+                        return
             time.sleep(0.05)
-        raise TimeoutError(f"instances not ready:\n{self.log('scheduler')[-3000:]}")
+        logs = "\n".join(self.log(name)[-3000:] for name in self.schedulers)
+        raise TimeoutError(f"instances not ready:\n{logs}")
 
     @contextlib.contextmanager
-    def scheduler(self) -> Iterator[pb_grpc.SchedulerStub]:
-        with grpc.insecure_channel(self.scheduler_address) as channel:
+    def scheduler(self, name: str = "") -> Iterator[pb_grpc.SchedulerStub]:
+        with grpc.insecure_channel(self.address_of(name or self.schedulers[0])) as channel:
             yield pb_grpc.SchedulerStub(channel)
 
-    def status(self) -> pb.StatusReply:
-        with self.scheduler() as stub:
+    def status(self, scheduler: str = "") -> pb.StatusReply:
+        """Of the first scheduler where none is named."""
+        with self.scheduler(scheduler) as stub:
             return stub.Status(pb.StatusRequest(), timeout=5)
 
     def running(self) -> dict[str, int]:

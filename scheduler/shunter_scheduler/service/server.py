@@ -19,6 +19,7 @@ OPTIONS = (
     ("grpc.max_concurrent_streams", 4096),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),  # 60 s by default, whatever the keepalive timeout
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 2_000),
     ("grpc.so_reuseport", 0),  # a second scheduler on the port must fail, not share it
