@@ -1,74 +1,79 @@
-"""The operator's calls, over real sockets, to schedulers of which one leads."""
+"""The operator's calls to a whole scheduler, on real sockets."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
-import grpc
 import pytest
+from opentelemetry.trace import NoOpTracerProvider
 
-from shunter_operator.scheduler_client import ATTEMPTS, SchedulerClient, SchedulerUnavailable
+from scheduler_service import Config, Scheduler, healthy_engine
+from shunter_operator.scheduler_client import SchedulerClient, SchedulerUnavailable
 from shunter_proto.v1 import scheduler_pb2 as pb
-from shunter_proto.v1 import scheduler_pb2_grpc as pb_grpc
+from shunter_scheduler.__main__ import SchedulerOptions
 
 
-@dataclass
-class OfTwoSchedulers(pb_grpc.SchedulerServicer):
-    """Behind one address: the first `refusals` connections come to the standby."""
-
-    refusals: int
-    connections: set[str] = field(default_factory=set)
-    drained: list[str] = field(default_factory=list)
-
-    async def _lead(self, context: Any) -> None:
-        self.connections.add(context.peer())
-        if len(self.connections) <= self.refusals:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "standby; the leader is other")
-
-    async def Status(self, request: Any, context: Any) -> pb.StatusReply:
-        await self._lead(context)
-        return pb.StatusReply(pools=[pb.StatusReply.Pool(name="chat", waiting=7)])
-
-    async def AdviseScaling(self, request: Any, context: Any) -> pb.AdviseScalingReply:
-        await self._lead(context)
-        return pb.AdviseScalingReply()
-
-    async def Drain(self, request: Any, context: Any) -> AsyncIterator[pb.DrainProgress]:
-        await self._lead(context)
-        self.drained.append(request.instance)
-        yield pb.DrainProgress(instance=request.instance)
+@pytest.fixture
+async def scheduler(tmp_path: Path) -> AsyncIterator[Scheduler]:
+    config = Config(tmp_path / "config.yaml")
+    async with healthy_engine() as address:
+        config.addresses.append(address)
+        config.write()
+        options = SchedulerOptions(config=(config.path,), listen="127.0.0.1:0")
+        async with Scheduler(options, NoOpTracerProvider()) as running:
+            yield running
 
 
-@asynccontextmanager
-async def client_of(servicer: OfTwoSchedulers) -> AsyncIterator[SchedulerClient]:
-    server = grpc.aio.server()
-    pb_grpc.add_SchedulerServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    client = SchedulerClient(f"127.0.0.1:{port}")
+@pytest.fixture
+async def client(scheduler: Scheduler) -> AsyncIterator[SchedulerClient]:
+    made = SchedulerClient(f"127.0.0.1:{scheduler.port}")
+    yield made
+    await made.close()
+
+
+async def test_a_view_has_instances_figures_and_advice(client: SchedulerClient) -> None:
+    view = await client.view("chat")
+    assert view is not None and view.pool is not None
+    assert view.instances["chat-0"].state == "ready"
+    assert view.advice["h100"].replicas == 1
+    assert view.pool.slo_attainment == 1.0
+
+
+async def test_a_pool_that_the_scheduler_does_not_know_has_no_advice(
+    client: SchedulerClient,
+) -> None:
+    view = await client.view("other")
+    assert view is not None and not view.advice and view.pool is None
+
+
+async def test_one_answer_serves_all_who_ask_at_once(client: SchedulerClient) -> None:
+    first, second = await asyncio.gather(client.view("chat"), client.view("chat"))
+    assert first == second
+
+
+async def test_a_drain_is_in_force_after_the_call(
+    client: SchedulerClient, scheduler: Scheduler
+) -> None:
+    request = pb.DispatchRequest(
+        request=pb.Submitted(request_id="r", model="chat", prompt_tokens=10, max_output_tokens=10)
+    )
+    assert (await scheduler.stub.Dispatch(request)).assign.instance == "chat-0"
+    await client.drain("chat-0", 60.0)
+    assert [i.state for i in (await scheduler.status()).instances] == ["draining"]
+    await client.undrain("chat-0")
+    assert [i.state for i in (await scheduler.status()).instances] == ["ready"]
+
+
+async def test_a_scheduler_that_refuses_is_unavailable(client: SchedulerClient) -> None:
+    with pytest.raises(SchedulerUnavailable, match="NOT_FOUND"):
+        await client.drain("nobody", 1.0)
+
+
+async def test_without_a_scheduler_there_is_no_view() -> None:
+    client = SchedulerClient("127.0.0.1:1")
     try:
-        yield client
+        assert await client.view("chat") is None
+        with pytest.raises(SchedulerUnavailable):
+            await client.undrain("chat-0")
     finally:
         await client.close()
-        await server.stop(None)
-
-
-@pytest.mark.parametrize("refusals", [0, 1, ATTEMPTS - 1])
-async def test_calls_come_to_the_leader(refusals: int) -> None:
-    servicer = OfTwoSchedulers(refusals)
-    async with client_of(servicer) as client:
-        view = await client.view("chat")
-        assert view is not None and view.pool is not None and view.pool.waiting == 7
-        await client.drain("chat-0", 1.0)
-    assert servicer.drained == ["chat-0"]
-    assert len(servicer.connections) == refusals + 2
-
-
-async def test_with_standbys_alone_it_is_unavailable() -> None:
-    servicer = OfTwoSchedulers(1000)
-    async with client_of(servicer) as client:
-        assert await client.view("chat") is None
-        with pytest.raises(SchedulerUnavailable, match="Drain: UNAVAILABLE: standby"):
-            await client.drain("chat-0", 1.0)
-    assert len(servicer.connections) == 2 * ATTEMPTS
