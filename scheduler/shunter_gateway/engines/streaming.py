@@ -1,12 +1,13 @@
 """One streamed engine call: HTTP response -> events -> the adapter's decoder -> `TokenSink`."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, Protocol
 
 import msgspec
 
-from shunter_gateway.engines.http1 import Exchange, FaultReason, HttpClient
+from shunter_gateway.engines.connection import Exchange, FaultReason
+from shunter_gateway.engines.http1 import HttpClient
 from shunter_gateway.engines.sse import EventTooLong, SseSplitter
 from shunter_gateway.ports import (
     EngineFailure,
@@ -142,20 +143,36 @@ class StreamCall:
             self._collect(data)
             return
         try:
-            for event in self._splitter.feed(data):
-                if event == b"[DONE]":
-                    continue
-                chunk = self._decoder.event(event)
-                sink = self._sink
-                if sink is None:
-                    return
-                if chunk is not None:
-                    self._finished = self._finished or chunk.finish_reason is not None
-                    sink.on_chunk(chunk)
+            self._take(self._splitter.feed(data))
         except EngineRefused as error:
             self._fail(error.failure)
         except (EventTooLong, msgspec.DecodeError) as error:
             self._fail(_protocol_failure(error))
+
+    def _take(self, events: Iterable[bytes]) -> None:
+        """Neighbours that bring nothing but token ids become one chunk: what came in one read
+        leaves in one write."""
+        held: TokenChunk | None = None
+        try:
+            for event in events:
+                if event == b"[DONE]" or (chunk := self._decoder.event(event)) is None:
+                    continue
+                if held is None:
+                    held = chunk
+                elif _plain(held) and _plain(chunk):
+                    held.token_ids = [*held.token_ids, *chunk.token_ids]
+                else:
+                    self._give(held)
+                    held = chunk
+        finally:  # what came before a fault counts
+            if held is not None:
+                self._give(held)
+
+    def _give(self, chunk: TokenChunk) -> None:
+        if chunk.finish_reason is not None:
+            self._finished = True
+        if self._sink is not None:
+            self._sink.on_chunk(chunk)
 
     def on_complete(self) -> None:
         if self._status != 200:
@@ -209,6 +226,10 @@ class StreamCall:
         self.abort()
         if sink is not None:
             sink.on_failure(failure)
+
+
+def _plain(chunk: TokenChunk) -> bool:
+    return chunk == TokenChunk(chunk.token_ids)
 
 
 def _protocol_failure(error: Exception) -> EngineFailure:

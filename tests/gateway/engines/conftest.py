@@ -2,7 +2,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shunter_gateway.engines.http1 import HttpClient, HttpLimits
+from shunter_gateway.engines.connection import HttpLimits
+from shunter_gateway.engines.http1 import HttpClient
 
 FAST = HttpLimits(connect_s=1.0, first_byte_s=0.5, idle_s=0.2, sweep_s=0.02, keep_alive_s=5.0)
 

@@ -69,7 +69,8 @@ async def test_tokens_and_usage_arrive_however_they_are_cut(
         build_adapters(client)["simulated"].start(request_to(server.address), sink)
         assert await sink.result() is None
         assert sink.token_ids == [7, 8, 9]
-        assert [c.finish_reason for c in sink.chunks] == [None, None, "length", None]
+        reasons = [chunk.finish_reason for chunk in sink.chunks]
+        assert reasons.count("length") == 1 and set(reasons) == {None, "length"}
         assert (sink.chunks[-1].prompt_tokens, sink.chunks[-1].cached_tokens) == (2, 1)
         body = server.requests[0].json
         assert body["prompt"] == [1, 2] and body["request_id"] == "r1-2"
@@ -304,3 +305,28 @@ async def test_tokenize_and_forward(client: HttpClient) -> None:
         assert await forward(server.address, "/v1/embeddings", b"{}") == (200, b'{"data":[]}')
         with pytest.raises(EngineUnavailable):
             await forward(server.address, "/v1/embeddings", b"bad")
+
+
+async def test_what_one_read_brings_is_one_chunk(client: HttpClient) -> None:
+    async def burst(received: Received, writer: asyncio.StreamWriter) -> None:
+        pieces = [event("[7]"), event("[8]"), event("[9,10]"), event("[11]", '"length"')]
+        writer.write(stream_head() + b"".join(map(chunked, pieces)) + STREAM_END)
+
+    async with scripted_server(burst) as server:
+        sink = CollectingSink()
+        build_adapters(client)["simulated"].start(request_to(server.address), sink)
+        assert await sink.result() is None
+    assert [list(chunk.token_ids) for chunk in sink.chunks] == [[7, 8, 9, 10], [11]]
+
+
+async def test_tokens_before_a_fault_in_the_same_read_count(client: HttpClient) -> None:
+    async def broken(received: Received, writer: asyncio.StreamWriter) -> None:
+        pieces = [event("[7]"), event("[8]"), b'data: {"error":{"message":"no"}}\n\n']
+        writer.write(stream_head() + b"".join(map(chunked, pieces)))
+
+    async with scripted_server(broken) as server:
+        sink = CollectingSink()
+        build_adapters(client)["simulated"].start(request_to(server.address), sink)
+        failure = await sink.result()
+    assert failure is not None and failure.reason == "engine_5xx"
+    assert sink.token_ids == [7, 8]

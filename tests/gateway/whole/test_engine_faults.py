@@ -21,9 +21,9 @@ Answers = Callable[[Received, asyncio.StreamWriter], Awaitable[None]]
 BODY = {"model": "chat", "prompt": "Hello there", "max_tokens": 3}
 
 
-def event(token_id: int, finish: str = "null") -> bytes:
+def event(token_id: int, finish: str = "null", extra: str = "") -> bytes:
     choice = f'{{"index":0,"text":"","token_ids":[{token_id}],"finish_reason":{finish}}}'
-    return chunked(f'data: {{"choices":[{choice}]}}\n\n'.encode())
+    return chunked(f'data: {{"choices":[{choice}]{extra}}}\n\n'.encode())
 
 
 ANSWER = stream_head() + event(300) + event(301) + event(302, '"length"') + STREAM_END
@@ -158,9 +158,11 @@ async def impatient(received: Received, writer: asyncio.StreamWriter) -> None:
     assert isinstance(wanted, int)
     # The kernel would otherwise keep some MiB more.
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+    # With a usage in each, events are passed on one by one.
+    last, usage = '"length"', ',"usage":{"prompt_tokens":1}'
     writer.write(stream_head())
     for index in range(PIECES - wanted, PIECES):
-        writer.write(event(300 + index % 50, '"length"' if index == PIECES - 1 else "null"))
+        writer.write(event(300 + index % 50, last if index == PIECES - 1 else "null", usage))
         if writer.transport.get_write_buffer_size() > 1 << 18:
             writer.transport.abort()
             raise ConnectionError
