@@ -17,6 +17,7 @@ from shunter_operator.cluster import ClusterError
 from shunter_operator.controller import Controller, Pace
 from shunter_operator.handlers import registry_of, settings_of
 from shunter_operator.kubernetes import KubernetesCluster, knows_deletion_cost, pdb_api_version
+from shunter_operator.names import PoolKey, Ref
 from shunter_operator.reconcile import Outside, Reconciler
 from shunter_operator.scheduler_client import SchedulerClient
 from shunter_operator.telemetry import Telemetry
@@ -92,7 +93,7 @@ async def serve(
             await stack.enter_async_context(_leadership(options, api, telemetry, stop))
         if not stop.is_set():
             parts = Parts.build(options, api, environment, telemetry)
-            registry = registry_of(access, parts.watches, parts.controller.wake)
+            registry = registry_of(access, parts.watches, parts.pools.wake, parts.policies.wake)
             await _work(options, parts, registry, stop, lambda: started(port))
         log.info("operator.stopping")
 
@@ -102,7 +103,8 @@ class Parts:
     """The object graph of a leader."""
 
     watches: Watches
-    controller: Controller
+    pools: Controller[PoolKey]
+    policies: Controller[Ref]
     scheduler: SchedulerClient
 
     @classmethod
@@ -115,7 +117,9 @@ class Parts:
         cluster = KubernetesCluster(api, environment.pdb_api_version)
         outside = Outside(cluster, watches, scheduler, lambda: datetime.now(UTC))
         reconciler = Reconciler(outside, environment, telemetry)
-        return cls(watches, Controller(reconciler.reconcile, telemetry, options.pace), scheduler)
+        pools = Controller(reconciler.reconcile, telemetry, options.pace)
+        policies = Controller(reconciler.reconcile_policy, telemetry, options.pace)
+        return cls(watches, pools, policies, scheduler)
 
 
 async def _work(
@@ -128,7 +132,7 @@ async def _work(
     """Until `stop` is set. What kopf dies of is raised."""
     try:
         async with asyncio.TaskGroup() as tasks:
-            working = tasks.create_task(parts.controller.run())
+            working = [tasks.create_task(c.run()) for c in (parts.pools, parts.policies)]
             watching = await kopf.spawn_tasks(
                 registry=registry,
                 settings=settings_of(options.namespaces),
@@ -140,7 +144,8 @@ async def _work(
             log.info("operator.watching", namespaces=options.namespaces or "all")
             started()
             await _end_of(watching)
-            working.cancel()
+            for task in working:
+                task.cancel()
     finally:
         await parts.scheduler.close()
 

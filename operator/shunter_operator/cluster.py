@@ -39,6 +39,20 @@ class PoolRecord:
         return PoolKey(metadata["namespace"], metadata["name"])
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyRecord:
+    """A RoutingPolicy of the cluster: as it is, and as it was read."""
+
+    body: Body
+    policy: RoutingPolicy | None
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def ref(self) -> Ref:
+        metadata = self.body["metadata"]
+        return Ref("RoutingPolicy", metadata["namespace"], metadata["name"])
+
+
 class Mirror(Protocol):
     """What the watches have brought. Never asks the server."""
 
@@ -46,7 +60,7 @@ class Mirror(Protocol):
 
     def pools(self) -> Iterable[PoolRecord]: ...
 
-    def policies(self) -> Iterable[RoutingPolicy]: ...
+    def policies(self) -> Iterable[PolicyRecord]: ...
 
     def pods(self, key: PoolKey) -> Iterable[Pod]: ...
 

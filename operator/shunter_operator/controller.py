@@ -1,19 +1,19 @@
-"""One worker a pool: passes in order, soon after a change, and now and then without one."""
+"""One worker a resource: passes in order, soon after a change, and now and then without one."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import structlog
 
 from shunter_operator.cluster import ClusterError
-from shunter_operator.names import PoolKey
 from shunter_operator.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
-# One pass over a pool: how many actions it took, None where the pool is no more.
-Pass = Callable[[PoolKey], Awaitable[int | None]]
+# What names a resource.
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +28,27 @@ class Pace:
     last_retry_s: float = 60.0
 
 
-class Controller:
-    """Run `run` as a task; `wake` may be called before, from the same loop."""
+class Controller(Generic[Key]):
+    """Run `run` as a task; `wake` may be called before, from the same loop.
 
-    def __init__(self, reconcile: Pass, telemetry: Telemetry, pace: Pace = Pace()) -> None:
+    `reconcile` makes one pass over a resource and returns how many actions it took, None where the
+    resource is no more.
+    """
+
+    def __init__(
+        self,
+        reconcile: Callable[[Key], Awaitable[int | None]],
+        telemetry: Telemetry,
+        pace: Pace = Pace(),
+    ) -> None:
         self._reconcile = reconcile
         self._telemetry = telemetry
         self._pace = pace
-        self._wakes: dict[PoolKey, asyncio.Event] = {}
-        self._new: asyncio.Queue[PoolKey] = asyncio.Queue()
+        self._wakes: dict[Key, asyncio.Event] = {}
+        self._new: asyncio.Queue[Key] = asyncio.Queue()
 
-    def wake(self, key: PoolKey) -> None:
-        """Something about the pool has changed."""
+    def wake(self, key: Key) -> None:
+        """Something about the resource has changed."""
         wake = self._wakes.get(key)
         if wake is None:
             wake = self._wakes[key] = asyncio.Event()
@@ -51,11 +60,11 @@ class Controller:
         async with asyncio.TaskGroup() as workers:
             while True:
                 key = await self._new.get()
-                workers.create_task(self._work(key), name=f"pool {key}")
+                workers.create_task(self._work(key), name=str(key))
 
-    async def _work(self, key: PoolKey) -> None:
+    async def _work(self, key: Key) -> None:
         wake, retry_s = self._wakes[key], self._pace.first_retry_s
-        self._telemetry.pools.inc()
+        self._telemetry.resources.inc()
         while True:
             wake.clear()
             outcome = await self._pass(key)
@@ -69,7 +78,7 @@ class Controller:
             await asyncio.sleep(self._pace.gather_s)
             await self._change_or_period(wake)
         del self._wakes[key]
-        self._telemetry.pools.dec()
+        self._telemetry.resources.dec()
 
     async def _change_or_period(self, wake: asyncio.Event) -> None:
         try:
@@ -78,16 +87,16 @@ class Controller:
         except TimeoutError:
             pass
 
-    async def _pass(self, key: PoolKey) -> str:
+    async def _pass(self, key: Key) -> str:
         """The outermost loop: whatever a pass dies of, it is logged, counted and tried again."""
         try:
             with self._telemetry.pass_seconds.time():
                 count = await self._reconcile(key)
         except ClusterError as error:
-            log.warning("pass_failed", pool=str(key), error=str(error))
+            log.warning("pass_failed", resource=str(key), error=str(error))
             outcome = "failed"
         except Exception:
-            log.exception("pass_broken", pool=str(key))
+            log.exception("pass_broken", resource=str(key))
             outcome = "failed"
         else:
             outcome = "gone" if count is None else "changed" if count else "unchanged"

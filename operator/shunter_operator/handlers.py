@@ -11,12 +11,11 @@ from typing import Any
 import aiohttp
 import kopf
 
-from shunter_api.routingpolicy import RoutingPolicy
-from shunter_operator.cluster import PoolRecord
-from shunter_operator.names import GROUP, LABEL_MANAGED_BY, MANAGED_BY, VERSION, PoolKey
+from shunter_operator.cluster import PolicyRecord, PoolRecord
+from shunter_operator.names import GROUP, LABEL_MANAGED_BY, MANAGED_BY, VERSION, PoolKey, Ref
 from shunter_operator.pods import pod_of
 from shunter_operator.values import Pod
-from shunter_operator.watches import Owned, Watches, owned, policy_of, pool_key, pool_record
+from shunter_operator.watches import Owned, Watches, owned, policy_record, pool_key, pool_record
 from shunter_runtime.kube_access import KubeAccess
 
 Wake = Callable[[PoolKey], None]
@@ -35,7 +34,9 @@ CLIENT_TIMEOUT_S = 630
 CONNECT_TIMEOUT_S = 10
 
 
-def registry_of(access: KubeAccess, watches: Watches, wake: Wake) -> kopf.OperatorRegistry:
+def registry_of(
+    access: KubeAccess, watches: Watches, wake: Wake, wake_policy: Callable[[Ref], None]
+) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -46,7 +47,7 @@ def registry_of(access: KubeAccess, watches: Watches, wake: Wake) -> kopf.Operat
     _pods(registry, wake)
     for kind, selector in OWNED_KINDS:
         _owned(registry, kind, selector, wake)
-    _policies(registry)
+    _policies(registry, wake_policy)
 
     @kopf.on.startup(registry=registry)
     def bind(**indices: Any) -> None:
@@ -128,8 +129,12 @@ def _owned(
             wake(key)
 
 
-def _policies(registry: kopf.OperatorRegistry) -> None:
+def _policies(registry: kopf.OperatorRegistry, wake: Callable[[Ref], None]) -> None:
     @kopf.index(GROUP, VERSION, "routingpolicies", id="policies", registry=registry)
-    def index(body: kopf.Body, **_: Any) -> dict[str, RoutingPolicy]:
-        policy = policy_of(body)
-        return {policy.metadata.namespace: policy} if policy is not None else {}
+    def index(body: kopf.Body, **_: Any) -> dict[Ref, PolicyRecord]:
+        record = policy_record(body)
+        return {record.ref: record}
+
+    @kopf.on.event(GROUP, VERSION, "routingpolicies", id="policy", registry=registry)
+    def changed(body: kopf.Body, **_: Any) -> None:
+        wake(policy_record(body).ref)

@@ -9,7 +9,7 @@ import structlog
 
 from shunter_api.modelpool import ModelPool
 from shunter_api.problems import Problem
-from shunter_api.status import PoolStatus
+from shunter_api.status import PolicyStatus, PoolStatus
 from shunter_operator import scaling
 from shunter_operator.cluster import Cluster, ClusterError, Mirror, PoolRecord
 from shunter_operator.conflicts import conflict_of
@@ -20,9 +20,11 @@ from shunter_operator.names import (
     FINALIZER,
     READINESS_GATE,
     PoolKey,
+    Ref,
 )
 from shunter_operator.plan import plan
 from shunter_operator.pods import moment, time_text
+from shunter_operator.policies import in_force, missing_pools, policy_status
 from shunter_operator.scheduler_client import SchedulerPort, SchedulerUnavailable
 from shunter_operator.status import refused_status
 from shunter_operator.telemetry import Telemetry
@@ -87,6 +89,27 @@ class Reconciler:
             self._telemetry.actions.labels(type(action).__name__).inc()
         return len(actions)
 
+    async def reconcile_policy(self, ref: Ref) -> int | None:
+        """As `reconcile`, for a RoutingPolicy: it only gets a status."""
+        mirror = self._outside.mirror
+        record = next((r for r in mirror.policies() if r.ref == ref), None)
+        if record is None:
+            return None
+        trouble = (
+            missing_pools(record.policy, {r.key.name for r in mirror.pools()})
+            if record.policy is not None
+            else ("InvalidSpec", _told(record.problems))
+        )
+        before = _policy_status_read(record.body)
+        generation = record.body["metadata"].get("generation", 1)
+        status = policy_status(trouble, before, generation, self._outside.clock())
+        if status == before:
+            return 0
+        patch = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+        await self._outside.cluster.merge(ref, {"status": patch}, "status")
+        self._telemetry.actions.labels(SetStatus.__name__).inc()
+        return 1
+
     async def plan(self, record: PoolRecord) -> list[Action]:
         now = self._outside.clock()
         before = status_read(record.body)
@@ -122,6 +145,7 @@ class Reconciler:
             generation=metadata.get("generation", 1),
             deleted_at=moment(metadata.get("deletionTimestamp")),
             conflict=conflict_of(pool, others),
+            policy=in_force(r.policy for r in self._outside.mirror.policies() if r.policy),
         )
 
     async def _carry_out(self, record: PoolRecord, action: Action) -> None:
@@ -179,6 +203,13 @@ def status_read(body: Mapping[str, Any]) -> PoolStatus:
         return PoolStatus.model_validate(body.get("status") or {})
     except ValueError:
         return PoolStatus()
+
+
+def _policy_status_read(body: Mapping[str, Any]) -> PolicyStatus:
+    try:
+        return PolicyStatus.model_validate(body.get("status") or {})
+    except ValueError:
+        return PolicyStatus()
 
 
 def status_patch(status: PoolStatus) -> Manifest:

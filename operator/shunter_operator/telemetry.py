@@ -8,8 +8,10 @@ _PASS_BUCKETS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 class Telemetry:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self.pools = Gauge(
-            "shunter_operator_pools", "ModelPools that are looked after.", registry=registry
+        self.resources = Gauge(
+            "shunter_operator_resources",
+            "ModelPools and RoutingPolicies that are looked after.",
+            registry=registry,
         )
         self.leading = Gauge(
             "shunter_operator_leading",
@@ -18,13 +20,13 @@ class Telemetry:
         )
         self.pass_seconds = Histogram(
             "shunter_operator_pass_seconds",
-            "One pass over one pool: read, plan, carry out.",
+            "One pass over one resource: read, plan, carry out.",
             buckets=_PASS_BUCKETS_S,
             registry=registry,
         )
         self.passes = Counter(
             "shunter_operator_passes",
-            "Passes over pools, by outcome (unchanged, changed, failed, gone).",
+            "Passes over resources, by outcome (unchanged, changed, failed, gone).",
             labelnames=["outcome"],
             registry=registry,
         )

@@ -5,11 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from shunter_api.load import parse_object
-from shunter_api.modelpool import ModelPool
-from shunter_api.problems import ConfigurationError
-from shunter_api.routingpolicy import RoutingPolicy
-from shunter_operator.cluster import Body, ClusterError, PoolRecord
+from shunter_operator.cluster import Body, ClusterError, PolicyRecord, PoolRecord
 from shunter_operator.manifests import ref_of
 from shunter_operator.merge import strategic_merge
 from shunter_operator.names import (
@@ -24,6 +20,7 @@ from shunter_operator.names import (
 from shunter_operator.pods import moment
 from shunter_operator.scheduler_client import SchedulerUnavailable
 from shunter_operator.values import Event, InstanceLoad, Manifest, Pod, SchedulerView
+from shunter_operator.watches import policy_record, pool_record
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -50,15 +47,6 @@ def pool_body(name: str = "chat", **spec: Any) -> dict[str, Any]:
     }
 
 
-def record_of(body: Body) -> PoolRecord:
-    try:
-        pool = parse_object(body)
-    except ConfigurationError as error:
-        return PoolRecord(body, None, error.problems)
-    assert isinstance(pool, ModelPool)
-    return PoolRecord(body, pool)
-
-
 @dataclass(slots=True)
 class FakeCluster:
     """`Cluster` and `Mirror`. `now` is its clock; `step` lets its controllers work.
@@ -75,20 +63,20 @@ class FakeCluster:
     bodies: dict[PoolKey, dict[str, Any]] = field(default_factory=dict)
     live: dict[Ref, Manifest] = field(default_factory=dict)
     engines: dict[str, Pod] = field(default_factory=dict)
-    routing: list[RoutingPolicy] = field(default_factory=list)
+    policy_bodies: dict[Ref, dict[str, Any]] = field(default_factory=dict)
     _made: int = 0
 
     # ------------------------------------------------------------------ Mirror
 
     def pool(self, key: PoolKey) -> PoolRecord | None:
         body = self.bodies.get(key)
-        return record_of(body) if body is not None else None
+        return pool_record(body) if body is not None else None
 
     def pools(self) -> Iterable[PoolRecord]:
-        return [record_of(body) for body in self.bodies.values()]
+        return [pool_record(body) for body in self.bodies.values()]
 
-    def policies(self) -> Iterable[RoutingPolicy]:
-        return self.routing
+    def policies(self) -> Iterable[PolicyRecord]:
+        return [policy_record(body) for body in self.policy_bodies.values()]
 
     def pods(self, key: PoolKey) -> Iterable[Pod]:
         return [
@@ -123,6 +111,9 @@ class FakeCluster:
         self._called(f"merge {subresource}".strip(), ref)
         if ref.kind == "Pod":
             self._mark(ref, patch["metadata"]["annotations"])
+            return
+        if ref.kind == "RoutingPolicy":
+            self.policy_bodies[ref] = strategic_merge(self.policy_bodies[ref], patch)
             return
         key = PoolKey(ref.namespace, ref.name)
         body = strategic_merge(self.bodies[key], patch)

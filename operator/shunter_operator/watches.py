@@ -8,7 +8,7 @@ from shunter_api.load import parse_object
 from shunter_api.modelpool import ModelPool
 from shunter_api.problems import ConfigurationError
 from shunter_api.routingpolicy import RoutingPolicy
-from shunter_operator.cluster import Body, PoolRecord
+from shunter_operator.cluster import Body, PolicyRecord, PoolRecord
 from shunter_operator.names import LABEL_POOL, PoolKey, Ref
 from shunter_operator.values import Manifest, Pod
 
@@ -28,16 +28,16 @@ class Watches:
         self._pools: Mapping[PoolKey, Iterable[PoolRecord]] = {}
         self._pods: Mapping[PoolKey, Iterable[Pod]] = {}
         self._objects: Mapping[str, Mapping[PoolKey, Iterable[Owned]]] = {}
-        self._policies: Mapping[str, Iterable[RoutingPolicy]] = {}
+        self._policies: Mapping[Ref, Iterable[PolicyRecord]] = {}
 
     def bind(
         self,
         pools: Mapping[PoolKey, Iterable[PoolRecord]],
         pods: Mapping[PoolKey, Iterable[Pod]],
         objects: Mapping[str, Mapping[PoolKey, Iterable[Owned]]],
-        policies: Mapping[str, Iterable[RoutingPolicy]],
+        policies: Mapping[Ref, Iterable[PolicyRecord]],
     ) -> None:
-        """`objects` by what they are; `policies` by namespace."""
+        """`objects` by what they are."""
         self._pools, self._pods = pools, pods
         self._objects, self._policies = objects, policies
 
@@ -47,8 +47,8 @@ class Watches:
     def pools(self) -> Iterable[PoolRecord]:
         return [record for records in self._pools.values() for record in records]
 
-    def policies(self) -> Iterable[RoutingPolicy]:
-        return [policy for policies in self._policies.values() for policy in policies]
+    def policies(self) -> Iterable[PolicyRecord]:
+        return [record for records in self._policies.values() for record in records]
 
     def pods(self, key: PoolKey) -> Iterable[Pod]:
         return list(self._pods.get(key, ()))
@@ -71,13 +71,14 @@ def pool_record(body: Body) -> PoolRecord:
     return PoolRecord(plain, pool)
 
 
-def policy_of(body: Body) -> RoutingPolicy | None:
+def policy_record(body: Body) -> PolicyRecord:
+    plain = without_managed_fields(body)
     try:
-        policy = parse_object(without_managed_fields(body))
-    except ConfigurationError:
-        return None
+        policy = parse_object(plain)
+    except ConfigurationError as error:
+        return PolicyRecord(plain, None, error.problems)
     assert isinstance(policy, RoutingPolicy)
-    return policy
+    return PolicyRecord(plain, policy)
 
 
 def owned(body: Body, kind: str) -> Owned:

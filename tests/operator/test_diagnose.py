@@ -42,7 +42,7 @@ SELECTOR = "9 node(s) didn't match Pod's node affinity/selector."
         ),
         (f"{NODES}10 node(s) had untolerated taint {{gpu: yes}}.", "TaintNotTolerated"),
         (
-            f"{NODES}1 node(s) had untolerated taint {{node.kubernetes.io/not-ready: }}, {SELECTOR}",
+            f"{NODES}1 node(s) had taint {{node.kubernetes.io/not-ready: }}, {SELECTOR}",
             "NodeSelectorMatchesNothing",
         ),
         ('persistentvolumeclaim "weights" not found', "VolumeNotFound"),

@@ -9,8 +9,9 @@ from shunter_api.modelpool import ModelPool
 from shunter_operator.engines import unsupported
 from shunter_operator.manifests import deployment, manifests_of
 from shunter_operator.names import ANNOTATION_SPILLED, service_name
-from shunter_operator.testing import pool_body, record_of
+from shunter_operator.testing import pool_body
 from shunter_operator.values import Desired, Environment, Manifest
+from shunter_operator.watches import pool_record
 
 ENVIRONMENT = Environment(
     image="shunter:1", engine_images={"vllm": "vllm:1", "llamacpp": "llama:1"}
@@ -19,7 +20,7 @@ HF = {"source": "hf://meta-llama/Llama-3.1-8B@abc", "aliases": ["default"]}
 
 
 def pool_of(**spec: Any) -> ModelPool:
-    record = record_of(pool_body(**spec))
+    record = pool_record(pool_body(**spec))
     assert record.pool is not None, record.problems
     return record.pool
 

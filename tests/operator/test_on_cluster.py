@@ -36,9 +36,21 @@ async def ready(kube: Cluster, name: str) -> list[str]:
     found = []
     for pod in await kube.pods(name):
         conditions = {c["type"]: c["status"] for c in pod["status"].get("conditions", ())}
-        if conditions.get("Ready") == "True" and "deletionTimestamp" not in pod["metadata"]:
+        gates = [gate["conditionType"] for gate in pod["spec"].get("readinessGates", ())]
+        serves = all(conditions.get(kind) == "True" for kind in ("Ready", *gates))
+        if serves and "deletionTimestamp" not in pod["metadata"]:
             found.append(pod["metadata"]["name"])
     return sorted(found)
+
+
+async def all_ready(kube: Cluster, name: str, count: int) -> list[str]:
+    """Once there are so many of them."""
+
+    async def there() -> int:
+        return len(await ready(kube, name))
+
+    await kube.becomes(there, count)
+    return await ready(kube, name)
 
 
 async def actions(port: int) -> list[str]:
@@ -70,8 +82,7 @@ async def test_scaling_by_hand_drains_the_victim_first(kube: Cluster) -> None:
     async with kube.operator():
         manual = {"profiles": [profile("h100", 0)], "scaling": {"mode": "Manual"}}
         await kube.apply("chat", **manual, replicas=3)
-        await kube.conditioned("chat", "Progressing", "False", "Complete")
-        first, cheapest, last = await ready(kube, "h100")
+        first, cheapest, last = await all_ready(kube, "h100", 3)
         await kube.serve({first: 4, cheapest: 1, last: 5})
         scale = kube.path("modelpools", "chat") + "/scale"
         now = await kube.api.get(scale)
@@ -96,7 +107,7 @@ async def test_spill_and_return(kube: Cluster) -> None:
         await kube.apply("chat", profiles=[preferred, profile("l4", 0)], scaling=scaling)
         await kube.conditioned("chat", "SpilledOver", "True", "NodeSelectorMatchesNothing")
         await kube.conditioned("chat", "Ready", "True", "Serving")
-        (stand_in,) = await ready(kube, "l4")
+        (stand_in,) = await all_ready(kube, "l4", 1)
         await kube.serve({stand_in: 0})
         await kube.label_node("fake-gpu-0", "here")
         try:
@@ -170,7 +181,7 @@ async def test_a_removed_profile_is_drained_and_deleted(kube: Cluster) -> None:
     async with kube.operator():
         await kube.apply("chat", profiles=[profile("h100"), profile("l4")])
         await kube.conditioned("chat", "Progressing", "False", "Complete")
-        (leaving,) = await ready(kube, "l4")
+        (leaving,) = await all_ready(kube, "l4", 1)
         await kube.serve({leaving: 2})
         await kube.apply("chat", profiles=[profile("h100")])
         await kube.becomes(lambda: _draining(kube), {leaving})
@@ -183,7 +194,7 @@ async def test_a_deleted_pool_is_drained_and_takes_everything_along(kube: Cluste
     async with kube.operator():
         await kube.apply("chat", profiles=[profile("h100")])
         await kube.conditioned("chat", "Ready", "True", "Serving")
-        (name,) = await ready(kube, "h100")
+        (name,) = await all_ready(kube, "h100", 1)
         await kube.serve({name: 1})
         await kube.api.delete(kube.path("modelpools", "chat"))
         await kube.conditioned("chat", "Ready", "False", "Deleting")

@@ -1,0 +1,58 @@
+"""What a RoutingPolicy's status says, and which policy is in force. Pure."""
+
+from collections.abc import Collection, Iterable, Iterator
+from datetime import datetime
+
+from shunter_api.routingpolicy import RoutingPolicy
+from shunter_api.status import Condition, ConditionType, PolicyStatus
+
+
+def in_force(policies: Iterable[RoutingPolicy]) -> str | None:
+    """The policy that gives dispatch and admission: the highest priority, then the oldest."""
+    ordered = sorted(policies, key=lambda p: (-p.spec.priority, p.metadata.age_order))
+    return ordered[0].name if ordered else None
+
+
+def policy_status(
+    trouble: tuple[str, str] | None, before: PolicyStatus, generation: int, now: datetime
+) -> PolicyStatus:
+    """`trouble` is a reason and a message; None where there is none."""
+    reason, message = trouble or ("AsExpected", "every rule leads to a pool that exists")
+    verdicts: tuple[tuple[ConditionType, bool], ...] = (
+        ("Ready", trouble is None),
+        ("Degraded", trouble is not None),
+    )
+    old = {c.type: c for c in before.conditions}
+    conditions = []
+    for kind, holds in verdicts:
+        status = "True" if holds else "False"
+        was = old.get(kind)
+        since = was.last_transition_time if was is not None and was.status == status else None
+        conditions.append(
+            Condition(
+                type=kind,
+                status="True" if holds else "False",
+                observed_generation=generation,
+                last_transition_time=since or now.replace(microsecond=0),
+                reason=reason,
+                message=message,
+            )
+        )
+    return PolicyStatus(observed_generation=generation, conditions=tuple(conditions))
+
+
+def missing_pools(policy: RoutingPolicy, pools: Collection[str]) -> tuple[str, str] | None:
+    """Reason and message where a rule names a pool that is not there (yet)."""
+    missing = [f"{place}: there is no pool {name!r}" for place, name in _named(policy)
+               if name not in pools]  # fmt: skip
+    return ("PolicyRefNotFound", "; ".join(missing[:8])) if missing else None
+
+
+def _named(policy: RoutingPolicy) -> Iterator[tuple[str, str]]:
+    """Every pool that a rule names, and where."""
+    for index, rule in enumerate(policy.spec.rules):
+        at = f"spec.rules[{index}]"
+        for number, target in enumerate(rule.route):
+            yield f"{at}.route[{number}].pool", target.pool
+        for number, name in enumerate(rule.fallback):
+            yield f"{at}.fallback[{number}]", name
