@@ -1,0 +1,143 @@
+"""From `helm install` to `helm uninstall` on nodes that run pods, with the image of this tree."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+
+from helm_release import Answer, Installed, Machine, installed, machine, wait_for
+from shunter_proto.v1 import scheduler_pb2 as pb
+from shunter_proto.v1 import scheduler_pb2_grpc as pb_grpc
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+READY_S = 120.0
+REQUESTS = 24
+DEMO = ("demo.enabled=true", "demo.placeByGpuLabel=true", "gateway.drainDelaySeconds=1")
+# Everything that a release or its pools may leave; Kubernetes' own objects aside.
+KINDS = (
+    "deployments,replicasets,pods,services,serviceaccounts,secrets,configmaps,jobs,leases,roles,"
+    "rolebindings,poddisruptionbudgets,horizontalpodautoscalers,modelpools,routingpolicies"
+)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Machine:
+    found = machine()
+    command = [sys.executable, "-m", "shunter", "hook", "upgrade"]
+    subprocess.run(command, env={"KUBECONFIG": found.kubeconfig}, check=True, timeout=60)
+    return found
+
+
+@pytest.fixture(scope="module")
+def release(cluster: Machine) -> Iterator[Installed]:
+    with installed(cluster, *DEMO) as found:
+        wait_for("the demo pool is ready", lambda: _ready(found), READY_S)
+        yield found
+
+
+def _ready(release: Installed) -> bool:
+    status = release.get("modelpool", "chat").get("status", {})
+    conditions = {c["type"]: c["status"] for c in status.get("conditions", ())}
+    return conditions.get("Ready") == "True" and status.get("readyReplicas") == 3
+
+
+def _chat(tokens: int, *, stream: bool = False, text: str = "hi") -> dict[str, object]:
+    messages = [{"role": "user", "content": text}]
+    return {
+        "model": "chat", "max_tokens": tokens, "stream": stream, "seed": 7, "messages": messages
+    }  # fmt: skip
+
+
+def _explain(release: Installed, request_id: str) -> pb.ExplainReply:
+    """From the scheduler that leads: each new connection comes to one of the two."""
+
+    def ask() -> pb.ExplainReply | None:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        address = f"{release.address('shunter-scheduler')}:50051"
+        with grpc.insecure_channel(address, options=options) as channel:
+            stub = pb_grpc.SchedulerStub(channel)
+            try:
+                return stub.Explain(pb.ExplainRequest(request_id=request_id), timeout=5)
+            except grpc.RpcError as error:
+                if error.code() is grpc.StatusCode.UNAVAILABLE:
+                    return None
+                raise
+
+    return wait_for("the leader explains", ask, 20.0)
+
+
+def test_each_engine_runs_in_its_own_gpu_pool(release: Installed) -> None:
+    pods = release.get("pods", "--selector=shunter.dev/pool=chat")["items"]
+    where = {p["metadata"]["labels"]["shunter.dev/profile"]: p["spec"]["nodeName"] for p in pods}
+    assert where == {"h100": "h100-0", "a100": "a100-0", "l4": "l4-0"}
+
+
+def test_who_has_no_key_is_refused(release: Installed) -> None:
+    assert release.ask(_chat(4), key="").status == 401
+
+
+def test_load_goes_where_it_is_served_soonest(release: Installed) -> None:
+    """By predicted seconds: more than one kind of GPU, and each winner has the lowest score."""
+    key = release.key()
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        texts = [f"Question {n}: " + "why " * 200 for n in range(REQUESTS)]
+        answers = list(pool.map(lambda text: release.ask(_chat(64, text=text), key), texts))
+    assert [a.status for a in answers] == [200] * REQUESTS
+    assert all(json.loads(a.text)["choices"][0]["message"]["content"] for a in answers)
+    profiles = Counter(a.decision.removeprefix("chat/").split("-")[1] for a in answers)
+    assert len(profiles) >= 2 and profiles["h100"] == max(profiles.values()), profiles
+    for answer in answers:
+        _check_winner(_explain(release, answer.request_id), answer)
+
+
+def _check_winner(explained: pb.ExplainReply, answer: Answer) -> None:
+    first = next(d for d in explained.decisions if d.kind == "dispatch")
+    assert answer.decision == f"chat/{first.winner}"
+    scores = {c.instance: c.score_s for c in first.candidates if not c.excluded_because}
+    assert scores[first.winner] == min(scores.values())
+    assert len(scores) == 3
+
+
+def test_streams_outlive_the_gateways_that_carry_them(release: Installed) -> None:
+    """A rollout of the gateways replaces every pod; each lets its answers finish."""
+    key = release.key()
+    before = set(release.names("pods"))
+    body = _chat(1500, stream=True)
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(release.ask, body, key) for _ in range(8)]
+        release.kubectl("rollout", "restart", "deployment/shunter-gateway")
+        release.kubectl("rollout", "status", "deployment/shunter-gateway", "--timeout=120s")
+        answers = [one.result() for one in asked]
+    assert all(a.status == 200 and a.text.rstrip().endswith("data: [DONE]") for a in answers)
+    assert {_content(a.text) for a in answers} == {_content(answers[0].text)}
+    gateways = {name for name in before if name.startswith("shunter-gateway")}
+    wait_for("the old gateways are gone", lambda: not gateways & set(release.names("pods")), 90.0)
+
+
+def _content(events: str) -> str:
+    chunks = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: {")]
+    return "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"])
+
+
+def test_the_charts_own_test_passes(release: Installed) -> None:
+    assert "Phase:          Succeeded" in release.helm("test", "shunter", "--timeout=120s")
+
+
+def test_removal_leaves_nothing(cluster: Machine) -> None:
+    with installed(cluster, *DEMO) as release:
+        wait_for("the demo pool is ready", lambda: _ready(release), READY_S)
+        release.helm("uninstall", "shunter", "--timeout=240s")
+        wait_for("everything is gone", lambda: not _left(release), 60.0)
+
+
+def _left(release: Installed) -> list[str]:
+    items = release.get(KINDS)["items"]
+    names = (f"{item['kind']} {item['metadata']['name']}" for item in items)
+    return [
+        n for n in names if not n.endswith((" default", " kube-root-ca.crt")) and "-token-" not in n
+    ]
