@@ -28,6 +28,7 @@ from shunter_scheduler.domain.events import (
     Running,
     Submitted,
 )
+from shunter_scheduler.domain.request import Request
 
 POOLS = (
     make_pool("chat", contextLength=32768, spec={"migration": {"maxConcurrentPerInstance": 1}}),
@@ -94,7 +95,7 @@ class Cluster(RuleBasedStateMachine):
         held.instance = ""
         self.harness.apply(Submitted(self._request(request_id)))
 
-    def _request(self, request_id: str) -> object:
+    def _request(self, request_id: str) -> Request:
         held = self.held[request_id]
         return make_request(
             request_id,
