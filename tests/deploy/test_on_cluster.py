@@ -6,11 +6,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import pytest
+import yaml
 
-from helm_release import Answer, Installed, Machine, installed, machine, wait_for
+from helm_chart import Helm
+from helm_release import REAL_NODE, Answer, Installed, Machine, installed, machine, wait_for
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_proto.v1 import scheduler_pb2_grpc as pb_grpc
 
@@ -126,6 +129,23 @@ def _content(events: str) -> str:
 
 def test_the_charts_own_test_passes(release: Installed) -> None:
     assert "Phase:          Succeeded" in release.helm("test", "shunter", "--timeout=120s")
+
+
+def test_the_job_before_an_upgrade_has_the_rights_that_it_needs(
+    release: Installed, helm: Helm, tmp_path: Path
+) -> None:
+    """Of a cluster-wide release, whose operator would not let others' pools alone."""
+    objects = helm.template(
+        "image.tag=e2e", f"nodeSelector.{REAL_NODE}=yes", namespace=release.namespace
+    )
+    hooks = [v for v in objects if "shunter-upgrade" in v["metadata"]["name"]]
+    file = tmp_path / "hooks.yaml"
+    file.write_text(yaml.safe_dump_all(hooks))
+    release.kubectl("apply", f"--filename={file}")
+    try:
+        release.kubectl("wait", "--for=condition=complete", "job/shunter-upgrade", "--timeout=60s")
+    finally:
+        release.kubectl("delete", f"--filename={file}")
 
 
 def test_removal_leaves_nothing(cluster: Machine) -> None:
