@@ -31,6 +31,7 @@ from shunter_scheduler.role import Role
 from shunter_scheduler.service.engines import EnginePoller
 from shunter_scheduler.service.errors import ShuttingDown
 from shunter_scheduler.service.leadership import Leadership
+from shunter_scheduler.service.leaving import empty_leaving
 from shunter_scheduler.service.loop import Driver
 from shunter_scheduler.service.parts import Parts
 from shunter_scheduler.service.server import Listening, start_server
@@ -211,6 +212,7 @@ async def _follow(changes: Changes, parts: Parts, poller: EnginePoller) -> None:
 def _change(parts: Parts, poller: EnginePoller, topology: Topology) -> None:
     parts.view.change(topology)
     parts.driver.tell_now(TopologyChanged(topology))
+    empty_leaving(parts)
     parts.sessions.broadcast(parts.view.message)
     poller.look_now()
 

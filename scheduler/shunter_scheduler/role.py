@@ -4,6 +4,7 @@ import asyncio
 
 import structlog
 
+from shunter_scheduler.service.leaving import empty_leaving
 from shunter_scheduler.service.parts import Parts
 from shunter_scheduler.service.server import Listening
 from shunter_scheduler.service.stepping_down import step_down
@@ -23,6 +24,8 @@ class Role:
     def changed(self, term: int | None) -> None:
         if term is None:
             step_down(self._parts)
+        else:
+            empty_leaving(self._parts)
         log.info("scheduler.role", role="standby" if term is None else "leader", term=term)
         self._changed.set()
 

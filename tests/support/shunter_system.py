@@ -80,6 +80,7 @@ class System:
     gateway_args: tuple[str, ...] = ()
     schedulers: tuple[str, ...] = ("scheduler",)  # with a Lease among the arguments: candidates
     scheduler_args: tuple[str, ...] = ()
+    scheduler_source: tuple[str, ...] = ()  # empty: the files that are written here
     environment: dict[str, str] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
@@ -135,7 +136,7 @@ class System:
         self.spawn(
             name,
             "scheduler",
-            *("--config", str(self.config)),
+            *(self.scheduler_source or ("--config", str(self.config))),
             *("--listen", self.address_of(name), "--metrics-port", "0"),
             *self.scheduler_args,
         )

@@ -19,9 +19,11 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """A whole configuration. `version` grows with each change."""
+    """A whole configuration. `version` grows with each change; `leaving` names instances that are
+    there but about to end: nothing new goes there, what runs there is moved."""
 
     version: int
     pools: tuple[ModelPool, ...]
     policies: tuple[RoutingPolicy, ...]
     instances: tuple[Instance, ...]
+    leaving: tuple[str, ...] = ()

@@ -31,15 +31,21 @@ class ClusterView:
         return self._draining
 
     @property
+    def leaving(self) -> frozenset[str]:
+        """Instances that are about to end, and that nothing empties yet."""
+        return frozenset(self.topology.leaving) - self._draining
+
+    @property
     def ready(self) -> bool:
         """A configuration was read."""
         return self.topology is not EMPTY
 
     def change(self, topology: Topology) -> None:
+        same = frozenset(self.topology.instances) & frozenset(topology.instances)
         self.topology = topology
         self.config_error = ""
         self.addresses = {one.name: one.address for one in topology.instances}
-        self._draining &= self.addresses.keys()
+        self._draining &= {one.name for one in same}
         self._speeds = self._speeds_of(topology)
         self.message = self._make_message()
 

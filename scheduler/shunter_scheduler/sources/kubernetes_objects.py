@@ -38,7 +38,8 @@ class Reading(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class EnginePod:
-    """`address` is empty where the pod cannot be called, and `ready` says whether it should."""
+    """`address` is empty where the pod cannot be called, and `ready` says whether it should. One
+    that is `terminating` still serves what runs there."""
 
     namespace: str
     name: str
@@ -46,6 +47,7 @@ class EnginePod:
     profile: str
     address: str
     ready: bool
+    terminating: bool
     created: str  # as Kubernetes writes times, which sort as texts
 
 
@@ -56,6 +58,7 @@ class Cell:
     pools: tuple[ModelPool, ...] = ()
     policies: tuple[RoutingPolicy, ...] = ()
     instances: tuple[Instance, ...] = ()
+    leaving: tuple[str, ...] = ()  # names of instances
     problems: tuple[Problem, ...] = ()
 
 
@@ -95,7 +98,8 @@ def read_pod(value: Object) -> EnginePod:
         pool=labels.get(LABEL_POOL, ""),
         profile=labels.get(LABEL_PROFILE, ""),
         address=_address(value.get("spec") or {}, status.get("podIP") or ""),
-        ready=ready and not metadata.get("deletionTimestamp"),
+        ready=ready,
+        terminating="deletionTimestamp" in metadata,
         created=metadata.get("creationTimestamp") or "",
     )
 
@@ -134,20 +138,23 @@ def make_cell(
     useless = {p.origin for p in found if not p.field.startswith("spec.rules")}
     kept = [rule.value for rule in rules if rule.document.origin not in useless]
     values = tuple(pool.value for pool in serving)
-    instances, pod_problems = _instances({p.metadata.key: p for p in values}, pods)
+    instances, leaving, pod_problems = _instances({p.metadata.key: p for p in values}, pods)
     return Cell(
         pools=values,
         policies=tuple(sorted(kept, key=lambda policy: policy.metadata.age_order)),
         instances=instances,
+        leaving=leaving,
         problems=tuple(sorted({*own, *clashes, *found, *pod_problems})),
     )
 
 
 def _instances(
     pools: Mapping[str, ModelPool], pods: Iterable[EnginePod]
-) -> tuple[tuple[Instance, ...], list[Problem]]:
-    """Pods of a pool or profile that is not there are on their way out: no problem."""
+) -> tuple[tuple[Instance, ...], tuple[str, ...], list[Problem]]:
+    """The instances, the names of those that leave, and problems. Pods of a pool or profile that
+    is not there are on their way out: no problem."""
     instances: dict[str, Instance] = {}
+    leaving: list[str] = []
     problems: list[Problem] = []
     for pod in sorted(pods, key=lambda pod: (pod.created, pod.namespace, pod.name)):
         pool = pools.get(f"{pod.namespace}/{pod.pool}")
@@ -166,7 +173,10 @@ def _instances(
             instances[pod.name] = Instance(
                 pod.name, pool.name, pod.profile, pod.address, pool.engine_type
             )
-    return tuple(instances[name] for name in sorted(instances)), problems
+            if pod.terminating:
+                leaving.append(pod.name)
+    in_order = tuple(instances[name] for name in sorted(instances))
+    return in_order, tuple(sorted(leaving)), problems
 
 
 def _located(value: T) -> Located[T]:

@@ -60,16 +60,22 @@ def test_a_ready_pod_is_an_instance() -> None:
     "pod",
     [
         pod_object("p", ready=False),
-        pod_object("p", deleted=True),
         pod_object("p", pool="other"),
         pod_object("p", namespace="elsewhere"),
         pod_object("p", profile="removed"),
     ],
-    ids=["not-ready", "terminating", "no-pool", "pool-of-another-namespace", "no-profile"],
+    ids=["not-ready", "no-pool", "pool-of-another-namespace", "no-profile"],
 )
 def test_pods_that_are_no_instances(pod: Object) -> None:
     cell = cell_of(pool_object(), pod)
     assert (cell.instances, told(cell)) == ((), [])
+
+
+def test_a_terminating_pod_leaves_and_still_serves_until_it_is_unready() -> None:
+    cell = cell_of(pool_object(), pod_object("p", deleted=True), pod_object("q"))
+    assert ([one.name for one in cell.instances], cell.leaving) == (["p", "q"], ("p",))
+    cell = cell_of(pool_object(), pod_object("p", deleted=True, ready=False), pod_object("q"))
+    assert ([one.name for one in cell.instances], cell.leaving) == (["q"], ())
 
 
 def test_an_ipv6_address_has_brackets() -> None:
