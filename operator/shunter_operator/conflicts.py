@@ -1,21 +1,36 @@
-"""Which pool a model name belongs to: the older one's. Pure."""
+"""Which pool a model name, or the name of an object, belongs to: the older one's. Pure."""
 
 from collections.abc import Iterable
 
 from shunter_api.modelpool import ModelPool
+from shunter_operator.names import deployment_name, service_name
 
 
-def conflict_of(pool: ModelPool, others: Iterable[ModelPool]) -> str:
-    """Why `pool` may not serve; empty where it may. `others` may hold the pool itself."""
-    for other in sorted(others, key=lambda p: p.metadata.age_order):
-        if other.metadata.key == pool.metadata.key:
-            return ""
-        if other.metadata.age_order > pool.metadata.age_order:
-            return ""
-        shared = [name for name in pool.model_names if name in other.model_names]
-        if shared:
-            return (
-                f"model name {shared[0]!r} belongs to the older pool {other.metadata.key}; "
-                "give spec.model.name and spec.model.aliases other names"
-            )
-    return ""
+def conflict_of(pool: ModelPool, others: Iterable[ModelPool]) -> tuple[str, str] | None:
+    """Reason and message why `pool` may not serve. `others` may hold the pool itself."""
+    models, objects = frozenset(pool.model_names), _objects(pool)
+    mine = pool.metadata.age_order
+    older = (other for other in others if other.metadata.age_order < mine)
+    rivals = [o for o in older if models.intersection(o.model_names) or objects & _objects(o)]
+    if not rivals:
+        return None
+    rival = min(rivals, key=lambda other: other.metadata.age_order)
+    if shared := sorted(models.intersection(rival.model_names)):
+        return "ConflictingModel", (
+            f"model name {shared[0]!r} belongs to the older pool {rival.metadata.key}; "
+            "give spec.model.name and spec.model.aliases other names"
+        )
+    kind, name = min(objects & _objects(rival))
+    return "ConflictingName", (
+        f"{kind} {name} belongs to the older pool {rival.metadata.key}; "
+        "give the pool or its profile another name"
+    )
+
+
+def _objects(pool: ModelPool) -> frozenset[tuple[str, str]]:
+    """Kind and namespace/name of what is made for a pool: `a-b` and `c` make the same Deployment
+    as `a` and `b-c`."""
+    at = pool.metadata.namespace
+    deployments = (f"{at}/{deployment_name(pool.name, p.name)}" for p in pool.profiles)
+    service = ("Service", f"{at}/{service_name(pool.name)}")
+    return frozenset({service, *(("Deployment", name) for name in deployments)})

@@ -49,7 +49,7 @@ def plan(
         actions = list(_let_go(desired, observed, now))
     else:
         actions = [] if FINALIZER in observed.finalizers else [SetFinalizer(True)]
-        if not desired.conflict and unsupported(desired.pool, environment) is None:
+        if desired.conflict is None and unsupported(desired.pool, environment) is None:
             counts = scaling.wanted(desired, observed, now)
             actions += _serve(desired, observed, environment, counts, now)
     status = status_of(desired, observed, environment, counts, now)

@@ -34,7 +34,6 @@ class _Facts:
     profiles: tuple[ProfileStatus, ...]
     blocked: Cause | None  # the pool as a whole cannot be served
     cause: Cause | None  # the first thing to tell
-    now: datetime
 
     @property
     def wanted(self) -> int:
@@ -57,7 +56,7 @@ def status_of(
     now: datetime,
 ) -> PoolStatus:
     """`counts` are what the plan wants; empty where the pool is deleted or blocked."""
-    facts = _facts(desired, observed, environment, counts, now)
+    facts = _facts(desired, observed, environment, counts)
     pool, before = desired.pool, observed.status
     return PoolStatus(
         observed_generation=desired.generation,
@@ -81,18 +80,15 @@ def _facts(
     observed: Observed,
     environment: Environment,
     counts: Mapping[str, Count],
-    now: datetime,
 ) -> _Facts:
     profiles = tuple(_profiles(desired, observed, counts))
     blocked = _blocked(desired, environment)
     causes = [Cause(p.reason, p.message or "", p.phase == "Failed") for p in profiles if p.reason]
-    return _Facts(desired, observed, counts, profiles, blocked, blocked or worst(causes), now)
+    return _Facts(desired, observed, counts, profiles, blocked, blocked or worst(causes))
 
 
 def _blocked(desired: Desired, environment: Environment) -> Cause | None:
-    if desired.conflict:
-        return Cause("ConflictingModel", desired.conflict)
-    found = unsupported(desired.pool, environment)
+    found = desired.conflict or unsupported(desired.pool, environment)
     return Cause(*found) if found else None
 
 

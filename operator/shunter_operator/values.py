@@ -32,7 +32,7 @@ class Desired:
     uid: str
     generation: int = 1
     deleted_at: datetime | None = None
-    conflict: str = ""  # why this pool may not serve: another one has its model name
+    conflict: tuple[str, str] | None = None  # reason and message why this pool may not serve
     policy: str | None = None  # the RoutingPolicy in force
 
     @property
