@@ -1,0 +1,45 @@
+"""What a scheduler is told on its command line."""
+
+from pathlib import Path
+
+import pytest
+
+from shunter_scheduler.__main__ import parse_arguments
+from shunter_scheduler.options import SchedulerOptions, StartError
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (SchedulerOptions(), "either --config FILE... or --kubernetes"),
+        (SchedulerOptions(config=(Path("a"),), kubernetes=True), "either --config FILE... or"),
+        (
+            SchedulerOptions(config=(Path("a"),), namespaces=("x",)),
+            "--namespace needs --kubernetes",
+        ),
+    ],
+)
+def test_what_does_not_go_together(options: SchedulerOptions, message: str) -> None:
+    with pytest.raises(StartError, match=message):
+        options.check()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lease"),
+    [
+        (["--kubernetes"], "shunter-scheduler"),
+        (["--kubernetes", "--lease", ""], ""),
+        (["--kubernetes", "--lease", "here/mine"], "here/mine"),
+        (["--config", "a.yaml"], ""),
+        (["--config", "a.yaml", "--lease", "mine"], "mine"),
+    ],
+)
+def test_a_cluster_has_a_lease_unless_told_otherwise(arguments: list[str], lease: str) -> None:
+    options = parse_arguments(arguments)
+    options.check()
+    assert options.lease == lease
+
+
+def test_several_namespaces() -> None:
+    options = parse_arguments(["--kubernetes", "--namespace", "a", "--namespace", "b"])
+    assert options.namespaces == ("a", "b")
