@@ -57,30 +57,34 @@ class Reflector(Generic[T]):
         self._rng = rng
         self._version = ""
         self._trouble = ""
+        self._backoff_s = BACKOFF_S[0]
         self._log = structlog.get_logger(source="kubernetes", path=watched.path)
 
     async def run(self) -> None:
         """Until it is cancelled."""
-        least_s, most_s = BACKOFF_S
-        backoff_s = least_s
         while True:
             try:
                 if not self._version:
                     await self._list()
-                self._trouble = ""
                 await self._follow()
-                backoff_s = least_s
+                self._heard()
             except Gone:
                 self._log.info("kubernetes.watch_too_old", version=self._version)
                 self._version = ""
             except KubeError as error:
                 self._complain(error)
-                backoff_s = min(2 * backoff_s, most_s)
-            await asyncio.sleep(backoff_s * self._rng.uniform(0.5, 1.0))
+                self._backoff_s = min(2 * self._backoff_s, BACKOFF_S[1])
+            await asyncio.sleep(self._backoff_s * self._rng.uniform(0.5, 1.0))
+
+    def _heard(self) -> None:
+        """The API answers."""
+        self._trouble = ""
+        self._backoff_s = BACKOFF_S[0]
 
     async def _list(self) -> None:
         watched, before = self._watched, self.objects
         listing = await self._api.list(watched.path, watched.query)
+        self._heard()
         self.objects = {
             (key := _key(item)): watched.read(item, before.get(key)) for item in listing.items
         }
@@ -96,6 +100,7 @@ class Reflector(Generic[T]):
         )
         async with aclosing(events):
             async for event in events:
+                self._heard()
                 self._apply(event)
 
     def _apply(self, event: WatchEvent) -> None:
