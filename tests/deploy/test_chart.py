@@ -273,3 +273,18 @@ def test_the_notes_show_a_request(helm: Helm) -> None:
     )  # fmt: skip
     assert "curl -N http://localhost:8080/v1/chat/completions" in notes
     assert "ask nobody for a key" in notes
+
+
+def test_the_install_guide_names_values_that_exist() -> None:
+    guide = (CHART.parents[1] / "docs" / "install.md").read_text()
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    table = guide.partition("| value |")[2].partition("\n\n")[0]
+    named_values = re.findall(r"^\| `([a-zA-Z.]+)`(?:, `([a-zA-Z.]+)`)? \|", table, re.M)
+    named_values += [(v,) for v in re.findall(r"--set[= ]([a-zA-Z.]+)=", guide)]
+    paths = [path for row in named_values for path in row if path]
+    assert len(paths) > 10
+    for path in paths:
+        at = values
+        for step in path.split("."):
+            assert step in at, path
+            at = at[step]

@@ -148,6 +148,22 @@ def test_the_job_before_an_upgrade_has_the_rights_that_it_needs(
         release.kubectl("delete", f"--filename={file}")
 
 
+@pytest.mark.parametrize("scope", ["cluster", "namespace"])
+def test_the_server_takes_every_object_there_can_be(
+    cluster: Machine, helm: Helm, tmp_path: Path, scope: str
+) -> None:
+    """As rendered manifests, by server-side apply."""
+    version = json.loads(cluster.run(cluster.kubectl, "version", "--output=json"))["serverVersion"]
+    file = tmp_path / "manifests.yaml"
+    objects = helm.template(
+        f"scope={scope}", "demo.enabled=true", "networkPolicy.enabled=true",
+        "gateway.autoscaling.enabled=true", "gateway.tls.secretName=cert",
+        namespace="default", kube_version=version["gitVersion"],
+    )  # fmt: skip
+    file.write_text(yaml.safe_dump_all(objects))
+    cluster.run(cluster.kubectl, "apply", "--server-side", "--dry-run=server", f"--filename={file}")
+
+
 def test_removal_leaves_nothing(cluster: Machine) -> None:
     with installed(cluster, *DEMO) as release:
         wait_for("the demo pool is ready", lambda: _ready(release), READY_S)
