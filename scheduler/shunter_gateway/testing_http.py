@@ -44,6 +44,12 @@ def chunked(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
+def token_event(token_id: int, finish: str = "null", extra: str = "") -> bytes:
+    """One event of a token-level engine; `finish` and `extra` are JSON."""
+    choice = f'{{"index":0,"text":"","token_ids":[{token_id}],"finish_reason":{finish}}}'
+    return chunked(f'data: {{"choices":[{choice}]{extra}}}\n\n'.encode())
+
+
 STREAM_END = chunked(b"data: [DONE]\n\n") + chunked(b"")
 
 

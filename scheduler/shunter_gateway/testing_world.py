@@ -7,19 +7,17 @@ from typing import Any
 from opentelemetry.trace import Tracer
 
 from shunter_gateway.dispatcher import Dispatcher
-from shunter_gateway.lifecycle_ports import LifecycleLimits
+from shunter_gateway.lifecycle_ports import Decoders, LifecycleLimits
 from shunter_gateway.ports import EngineFailure
 from shunter_gateway.request import RequestHandle, RequestSpec
 from shunter_gateway.testing import (
     CountingObserver,
-    FakeScheduler,
     LetterDecoders,
     ManualClock,
     RecordingSink,
-    ScriptedCall,
-    ScriptedEngine,
-    topology_message,
 )
+from shunter_gateway.testing_engines import ScriptedCall, ScriptedEngine
+from shunter_gateway.testing_scheduler import FakeScheduler, topology_message
 
 LOST = EngineFailure("connection", "connection lost", retriable=True)
 PROMPT = (5, 4, 3)
@@ -43,7 +41,7 @@ class World:
     )
     limits: LifecycleLimits = field(default_factory=LifecycleLimits)
     connected: bool = True
-    mismatch: str = ""
+    decoders: Decoders = field(default_factory=LetterDecoders)
     tracer: Tracer | None = None
     clock: ManualClock = field(default_factory=ManualClock)
     observer: CountingObserver = field(default_factory=CountingObserver)
@@ -58,7 +56,7 @@ class World:
             clock=self.clock,
             link=self.scheduler,
             adapters={"simulated": self.engine},
-            decoders=LetterDecoders(self.mismatch),
+            decoders=self.decoders,
             observer=self.observer,
             rng=random.Random(1),
             limits=self.limits,

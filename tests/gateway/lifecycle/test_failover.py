@@ -1,7 +1,7 @@
 """An engine fails: the request goes on elsewhere, and the client sees none of it."""
 
 from shunter_gateway.ports import EngineFailure
-from shunter_gateway.testing import answer_ids
+from shunter_gateway.testing_engines import answer_ids
 from shunter_gateway.testing_world import LOST, PROMPT, World
 from shunter_proto.v1 import scheduler_pb2 as pb
 

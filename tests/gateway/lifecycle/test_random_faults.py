@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from shunter_gateway.ports import EngineFailure
 from shunter_gateway.request import RequestHandle
-from shunter_gateway.testing import RecordingSink, answer_ids
+from shunter_gateway.testing import RecordingSink
+from shunter_gateway.testing_engines import answer_ids
 from shunter_gateway.testing_world import World
 from shunter_proto.v1 import scheduler_pb2 as pb
 

@@ -14,7 +14,8 @@ from shunter_gateway.engines.http1 import HttpClient
 from shunter_gateway.engines.table import build_adapters
 from shunter_gateway.ports import SamplingParams
 from shunter_gateway.request import ClientError, Outcome, RequestHandle, RequestSpec
-from shunter_gateway.testing import CountingObserver, FakeScheduler, RecordingSink
+from shunter_gateway.testing import CountingObserver, RecordingSink
+from shunter_gateway.testing_scheduler import FakeScheduler
 from shunter_gateway.tokenizers import TokenizerRegistry
 from shunter_gateway.topology import topology_from_proto
 from shunter_proto.v1 import scheduler_pb2 as pb

@@ -13,14 +13,9 @@ from scheduler_service import Config, Scheduler, healthy_engine
 from shunter_gateway.dispatcher import Dispatcher
 from shunter_gateway.lifecycle_ports import LifecycleLimits
 from shunter_gateway.scheduler_client import SchedulerClient, SchedulerTarget
-from shunter_gateway.testing import (
-    CountingObserver,
-    LetterDecoders,
-    RecordingSink,
-    ScriptedEngine,
-    answer_ids,
-    topology_message,
-)
+from shunter_gateway.testing import CountingObserver, LetterDecoders, RecordingSink
+from shunter_gateway.testing_engines import ScriptedEngine, answer_ids
+from shunter_gateway.testing_scheduler import topology_message
 from shunter_gateway.testing_world import LOST, PROMPT, SPEC
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_proto.v1 import scheduler_pb2_grpc as pb_grpc

@@ -1,7 +1,8 @@
 """Without a scheduler the gateway places by itself, and reports when one is back."""
 
 from shunter_gateway.fallback import Load, choose_instance
-from shunter_gateway.testing import answer_ids, topology_message
+from shunter_gateway.testing_engines import answer_ids
+from shunter_gateway.testing_scheduler import topology_message
 from shunter_gateway.testing_world import PROMPT, World
 from shunter_gateway.topology import topology_from_proto
 from shunter_proto.v1 import scheduler_pb2 as pb

@@ -10,7 +10,7 @@ import grpc
 
 from certificates import certificates_in
 from shunter_gateway.scheduler_client import SchedulerClient, SchedulerTarget
-from shunter_gateway.testing import topology_message
+from shunter_gateway.testing_scheduler import topology_message
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_proto.v1 import scheduler_pb2_grpc as pb_grpc
 from shunter_runtime.tls import TlsFiles, channel_credentials, server_credentials
@@ -89,11 +89,14 @@ async def connecting(
 
 async def test_the_leader_is_found_among_standbys() -> None:
     standby, leader = Leader(None), Leader(3)  # type: ignore[abstract]
-    async with listening(standby) as one, listening(leader) as other:
-        async with connecting(f"127.0.0.1:{one}", f"localhost:{other}") as (client, heard):
-            await until(lambda: client.lost_since is None)
-            assert (heard.cancelled, heard.sessions) == (["of-3"], 1)
-            assert standby.hellos
+    async with (
+        listening(standby) as one,
+        listening(leader) as other,
+        connecting(f"127.0.0.1:{one}", f"localhost:{other}") as (client, heard),
+    ):
+        await until(lambda: client.lost_since is None)
+        assert (heard.cancelled, heard.sessions) == (["of-3"], 1)
+        assert standby.hellos
 
 
 async def test_a_standby_that_becomes_the_leader_is_found_at_the_same_address() -> None:
@@ -107,38 +110,48 @@ async def test_a_standby_that_becomes_the_leader_is_found_at_the_same_address() 
 
 async def test_commands_of_an_older_term_are_refused() -> None:
     new, old = Leader(2), Leader(1)  # type: ignore[abstract]
-    async with listening(new) as one, listening(old) as other:
-        async with connecting(f"127.0.0.1:{one}", f"127.0.0.1:{other}") as (client, heard):
-            await until(lambda: heard.cancelled == ["of-2"])
-            new.leaves.set()
-            new.term = None
-            await until(lambda: len(old.hellos) >= 2)
-            assert set(old.hellos) == {2}
-            assert (heard.cancelled, client.lost_since is None) == (["of-2"], False)
-            old.term = 3  # it leads again
-            await until(lambda: heard.cancelled == ["of-2", "of-3"])
+    async with (
+        listening(new) as one,
+        listening(old) as other,
+        connecting(f"127.0.0.1:{one}", f"127.0.0.1:{other}") as (client, heard),
+    ):
+        await until(lambda: heard.cancelled == ["of-2"])
+        new.leaves.set()
+        new.term = None
+        await until(lambda: len(old.hellos) >= 2)
+        assert set(old.hellos) == {2}
+        assert (heard.cancelled, client.lost_since is None) == (["of-2"], False)
+        old.term = 3  # it leads again
+        await until(lambda: heard.cancelled == ["of-2", "of-3"])
 
 
 async def test_a_scheduler_without_a_lease_is_always_obeyed() -> None:
     leased, alone = Leader(5), Leader(0)  # type: ignore[abstract]
-    async with listening(leased) as one, listening(alone) as other:
-        async with connecting(f"127.0.0.1:{one}", f"127.0.0.1:{other}") as (_, heard):
-            await until(lambda: heard.cancelled == ["of-5"])
-            leased.leaves.set()
-            leased.term = None
-            await until(lambda: heard.cancelled == ["of-5", "of-0"])
+    async with (
+        listening(leased) as one,
+        listening(alone) as other,
+        connecting(f"127.0.0.1:{one}", f"127.0.0.1:{other}") as (_, heard),
+    ):
+        await until(lambda: heard.cancelled == ["of-5"])
+        leased.leaves.set()
+        leased.term = None
+        await until(lambda: heard.cancelled == ["of-5", "of-0"])
 
 
 async def test_the_certificate_is_checked_against_the_name_that_was_given(tmp_path: Path) -> None:
     files = certificates_in(tmp_path)
     leader = Leader(1)  # type: ignore[abstract]
-    async with listening(leader, files("server")) as port:
-        async with connecting(f"localhost:{port}", tls=files("client")) as (_, heard):
-            await until(lambda: heard.cancelled == ["of-1"])
+    async with (
+        listening(leader, files("server")) as port,
+        connecting(f"localhost:{port}", tls=files("client")) as (_, heard),
+    ):
+        await until(lambda: heard.cancelled == ["of-1"])
 
 
 async def test_a_name_that_is_not_found_leaves_the_others() -> None:
     leader = Leader(1)  # type: ignore[abstract]
-    async with listening(leader) as port:
-        async with connecting("no-such-host.invalid:1", f"127.0.0.1:{port}") as (_, heard):
-            await until(lambda: heard.cancelled == ["of-1"])
+    async with (
+        listening(leader) as port,
+        connecting("no-such-host.invalid:1", f"127.0.0.1:{port}") as (_, heard),
+    ):
+        await until(lambda: heard.cancelled == ["of-1"])

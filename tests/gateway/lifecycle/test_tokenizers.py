@@ -6,13 +6,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from shunter_gateway.ports import Capabilities, EngineUnavailable
-from shunter_gateway.testing import (
-    TEXT_LEVEL,
-    TOKEN_LEVEL,
-    ManualClock,
-    ScriptedEngine,
-    topology_message,
-)
+from shunter_gateway.testing import LetterDecoders, ManualClock
+from shunter_gateway.testing_engines import TEXT_LEVEL, TOKEN_LEVEL, ScriptedEngine
+from shunter_gateway.testing_scheduler import topology_message
 from shunter_gateway.testing_world import World
 from shunter_gateway.tokenizers import PROBE, TokenizerRegistry
 from shunter_gateway.topology import Topology, topology_from_proto
@@ -111,7 +107,7 @@ async def test_text_level_engines_are_not_asked(loader: Loader) -> None:
 
 
 def test_request_of_a_mismatched_pool_goes_as_text() -> None:
-    world = World(mismatch="differs")
+    world = World(decoders=LetterDecoders("differs"))
     _, sink = world.submit(body=b'{"prompt":"x"}')
     request = world.call_of().request
     assert request.token_ids is None and request.body == b'{"prompt":"x"}'

@@ -3,8 +3,10 @@
 import pytest
 
 from shunter_gateway.moves.rules import MoveRequest, move_refusal
+from shunter_gateway.ports import SamplingParams
 from shunter_gateway.request import RequestHandle
-from shunter_gateway.testing import RecordingSink, ScriptedCall, answer_ids
+from shunter_gateway.testing import RecordingSink
+from shunter_gateway.testing_engines import ScriptedCall, answer_ids, logprob_of
 from shunter_gateway.testing_world import LOST, PROMPT, World
 from shunter_proto.v1 import scheduler_pb2 as pb
 
@@ -212,3 +214,22 @@ def test_second_command_does_not_touch_the_move_under_way() -> None:
     assert isinstance(refused, pb.MoveDone) and isinstance(done, pb.MoveDone)
     assert (refused.moved, refused.reason, done.moved) == (False, "already_moving", True)
     assert sink.token_ids == UNDISTURBED
+
+
+def test_logprobs_stay_with_their_tokens_up_to_a_stop_string() -> None:
+    """The stop string begins before the switch and ends after it, in the middle of a chunk."""
+    undisturbed = World()
+    _, plain = undisturbed.submit()
+    undisturbed.run_out(10)
+    stop = plain.text[3:6]
+    world = World()
+    _, sink = world.submit(stop=(stop,), sampling=SamplingParams(temperature=0.0, logprobs=0))
+    world.call_of().step(5)
+    world.scheduler.move("r1", other(sink))
+    warm_up(world).step()
+    world.call_of().step(3)
+    assert sink.outcome is not None and move_done(world).moved
+    assert (sink.text, sink.outcome.stop_reason) == (plain.text[:3], stop)
+    assert sink.token_ids == UNDISTURBED[:6]
+    for delta in sink.deltas:
+        assert list(delta.logprobs) == [logprob_of(id_) for id_ in delta.token_ids]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from shunter_gateway.ports import Capabilities, SamplingParams
-from shunter_gateway.testing import TEXT_LEVEL, TOKEN_LEVEL
+from shunter_gateway.testing_engines import TEXT_LEVEL, TOKEN_LEVEL
 from shunter_gateway.testing_world import LOST, World
 from shunter_proto.v1 import scheduler_pb2 as pb
 

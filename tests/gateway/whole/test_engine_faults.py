@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from shunter_gateway.testing_http import (
     STREAM_END,
     Received,
-    chunked,
     plain,
     scripted_server,
     stream_head,
+    token_event,
 )
 from whole_gateway import PoolOf, WholeGateway, until, whole_gateway
 
@@ -21,12 +21,7 @@ Answers = Callable[[Received, asyncio.StreamWriter], Awaitable[None]]
 BODY = {"model": "chat", "prompt": "Hello there", "max_tokens": 3}
 
 
-def event(token_id: int, finish: str = "null", extra: str = "") -> bytes:
-    choice = f'{{"index":0,"text":"","token_ids":[{token_id}],"finish_reason":{finish}}}'
-    return chunked(f'data: {{"choices":[{choice}]{extra}}}\n\n'.encode())
-
-
-ANSWER = stream_head() + event(300) + event(301) + event(302, '"length"') + STREAM_END
+ANSWER = stream_head() + token_event(300) + token_event(301) + token_event(302, '"length"') + STREAM_END
 
 
 def generating(answers: Answers) -> Answers:
@@ -127,7 +122,7 @@ async def test_idle_connection_closed_while_we_send() -> None:
 
 async def test_a_client_that_leaves_ends_the_engines_work_within_a_second() -> None:
     async def hang(received: Received, writer: asyncio.StreamWriter) -> None:
-        writer.write(stream_head() + event(300))
+        writer.write(stream_head() + token_event(300))
         await received.closed.wait()
 
     async with (
@@ -162,7 +157,7 @@ async def impatient(received: Received, writer: asyncio.StreamWriter) -> None:
     last, usage = '"length"', ',"usage":{"prompt_tokens":1}'
     writer.write(stream_head())
     for index in range(PIECES - wanted, PIECES):
-        writer.write(event(300 + index % 50, last if index == PIECES - 1 else "null", usage))
+        writer.write(token_event(300 + index % 50, last if index == PIECES - 1 else "null", usage))
         if writer.transport.get_write_buffer_size() > 1 << 18:
             writer.transport.abort()
             raise ConnectionError
