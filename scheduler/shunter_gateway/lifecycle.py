@@ -5,6 +5,7 @@ engine that owns the request, cancel and pause from the client. Nothing here wai
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -130,8 +131,7 @@ class RequestLifecycle:
             if first and (reason := self.binding.unmovable_reason()):
                 self._services.observer.unmovable(reason)
         self.instance = instance
-        self._sink.on_assigned(instance, pool.name)
-        self._start_call(address)
+        self._start_call(address, pool.name)
 
     def place_alone(self, instance: Instance, pool: Pool) -> None:
         """Without a scheduler: under the next epoch, so that a late answer of it is stale."""
@@ -171,8 +171,11 @@ class RequestLifecycle:
         assert self.binding is not None
         return self.binding.engine_request(address, self.epoch, self._priority, trace_parent)
 
-    def _start_call(self, address: str) -> None:
+    def _start_call(self, address: str, pool: str) -> None:
         assert self.binding is not None
+        self._sink.on_assigned(self.instance, pool)
+        if self.state == "done":
+            return  # the client left on hearing it
         self.state = "assigned"
         self._call_started_at = self.last_heard_at = self._services.clock.time()
         self._call.start(
@@ -191,8 +194,7 @@ class RequestLifecycle:
             return False
         self._call.end()
         self.instance = destination.name
-        self._sink.on_assigned(destination.name, destination.pool)
-        self._start_call(destination.address)
+        self._start_call(destination.address, destination.pool)
         return True
 
     def on_chunk(self, epoch: int, chunk: TokenChunk) -> None:
@@ -269,8 +271,11 @@ class RequestLifecycle:
         if rest := self.answer.flush():
             self._sink.on_delta(Delta(rest))
         if self.state != "done":  # the client may leave on receiving it
-            self._close(reason)
-            self._sink.on_done(self.answer.outcome(reason))
+            outcome = self.answer.outcome(reason)
+            if outcome.stop_reason is not None:  # the rest completed a stop string
+                outcome = replace(outcome, finish_reason="stop")
+            self._close(outcome.finish_reason)
+            self._sink.on_done(outcome)
 
     def fail_client(self, error: ClientError, finish_reason: str | None) -> None:
         """`finish_reason` None: the scheduler itself ended the request."""

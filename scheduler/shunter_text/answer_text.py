@@ -120,5 +120,5 @@ class AnswerText:
         rest = self._decoder.flush() if self._decoder is not None else ""
         if self._stops is None:
             return rest
-        text = self._stops.push(rest)
+        text = self._match(self._stops, rest, 0)
         return text + (self._stops.flush() if self._stops.matched is None else "")

@@ -92,3 +92,9 @@ def test_text_of_an_engine_that_sends_no_ids() -> None:
     assert text.push_ids([0, 1]) == ("", 2)
     assert [text.push_text("xa", 1), text.push_text("by", 1)] == ["x", "ab"]
     assert text.flush() == ""
+
+
+def test_rest_of_an_answer_below_min_tokens_stops_nothing() -> None:
+    text = AnswerText(Letters("b!"), ["ab"], min_tokens=5)
+    assert text.push_ids([0]) == ("a", 1)
+    assert (text.flush(), text.matched) == ("b!", None)

@@ -1,6 +1,8 @@
 """Stop strings and held-back text across engines; the matching itself is tested in tests/text."""
 
+from shunter_gateway.testing import LetterDecoders
 from shunter_gateway.testing_world import LOST, World
+from shunter_proto.v1 import scheduler_pb2 as pb
 
 
 def test_stop_string_across_a_failover_ends_the_answer() -> None:
@@ -29,3 +31,17 @@ def test_held_back_text_comes_at_the_end() -> None:
     _, sink = world.submit(stop=(plain.text[-2:] + "!",))
     world.run_out(10)
     assert sink.text == plain.text
+
+
+def test_rest_that_completes_a_stop_string_stops_the_answer() -> None:
+    undisturbed = World()
+    _, plain = undisturbed.submit()
+    undisturbed.run_out(10)
+    world = World(decoders=LetterDecoders(rest="!?"))
+    _, sink = world.submit(stop=(plain.text[-1] + "!",))
+    world.run_out(10)
+    assert sink.outcome is not None
+    assert sink.text == plain.text[:-1]
+    assert (sink.outcome.finish_reason, sink.outcome.output_tokens) == ("stop", 8)
+    (finished,) = world.scheduler.sent(pb.Finished)
+    assert isinstance(finished, pb.Finished) and finished.finish_reason == "stop"
