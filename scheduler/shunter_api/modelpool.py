@@ -128,9 +128,6 @@ class Profile(Resource):
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32)] = ()
     """Taints of nodes that the pods may run on all the same. Only a cluster reads it."""
 
-    spot: bool = Field(default=False, strict=True)
-    """Whether the nodes may be taken away at short notice. Only a cluster reads it."""
-
     @field_validator("accelerator")
     @classmethod
     def _known_accelerator(cls, key: str) -> str:
