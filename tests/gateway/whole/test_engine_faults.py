@@ -21,7 +21,9 @@ Answers = Callable[[Received, asyncio.StreamWriter], Awaitable[None]]
 BODY = {"model": "chat", "prompt": "Hello there", "max_tokens": 3}
 
 
-ANSWER = stream_head() + token_event(300) + token_event(301) + token_event(302, '"length"') + STREAM_END
+ANSWER = (
+    stream_head() + token_event(300) + token_event(301) + token_event(302, '"length"') + STREAM_END
+)
 
 
 def generating(answers: Answers) -> Answers:
@@ -70,6 +72,7 @@ async def two_engines(
         whole_gateway(PoolOf({"a": a.address, "b": b.address}, **changes)) as gateway,  # type: ignore[arg-type]
     ):
         reply = await ask(gateway)
+        await until(lambda: len(gateway.scheduler.of("finished")) == 1)  # the last event
         reasons = [e.failed.reason for e in gateway.scheduler.of("failed")]
         calls = [sum(r.path == "/v1/completions" for r in engine.requests) for engine in (a, b)]
         return reply, calls, reasons
