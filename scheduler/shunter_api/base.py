@@ -42,6 +42,12 @@ def _decimal_text(value: object) -> object:
 
 
 DECIMAL = r"^[0-9]{1,9}(\.[0-9]{1,6})?$"
+
+
+def _computed_or_text(value: object) -> object:
+    return value if isinstance(value, float) else parse_duration(value)
+
+
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 DNS_LABEL = f"^{_LABEL}$"
 DNS_NAME = rf"^{_LABEL}(\.{_LABEL})*$"
@@ -92,9 +98,8 @@ DecimalText = Annotated[
     WithJsonSchema({"type": "string", "format": "decimal", "pattern": DECIMAL, "maxLength": 16}),
 ]
 # Seconds, more than nothing and at most 30 days; a text such as 500ms where it is written.
-Duration = Annotated[
+_Seconds = Annotated[
     float,
-    BeforeValidator(parse_duration),
     Field(gt=0, le=30 * 86_400),
     PlainSerializer(duration_text, return_type=str, when_used="json"),
     WithJsonSchema(
@@ -111,6 +116,10 @@ Duration = Annotated[
         }
     ),
 ]
+Duration = Annotated[_Seconds, BeforeValidator(parse_duration)]
+# As read from text, or as computed here; a number in YAML would be an int or float as well, so this
+# is for status only.
+ComputedDuration = Annotated[_Seconds, BeforeValidator(_computed_or_text)]
 
 
 def check_unique(what: str, names: Iterable[str]) -> None:

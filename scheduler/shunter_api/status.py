@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from shunter_api.base import DecimalText, Duration, Int, Resource
+from shunter_api.base import ComputedDuration, DecimalText, Int, Resource
 
 ConditionType = Literal[
     "Ready", "Progressing", "Degraded", "AutoscalerActive", "SLOMet", "SpilledOver", "Draining"
@@ -82,7 +82,7 @@ class ProfileStatus(Written):
 class Serving(Written):
     """What the scheduler saw over the last minute; written at most every ten seconds."""
 
-    ttft_p95: Annotated[Duration | None, Field(alias="ttftP95")] = None
+    ttft_p95: Annotated[ComputedDuration | None, Field(alias="ttftP95")] = None
     """The 95th percentile of time to first token."""
 
     slo_attainment: Annotated[DecimalText, Field(ge=0, le=100)] | None = None
