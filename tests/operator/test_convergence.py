@@ -1,0 +1,69 @@
+"""Whatever is asked for and finds a place: it settles, and nobody who serves is cut off."""
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from operator_world import World
+from shunter_operator.names import PoolKey
+from shunter_operator.testing import pool_body
+
+NAMES = ("a", "b", "c")
+MAX = 3
+
+WANTED = st.fixed_dictionaries(
+    {
+        "replicas": st.integers(0, 2 * MAX),
+        "profiles": st.lists(st.sampled_from(NAMES), min_size=2, max_size=3, unique=True),
+    }
+)
+PLACES = st.fixed_dictionaries({name: st.integers(0, MAX) for name in NAMES})
+
+
+def body(wanted: dict[str, Any]) -> dict[str, Any]:
+    profiles = [
+        {"name": name, "accelerator": "l4-24gb", "replicas": {"min": 0, "max": MAX}}
+        for name in wanted["profiles"]
+    ]
+    scaling = {"mode": "Manual", "spillAfter": "2s", "returnAfter": "3s"}
+    return pool_body(profiles=profiles, scaling=scaling, replicas=wanted["replicas"])
+
+
+async def live_through(world: World, key: PoolKey, steps: int) -> None:
+    """New instances get requests; a drain moves one a second. None is lost with requests on it."""
+    for _ in range(steps):
+        await world.reconciler.reconcile(key)
+        before = dict(world.cluster.engines)
+        world.cluster.step()
+        loads = world.scheduler.current.instances if world.scheduler.current else {}
+        for name in before.keys() - world.cluster.engines.keys():
+            assert name not in loads or loads[name].running == 0, f"{name} was cut off"
+        for pod in world.cluster.engines.values():
+            load = loads.get(pod.name)
+            if load is None and pod.ready:
+                world.scheduler.serve(pod.name, 3)
+            elif load is not None and load.state == "draining":
+                world.scheduler.serve(pod.name, max(0, load.running - 1), "draining")
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(WANTED, min_size=1, max_size=3), PLACES, st.booleans())
+async def test_it_settles_and_cuts_nobody_off(
+    asked: list[dict[str, Any]], places: dict[str, int], restarts: bool
+) -> None:
+    world = World()
+    world.cluster.places = places
+    for wanted in asked:
+        key = world.cluster.put(body(wanted))
+        await live_through(world, key, 40)
+        if restarts:
+            world.reconciler = world.operator()
+    assert await world.reconciler.reconcile(key) == 0, "it settles"
+    last = asked[-1]
+    room = sum(min(MAX, places[name]) for name in last["profiles"])
+    wanted_now = min(last["replicas"], MAX * len(last["profiles"]))
+    ready = [p for p in world.cluster.engines.values() if p.ready]
+    assert len(ready) == min(wanted_now, room), "as many serve as are wanted and find a place"
+    assert {p.profile for p in ready} <= set(last["profiles"])
+    assert not any(p.drain_since for p in ready)
