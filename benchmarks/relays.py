@@ -27,6 +27,8 @@ class Relay:
     text: bool  # re-encodes ids as text
     command: Callable[[Ports, Path], list[str]]
     binary: str = ""  # looked for on PATH; empty: Python
+    ready_path: str = ""  # answers 200 once requests can come; empty: it listens
+    text_prompt: bool = False  # takes no token ids
 
 
 def available() -> list[Relay]:
@@ -35,6 +37,13 @@ def available() -> list[Relay]:
 
 def missing() -> list[str]:
     return [relay.binary for relay in RELAYS if relay.binary and not shutil.which(relay.binary)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def start(relay: Relay, ports: Ports, folder: Path) -> subprocess.Popen[bytes]:
@@ -56,9 +65,10 @@ def start(relay: Relay, ports: Ports, folder: Path) -> subprocess.Popen[bytes]:
 def _ready(relay: Relay, port: int) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as client:
-            if not relay.text:
+            if not relay.ready_path:
                 return True
-            client.sendall(b"GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            head = f"GET {relay.ready_path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            client.sendall(head.encode())
             return b" 200 " in client.recv(100)
     except OSError:
         return False
@@ -147,9 +157,19 @@ static_resources:
     return ["envoy", "-c", str(config), "--concurrency", "1", "--log-level", "error"]
 
 
+def _sglang(ports: Ports, folder: Path) -> list[str]:
+    return [
+        *("sglang-router", "launch", "--host", "127.0.0.1", "--port", str(ports.listen)),
+        *("--worker-urls", f"http://127.0.0.1:{ports.engine}", "--policy", "round_robin"),
+        *("--prometheus-host", "127.0.0.1", "--prometheus-port", str(free_port())),
+        *("--log-level", "error", "--shutdown-grace-period-secs", "1"),
+    ]
+
+
 RELAYS = (
-    Relay("shunter gateway", True, _gateway),
+    Relay("shunter gateway", True, _gateway, ready_path="/ready"),
     Relay("raw asyncio relay", False, _raw),
     Relay("nginx", False, _nginx, "nginx"),
     Relay("envoy", False, _envoy, "envoy"),
+    Relay("sglang-router", False, _sglang, "sglang-router", "/readiness", text_prompt=True),
 )
