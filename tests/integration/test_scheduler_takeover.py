@@ -35,8 +35,10 @@ class Pair:
             return None
 
     async def leader(self) -> tuple[str, str]:
-        """The leader's name, then the standby's."""
+        """The leader's name, then the standby's, once that one follows the Lease."""
         async with asyncio.timeout(20):
+            while not self.api.calls.get("watch"):
+                await asyncio.sleep(0.02)
             while True:
                 for one, other in (("one", "other"), ("other", "one")):
                     status = await self.status(one)
