@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -20,6 +22,8 @@ from shunter_proto.v1 import scheduler_pb2_grpc as pb_grpc
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 READY_S = 120.0
 REQUESTS = 24
+STREAMS, TOKENS = 8, 1000
+STARTED_S = 1.0  # by then every stream has begun to answer
 DEMO = ("demo.enabled=true", "demo.placeByGpuLabel=true", "gateway.drainDelaySeconds=1")
 # Everything that a release or its pools may leave; Kubernetes' own objects aside.
 KINDS = (
@@ -50,10 +54,15 @@ def _ready(release: Installed) -> bool:
 
 
 def _chat(tokens: int, *, stream: bool = False, text: str = "hi") -> dict[str, object]:
-    messages = [{"role": "user", "content": text}]
+    """Exactly so many tokens, and always the same."""
     return {
-        "model": "chat", "max_tokens": tokens, "stream": stream, "seed": 7, "messages": messages
-    }  # fmt: skip
+        "model": "chat",
+        "messages": [{"role": "user", "content": text}],
+        "stream": stream,
+        "seed": 7,
+        "max_tokens": tokens,
+        "min_tokens": tokens,
+    }
 
 
 def _explain(release: Installed, request_id: str) -> pb.ExplainReply:
@@ -106,20 +115,60 @@ def _check_winner(explained: pb.ExplainReply, answer: Answer) -> None:
     assert len(scores) == 3
 
 
-def test_streams_outlive_the_gateways_that_carry_them(release: Installed) -> None:
-    """A rollout of the gateways replaces every pod; each lets its answers finish."""
-    key = release.key()
-    before = set(release.names("pods"))
-    body = _chat(1500, stream=True)
-    with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(release.ask, body, key) for _ in range(8)]
-        release.kubectl("rollout", "restart", "deployment/shunter-gateway")
-        release.kubectl("rollout", "status", "deployment/shunter-gateway", "--timeout=120s")
-        answers = [one.result() for one in asked]
+@pytest.fixture(scope="module")
+def undisturbed(release: Installed) -> str:
+    """What every stream must say."""
+    return _content(release.ask(_chat(TOKENS, stream=True), release.key()).text)
+
+
+@contextmanager
+def _streaming(release: Installed, expected: str) -> Iterator[list[Answer]]:
+    """Streams run meanwhile; each must come to its end, with the text that it always has. The
+    list is filled at the end."""
+    key, body = release.key(), _chat(TOKENS, stream=True)
+    answers: list[Answer] = []
+    with ThreadPoolExecutor(STREAMS) as pool:
+        asked = [pool.submit(release.ask, body, key) for _ in range(STREAMS)]
+        time.sleep(STARTED_S)
+        yield answers
+        assert not any(one.done() for one in asked), "the streams were too short"
+        answers += [one.result() for one in asked]
     assert all(a.status == 200 and a.text.rstrip().endswith("data: [DONE]") for a in answers)
-    assert {_content(a.text) for a in answers} == {_content(answers[0].text)}
-    gateways = {name for name in before if name.startswith("shunter-gateway")}
+    assert {_content(a.text) for a in answers} == {expected}
+
+
+def test_streams_outlive_the_gateways_that_carry_them(release: Installed, undisturbed: str) -> None:
+    """A rollout of the gateways replaces every pod; each lets its answers finish."""
+    gateways = {n for n in release.names("pods") if n.startswith("shunter-gateway")}
+    with _streaming(release, undisturbed):
+        release.kubectl("rollout", "restart", "deployment/shunter-gateway")
+    release.kubectl("rollout", "status", "deployment/shunter-gateway", "--timeout=120s")
     wait_for("the old gateways are gone", lambda: not gateways & set(release.names("pods")), 90.0)
+
+
+def _leader(release: Installed) -> str:
+    holder = release.get("lease", "shunter-scheduler")["spec"]["holderIdentity"]
+    return str(holder).partition("_")[0]
+
+
+def _engine(release: Installed) -> str:
+    return next(name for name in release.names("pods") if name.startswith("chat-h100"))
+
+
+def _operator(release: Installed) -> str:
+    return next(name for name in release.names("pods") if name.startswith("shunter-operator"))
+
+
+@pytest.mark.parametrize("victim", [_leader, _engine, _operator])
+def test_streams_outlive_a_killed(
+    release: Installed, undisturbed: str, victim: Callable[[Installed], str]
+) -> None:
+    with _streaming(release, undisturbed) as answers:
+        name = victim(release)
+        release.kubectl("delete", "pod", name, "--grace-period=0", "--force")
+    if victim is _engine:
+        assert any(a.decision == f"chat/{name}" for a in answers), "no stream ran there"
+    wait_for("the pool is whole again", lambda: _ready(release), READY_S)
 
 
 def _content(events: str) -> str:
