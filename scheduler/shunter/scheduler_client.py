@@ -1,7 +1,7 @@
 """Calls to the scheduler from the command line, with errors that say what to do."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -74,6 +74,13 @@ def scheduler_stub(address: str, tls: SchedulerTls = SchedulerTls()) -> Iterator
             yield SchedulerStub(channel)
         except grpc.RpcError as error:
             raise _failure(address, error.code(), error.details() or "") from error
+
+
+def chosen_scheduler(
+    scheduler: str, state_dir: Path, tls: SchedulerTls
+) -> AbstractContextManager["SchedulerStub"]:
+    """A stub of the scheduler that a command's options name."""
+    return scheduler_stub(scheduler_address(scheduler, state_dir), tls)
 
 
 def _channel(address: str, tls: SchedulerTls) -> "grpc.Channel":

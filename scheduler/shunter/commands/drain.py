@@ -13,8 +13,7 @@ from shunter.scheduler_client import (
     SchedulerOption,
     SchedulerTls,
     StateDirOption,
-    scheduler_address,
-    scheduler_stub,
+    chosen_scheduler,
 )
 from shunter.state import DEFAULT_STATE_DIR
 
@@ -47,8 +46,7 @@ def drain(
     from shunter_proto.v1.scheduler_pb2 import DrainRequest
 
     request = DrainRequest(instance=instance, deadline_ms=_milliseconds(timeout))
-    address = scheduler_address(scheduler, state_dir)
-    with scheduler_stub(address, SchedulerTls(ca, cert, key)) as stub:
+    with chosen_scheduler(scheduler, state_dir, SchedulerTls(ca, cert, key)) as stub:
         last = _watch(stub, request)
     told = f"{last.moved} moved, {last.finished} finished, {last.failed} failed"
     if not last.done or last.remaining:
@@ -99,9 +97,7 @@ def undrain(
     from shunter.terminal import out
     from shunter_proto.v1.scheduler_pb2 import UndrainRequest
 
-    with scheduler_stub(
-        scheduler_address(scheduler, state_dir), SchedulerTls(ca, cert, key)
-    ) as stub:
+    with chosen_scheduler(scheduler, state_dir, SchedulerTls(ca, cert, key)) as stub:
         stub.Undrain(UndrainRequest(instance=instance), timeout=CALL_TIMEOUT_S)
     out().print(f"{instance} takes requests again")
 

@@ -15,8 +15,7 @@ from shunter.scheduler_client import (
     SchedulerOption,
     SchedulerTls,
     StateDirOption,
-    scheduler_address,
-    scheduler_stub,
+    chosen_scheduler,
 )
 from shunter.state import DEFAULT_STATE_DIR
 
@@ -48,9 +47,7 @@ def explain(
     from shunter.terminal import out
     from shunter_proto.v1.scheduler_pb2 import ExplainRequest
 
-    with scheduler_stub(
-        scheduler_address(scheduler, state_dir), SchedulerTls(ca, cert, key)
-    ) as stub:
+    with chosen_scheduler(scheduler, state_dir, SchedulerTls(ca, cert, key)) as stub:
         try:
             reply = stub.Explain(ExplainRequest(request_id=request_id), timeout=CALL_TIMEOUT_S)
         except grpc.RpcError as error:

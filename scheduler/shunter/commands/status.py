@@ -12,8 +12,7 @@ from shunter.scheduler_client import (
     SchedulerOption,
     SchedulerTls,
     StateDirOption,
-    scheduler_address,
-    scheduler_stub,
+    chosen_scheduler,
 )
 from shunter.state import DEFAULT_STATE_DIR
 
@@ -38,9 +37,7 @@ def status(
     from shunter.terminal import out
     from shunter_proto.v1.scheduler_pb2 import StatusRequest
 
-    with scheduler_stub(
-        scheduler_address(scheduler, state_dir), SchedulerTls(ca, cert, key)
-    ) as stub:
+    with chosen_scheduler(scheduler, state_dir, SchedulerTls(ca, cert, key)) as stub:
         reply = stub.Status(StatusRequest(), timeout=CALL_TIMEOUT_S)
     out().print(render(reply))
 
@@ -64,9 +61,7 @@ def top(
 
     request = WatchRequest(interval_ms=int(interval * 1000))
     with (
-        scheduler_stub(
-            scheduler_address(scheduler, state_dir), SchedulerTls(ca, cert, key)
-        ) as stub,
+        chosen_scheduler(scheduler, state_dir, SchedulerTls(ca, cert, key)) as stub,
         Live(console=out(), auto_refresh=False) as live,
     ):
         try:
