@@ -252,6 +252,7 @@ async def cluster(config: str) -> AsyncIterator[Cluster]:
         await _install_crds(api)
         await api.create("/api/v1/namespaces", body)
         made = Cluster(api, namespace, scheduler, address)
+        await _service_account(made)
         gates = asyncio.create_task(made.keep_readiness_gates())
         try:
             yield made
@@ -287,6 +288,17 @@ async def _install_crds(api: KubeApi) -> None:
             await api.patch(f"{folder}/{crd['metadata']['name']}", crd, MERGE)
         except NotFound:
             await api.create(folder, crd)
+
+
+async def _service_account(made: Cluster) -> None:
+    """Until a controller has made it, pods are refused."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            try:
+                await made.api.get(made.path("serviceaccounts", "default"))
+                return
+            except NotFound:
+                await asyncio.sleep(POLL_S)
 
 
 async def _remove(made: Cluster) -> None:
