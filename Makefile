@@ -57,7 +57,7 @@ test-llamacpp: $(VENV)/.dev ## Build llama-server (about ten minutes of CPU) and
 	$(BIN)/python -m pytest -m llamacpp
 
 test-cluster: $(VENV)/.dev ## Run the tests on a Kubernetes cluster ($$SHUNTER_KUBE or $$KUBECONFIG)
-	$(BIN)/python -m pytest -m cluster --timeout=900
+	$(BIN)/python -m pytest -m cluster --timeout=900 $(ARGS)
 
 soak: $(VENV)/.dev ## Ten minutes of load with an eye on memory
 	$(BIN)/python -m pytest -m soak --timeout=1200
