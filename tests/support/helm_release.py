@@ -20,7 +20,6 @@ POOLS = "h100=1:nvidia.com/gpu=8,a100=1:nvidia.com/gpu=8,l4=1:nvidia.com/gpu=1"
 IMAGE = "shunter:e2e"
 REAL_NODE = "shunter-e2e"  # label of nodes that run what is scheduled on them
 T = TypeVar("T")
-FINALIZERS_OFF = '{"metadata":{"finalizers":null}}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +138,9 @@ def installed(on: Machine, *settings: str) -> Iterator[Installed]:
 
 
 def _remove(release: Installed) -> None:
-    if release.namespace not in {
-        item["metadata"]["name"] for item in release.machine.get("namespaces")["items"]
-    }:
-        return
-    release.kubectl("delete", "namespace", release.namespace, "--wait=false")
-    for name in release.names("modelpools.shunter.dev"):
-        release.kubectl("patch", "modelpool", name, "--type=merge", f"--patch={FINALIZERS_OFF}")
+    """By the chart's own way: a namespace that is deleted with its operator can be stuck."""
+    release.helm("uninstall", "shunter", "--ignore-not-found", "--timeout=240s")
+    release.kubectl("delete", "namespace", release.namespace, "--ignore-not-found", "--wait=false")
 
 
 def wait_for(what: str, holds: Callable[[], T | None], timeout_s: float) -> T:
