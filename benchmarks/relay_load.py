@@ -53,7 +53,7 @@ class Result:
 
 
 class Client(asyncio.Protocol):
-    """One stream: counts events as they come, keeps the bytes for the check."""
+    """One stream: counts tokens as they come, keeps the bytes for the check."""
 
     def __init__(self, stream: int, run: Run, load: "Load") -> None:
         self.stream = stream
@@ -62,6 +62,7 @@ class Client(asyncio.Protocol):
         self.latencies: list[float] = []
         self.done = load.loop.create_future()
         self._run = run
+        self._counted = 0  # bytes of `data`
         self._load = load
 
     def connection_made(self, transport: Any) -> None:
@@ -76,11 +77,22 @@ class Client(asyncio.Protocol):
         self.data += data
         now = time.monotonic()  # the loop's own has milliseconds
         sent = self._load.board.sent_at.get(self.stream, ())
-        for index in range(self.seen, min(self.seen + data.count(b"data: {"), len(sent))):
+        for index in range(self.seen, min(self.seen + self._new_tokens(), len(sent))):
             self.latencies.append(now - sent[index])
             self.seen += 1
         if data.endswith(b"0\r\n\r\n"):
             self._finish()
+
+    def _new_tokens(self) -> int:
+        """In the lines that are complete since last time. An event of text may hold several tokens;
+        the engine's are words, each with a space before it."""
+        end = self.data.rfind(b"\n") + 1
+        lines = self.data[self._counted : end].split(b"\n")
+        self._counted = end
+        events = [line for line in lines if line.startswith(b"data: {")]
+        if not self._run.text:
+            return len(events)
+        return sum(line.count(b" ") - 1 for line in events)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._finish()
