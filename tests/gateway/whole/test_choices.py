@@ -106,4 +106,4 @@ async def test_nothing_of_an_ended_request_is_kept() -> None:
             status, _ = await ask(gateway, stream)
             assert status == 200
         await until(lambda: len(gateway.scheduler.of("finished")) == 9)
-        await until(lambda: alive() == before)
+        await until(lambda: alive() <= before)
