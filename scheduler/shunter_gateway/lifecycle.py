@@ -52,7 +52,7 @@ class RequestLifecycle:
         self._call_started_at = 0.0
         self._mover = Mover(services, self)
         self.recovery = Recovery(services, self)
-        self._call = OwnerCall(self, services.spans)
+        self._call = OwnerCall(self, sink, services.spans, services.clock.time)
         self._priority = 0
         self._finish_reason: FinishReason | None = None
         self._deadline: Timer | None = None

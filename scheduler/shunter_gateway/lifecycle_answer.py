@@ -6,7 +6,7 @@ from shunter_gateway.journal import TokenJournal
 from shunter_gateway.ports import FinishReason, TokenChunk
 from shunter_gateway.request import Delta, Outcome, RequestSpec
 from shunter_text.answer_text import AnswerText
-from shunter_text.detokenizer import StreamDecoder
+from shunter_text.detokenizer import ByteLevelDecoder, StreamDecoder
 
 
 class Diverged(Exception):
@@ -23,7 +23,6 @@ class Answer:
         "_cached_tokens",
         "_call_base",
         "_expected",
-        "_limit",
         "_prompt_tokens",
         "_raw_tokens",
         "_silent_ids",
@@ -31,6 +30,8 @@ class Answer:
         "_text",
         "began",
         "journal",
+        "limit",
+        "plain_decoder",
         "stopped",
     )
 
@@ -39,12 +40,13 @@ class Answer:
         self.journal = TokenJournal(spec.prompt_token_ids or ())
         self._text = AnswerText(None, spec.stop, spec.include_stop, spec.min_tokens)
         self._silent_ids: frozenset[int] = frozenset(spec.sampling.stop_token_ids)
-        self._limit = spec.max_tokens
+        self.limit = spec.max_tokens
         self._cached_tokens: int | None = None
         self._prompt_tokens = spec.prompt_tokens
         self._raw_tokens = 0
         self._call_base = 0
         self._expected = ""
+        self.plain_decoder: ByteLevelDecoder | None = None  # where text needs no more than it
         self.began = False  # something of the answer has been received
         self.stopped: FinishReason | None = None
 
@@ -55,8 +57,10 @@ class Answer:
         spec = self._spec
         self._text = AnswerText(decoder, spec.stop, spec.include_stop, spec.min_tokens)
         self._silent_ids = eos_token_ids.union(spec.sampling.stop_token_ids)
+        if isinstance(decoder, ByteLevelDecoder) and not (any(spec.stop) or spec.sampling.logprobs):
+            self.plain_decoder = decoder
         room = context_length - spec.prompt_tokens if context_length else 0
-        self._limit = spec.max_tokens or max(room, 0)
+        self.limit = spec.max_tokens or max(room, 0)
 
     # ------------------------------------------------------------ engine calls
 
@@ -68,7 +72,7 @@ class Answer:
     @property
     def remaining_tokens(self) -> int:
         """Still to generate; 0: no limit is known. Only meaningful unless `exhausted`."""
-        return self._limit - len(self.journal.generated) if self._limit else 0
+        return self.limit - len(self.journal.generated) if self.limit else 0
 
     @property
     def remaining_min_tokens(self) -> int:
@@ -76,7 +80,7 @@ class Answer:
 
     @property
     def exhausted(self) -> bool:
-        return bool(self._limit) and self.journal.output_tokens >= self._limit
+        return bool(self.limit) and self.journal.output_tokens >= self.limit
 
     def take(self, epoch: int, chunk: TokenChunk) -> Delta | None:
         """Raises `Diverged`. None where the chunk brings nothing for the client."""
@@ -104,8 +108,8 @@ class Answer:
         if not ids:
             return None
         journal, text_of = self.journal, self._text
-        if self._limit and journal.output_tokens + len(ids) > self._limit:
-            ids = ids[: self._limit - journal.output_tokens]
+        if self.limit and journal.output_tokens + len(ids) > self.limit:
+            ids = ids[: self.limit - journal.output_tokens]
             self.stopped = "length"
         visible = ids
         if chunk.finish_reason == "stop" and ids and ids[-1] in self._silent_ids:

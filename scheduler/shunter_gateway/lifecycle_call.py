@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from shunter_gateway.lifecycle_answer import Answer
+from shunter_gateway.lifecycle_plain import PlainOwner, plain_tokens
 from shunter_gateway.lifecycle_spans import Attributes, Spans, Stage
 from shunter_gateway.ports import (
     EngineAdapter,
@@ -13,12 +13,11 @@ from shunter_gateway.ports import (
     EngineRequest,
     TokenChunk,
 )
+from shunter_gateway.request import ClientSink
 
 
-class CallOwner(Protocol):
+class CallOwner(PlainOwner, Protocol):
     """The request, as its engine call sees it."""
-
-    answer: Answer
 
     def on_chunk(self, epoch: int, chunk: TokenChunk) -> None: ...
     def on_engine_end(self) -> None: ...
@@ -28,12 +27,20 @@ class CallOwner(Protocol):
 class _EpochSink:
     """The `TokenSink` of one epoch: what comes after another took over is dropped."""
 
-    __slots__ = ("_epoch", "_owner", "on_chunk")
+    __slots__ = ("_client", "_epoch", "_owner", "_time", "on_chunk")
 
-    def __init__(self, owner: CallOwner, epoch: int) -> None:
+    def __init__(
+        self, owner: CallOwner, epoch: int, client: ClientSink, time: Callable[[], float]
+    ) -> None:
         self._owner = owner
+        self._client = client
+        self._time = time
         self._epoch = epoch
         self.on_chunk = partial(owner.on_chunk, epoch)  # without a call of its own, for speed
+
+    def plain_take(self) -> Callable[[bytes], bool] | None:
+        tokens = plain_tokens(self._owner, self._epoch, self._client, self._time)
+        return tokens.take if tokens is not None else None
 
     def on_end(self) -> None:
         if self._owner.answer.journal.owned_by(self._epoch):
@@ -47,9 +54,22 @@ class _EpochSink:
 class OwnerCall:
     """At most one call at a time, with its span; a client's pause outlives the call."""
 
-    __slots__ = ("_call", "_owner", "_paused", "_spans", "_stage", "_tokens_before")
+    __slots__ = (
+        "_call",
+        "_client",
+        "_owner",
+        "_paused",
+        "_spans",
+        "_stage",
+        "_time",
+        "_tokens_before",
+    )
 
-    def __init__(self, owner: CallOwner, spans: Spans) -> None:
+    def __init__(
+        self, owner: CallOwner, client: ClientSink, spans: Spans, time: Callable[[], float]
+    ) -> None:
+        self._client = client
+        self._time = time
         self._owner = owner
         self._spans = spans
         self._stage = Stage(None)
@@ -72,7 +92,7 @@ class OwnerCall:
         attributes: Attributes = {"shunter.instance": instance, "shunter.epoch": epoch}
         self._stage = self._spans.begin("engine.generate", trace_parent, attributes)
         made = request(self._stage.trace_parent(trace_parent))
-        self._call = adapter.start(made, _EpochSink(self._owner, epoch))
+        self._call = adapter.start(made, _EpochSink(self._owner, epoch, self._client, self._time))
         if self._paused:
             self._call.pause()
 

@@ -4,9 +4,9 @@ Tokens travel by plain synchronous calls (engine adapter -> lifecycle -> edge) i
 `data_received`, so that a token costs no task switch. A sink must not block and must not raise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -98,6 +98,15 @@ class TokenSink(Protocol):
     def on_chunk(self, chunk: TokenChunk) -> None: ...
     def on_end(self) -> None: ...
     def on_failure(self, failure: EngineFailure) -> None: ...
+
+
+@runtime_checkable
+class PlainTokenSink(TokenSink, Protocol):
+    """A `TokenSink` that may take single token ids in a shorter way."""
+
+    def plain_take(self) -> Callable[[bytes], bool] | None:
+        """Takes an id's decimal digits; False: nothing was done, `on_chunk` has to. None while the
+        answer has not begun, or where it needs more than ids."""
 
 
 class EngineCall(Protocol):

@@ -1,8 +1,8 @@
 """A client's request, parsed and tokenised, and who receives its answer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -77,6 +77,15 @@ class ClientSink(Protocol):
     def on_delta(self, delta: Delta) -> None: ...
     def on_done(self, outcome: Outcome) -> None: ...
     def on_error(self, error: ClientError) -> None: ...
+
+
+@runtime_checkable
+class JsonTextSink(Protocol):
+    """A `ClientSink` whose deltas may come as text that is encoded already."""
+
+    def json_text_send(self) -> Callable[[bytes], None] | None:
+        """Takes what `on_delta` makes of `Delta(text)`: a JSON string. None where a delta is more
+        than its text. Only after the first `on_delta`."""
 
 
 class RequestHandle(Protocol):

@@ -10,13 +10,16 @@ import json
 from collections.abc import Sequence
 from typing import Protocol
 
+import msgspec
 import tokenizers
 
+json_encode = msgspec.json.Encoder().encode
 _REPLACEMENT = "\ufffd"
 # A character has at most four bytes, so text that still ends in U+FFFD after this many tokens
 # holds bytes that no later token can complete.
 _LONGEST_CHARACTER_TOKENS = 4
 _WINDOW_TOKENS = 12
+_MAX_ID_DIGITS = 10  # of uint32
 _LONGEST_BYTE_RUN = 512  # how far back a run of byte tokens is followed
 
 
@@ -35,6 +38,7 @@ class TokenBytes(dict[int, bytes]):
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         super().__init__()
+        self.json_texts = JsonTexts(self)
         self._tokenizer = tokenizer
         self._bytes_of_char = _bytes_of_char()
         self._special = {
@@ -57,12 +61,36 @@ class TokenBytes(dict[int, bytes]):
             return token.encode()
 
 
+class JsonTexts(dict[bytes, tuple[int, bytes] | None]):
+    """By an id's decimal digits: the id and its text as a JSON string. None for tokens that have no
+    text or only part of a character, and for what is no id in its shortest form."""
+
+    def __init__(self, token_bytes: TokenBytes) -> None:
+        super().__init__()
+        self._token_bytes = token_bytes
+
+    def __missing__(self, digits: bytes) -> tuple[int, bytes] | None:
+        """What no token has is not remembered."""
+        if not digits.isdigit() or len(digits) > _MAX_ID_DIGITS or b"%d" % int(digits) != digits:
+            return None
+        token_id = int(digits)
+        data = self._token_bytes[token_id] if token_id < 1 << 32 else b""
+        if not data:
+            return None
+        try:
+            self[digits] = token_id, json_encode(data.decode())
+        except UnicodeDecodeError:
+            self[digits] = None
+        return self[digits]
+
+
 class ByteLevelDecoder:
     """`StreamDecoder` for byte-level vocabularies: about a microsecond per token."""
 
     def __init__(self, token_bytes: TokenBytes, context_ids: Sequence[int] = ()) -> None:
         self._token_bytes = token_bytes
-        self._unfinished = b""  # of a character whose other bytes come with the next tokens
+        self.json_texts = token_bytes.json_texts  # these need no `step` while none is unfinished
+        self.unfinished = b""  # of a character whose other bytes come with the next tokens
         # Enough context to know the bytes of an unfinished character at its end.
         tail = b""
         for token_id in reversed(context_ids):
@@ -73,7 +101,7 @@ class ByteLevelDecoder:
 
     def step(self, token_id: int) -> str:
         data = self._token_bytes[token_id]
-        if not self._unfinished and data.isascii():
+        if not self.unfinished and data.isascii():
             return data.decode("ascii")
         return self._decode(data)
 
@@ -81,9 +109,9 @@ class ByteLevelDecoder:
         return self._decode(b"", final=True)
 
     def _decode(self, data: bytes, final: bool = False) -> str:
-        data = self._unfinished + data
+        data = self.unfinished + data
         text, used = codecs.utf_8_decode(data, "replace", final)
-        self._unfinished = data[used:]
+        self.unfinished = data[used:]
         return text
 
 

@@ -1,10 +1,12 @@
 """Token ids in and out over `/v1/completions`: vLLM and our own engine server."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
 from shunter_gateway.engines.http1 import HttpClient
+from shunter_gateway.engines.plain import learn
 from shunter_gateway.engines.streaming import StreamCall, finish_reason, plain_call
 from shunter_gateway.engines.textlevel import EngineError, Usage, refused, start_text_call
 from shunter_gateway.ports import (
@@ -80,7 +82,7 @@ _ENCODER = msgspec.json.Encoder()
 class CompletionsDecoder:
     """Token ids out of `/v1/completions` events."""
 
-    def event(self, data: bytes) -> TokenChunk | None:
+    def event(self, data: bytes) -> TokenChunk:
         event = _EVENT.decode(data)
         if event.error is not None:
             raise refused(event.error, data)
@@ -160,7 +162,9 @@ class CompletionsAdapter:
     def start(self, request: EngineRequest, sink: TokenSink) -> EngineCall:
         if request.token_ids is None:
             return start_text_call(self._client, request, sink)
-        call = StreamCall(CompletionsDecoder(), sink)
+        decoder = CompletionsDecoder()
+        plain = request.sampling.logprobs is None
+        call = StreamCall(decoder, sink, partial(learn, decode=decoder.event) if plain else None)
         body = completions_body(request, self.capabilities)
         call.start(self._client, request, "/v1/completions", body)
         return call

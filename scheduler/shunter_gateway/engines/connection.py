@@ -8,6 +8,8 @@ from typing import Literal, Protocol, cast
 import httptools
 import structlog
 
+from shunter_gateway.engines.plain import is_whole_chunk
+
 _log = structlog.get_logger(__name__)
 FaultReason = Literal["connection", "timeout", "protocol", "unread"]
 
@@ -62,6 +64,7 @@ class Exchange:
         "handler",
         "heard_at",
         "payload",
+        "plain_read",
         "retried",
     )
 
@@ -85,6 +88,8 @@ class Exchange:
         self.answered = False  # the head has come; engines send it before they have tokens
         self.began = False  # the body has begun
         self.retried = False
+        # Takes a whole chunk, or declines it; set by a handler that knows what comes.
+        self.plain_read: Callable[[bytes], bool] | None = None
 
     def attach(self, connection: "Connection") -> None:
         self._connection = connection
@@ -162,6 +167,7 @@ class Connection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._header_bytes = 0
         self._body: list[bytes] = []  # of the read under way
+        self._between_chunks = False  # known only where there is a `plain_read`
         self._complete = False
         self._until_close = False
         self._keep_alive = False
@@ -172,7 +178,7 @@ class Connection(asyncio.Protocol):
         self._exchange = exchange
         self._headers = {}
         self._header_bytes = 0
-        self._complete = self._until_close = False
+        self._complete = self._until_close = self._between_chunks = False
         exchange.attach(self)
         assert self._transport is not None
         self._transport.write(exchange.payload)
@@ -206,8 +212,15 @@ class Connection(asyncio.Protocol):
             self.close()
             return
         exchange.heard_at = self._client.time()
+        plain_read = exchange.plain_read
         try:
-            self._parser.feed_data(data)
+            if plain_read is not None:
+                if self._between_chunks and plain_read(data):
+                    return  # the parser stands where it stood: before a chunk
+                self._parser.feed_data(data)
+                self._between_chunks = is_whole_chunk(data, self._body)
+            else:
+                self._parser.feed_data(data)
             if self._body:
                 self._deliver(exchange)
         except Exception as error:  # the outermost loop of all that an answer sets off

@@ -12,26 +12,26 @@ class SseSplitter:
     event, several `data` lines are joined by LF, comments and other fields are dropped.
     """
 
-    __slots__ = ("_limit", "_tail")
+    __slots__ = ("_limit", "tail")
 
     def __init__(self, limit_bytes: int = 1 << 20) -> None:
         self._limit = limit_bytes
-        self._tail = b""
+        self.tail = b""  # of an event that is not complete
 
     def feed(self, data: bytes) -> list[bytes]:
         """Raises `EventTooLong`."""
-        if not self._tail and _is_one_event(data):  # the common case
+        if not self.tail and _is_one_event(data):  # the common case
             return [data[6:-2]]
-        if self._tail:
-            data = self._tail + data
+        if self.tail:
+            data = self.tail + data
         tail = b""
         if b"\r" in data:
             if data.endswith(b"\r"):  # an LF may follow
                 data, tail = data[:-1], b"\r"
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         blocks = data.split(b"\n\n")
-        self._tail = blocks.pop() + tail
-        if len(self._tail) > self._limit:
+        self.tail = blocks.pop() + tail
+        if len(self.tail) > self._limit:
             raise EventTooLong(f"an event is longer than {self._limit} bytes")
         events = []
         for block in blocks:
@@ -44,7 +44,7 @@ class SseSplitter:
     def close(self) -> list[bytes]:
         """At the end of the body. An event without its empty line is incomplete and dropped,
         but a CR held back may end one."""
-        return self.feed(b"\n") if self._tail.endswith(b"\n\r") else []
+        return self.feed(b"\n") if self.tail.endswith(b"\n\r") else []
 
 
 def _is_one_event(data: bytes) -> bool:

@@ -1,25 +1,28 @@
 """One streamed engine call: HTTP response -> events -> the adapter's decoder -> `TokenSink`."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
 
 from shunter_gateway.engines.connection import Exchange, FaultReason
 from shunter_gateway.engines.http1 import HttpClient
+from shunter_gateway.engines.plain import PlainReads, PlainShape
 from shunter_gateway.engines.sse import EventTooLong, SseSplitter
 from shunter_gateway.ports import (
     EngineFailure,
     EngineRequest,
     EngineUnavailable,
     FinishReason,
+    PlainTokenSink,
     TokenChunk,
     TokenSink,
 )
 
 MAX_BODY_BYTES = 64 << 20
 MAX_ERROR_BYTES = 64 << 10
+_LESSONS = 8  # events that may turn out not to be plain before a stream counts as not plain
 _FINISH_REASONS: Mapping[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -87,13 +90,23 @@ class StreamCall:
         "_exchange",
         "_finished",
         "_headers",
+        "_learn",
+        "_lessons",
         "_sink",
         "_splitter",
         "_status",
     )
 
-    def __init__(self, decoder: ChunkDecoder, sink: TokenSink) -> None:
+    def __init__(
+        self,
+        decoder: ChunkDecoder,
+        sink: TokenSink,
+        learn: Callable[[bytes], PlainShape | None] | None = None,
+    ) -> None:
+        """`learn` where the engine's events may be plain."""
         self._decoder = decoder
+        self._learn = learn
+        self._lessons = _LESSONS
         self._sink: TokenSink | None = sink
         self._exchange: Exchange | None = None
         self._splitter: SseSplitter | None = None
@@ -143,13 +156,31 @@ class StreamCall:
             self._collect(data)
             return
         try:
-            self._take(self._splitter.feed(data))
+            events = self._splitter.feed(data)
+            self._take(events)
+            if self._learn is not None and len(events) == 1:
+                self._expect_like(events[0], self._learn, self._splitter)
         except EngineRefused as error:
             self._fail(error.failure)
         except (EventTooLong, msgspec.DecodeError) as error:
             self._fail(_protocol_failure(error))
 
-    def _take(self, events: Iterable[bytes]) -> None:
+    def _expect_like(
+        self, event: bytes, learn: Callable[[bytes], PlainShape | None], splitter: SseSplitter
+    ) -> None:
+        """From here on reads like this one are taken without parser and decoder."""
+        self._lessons -= 1
+        if not self._lessons:
+            self._learn = None
+        sink, exchange = self._sink, self._exchange
+        if exchange is None or self._finished or not isinstance(sink, PlainTokenSink):
+            return
+        take, shape = sink.plain_take(), learn(event)
+        if take is not None and shape is not None:
+            exchange.plain_read = PlainReads(shape, splitter, take).read
+            self._learn = None
+
+    def _take(self, events: Sequence[bytes]) -> None:
         """Neighbours that bring nothing but token ids become one chunk: what came in one read
         leaves in one write."""
         held: TokenChunk | None = None

@@ -1,0 +1,78 @@
+"""Encoded text leaves as the bytes that its delta leaves as."""
+
+import asyncio
+
+import msgspec
+import uvloop
+from opentelemetry.trace import INVALID_SPAN
+
+from shunter_gateway.edge.job import Job, Shape
+from shunter_gateway.edge.ports import ServedModel
+from shunter_gateway.edge.stream import EventStream, StreamSettings
+from shunter_gateway.edge.watch import Watch
+from shunter_gateway.request import Delta, JsonTextSink, Outcome, RequestSpec
+from shunter_gateway.telemetry import GatewayMetrics
+
+WORDS = ["first", " second", ' "third"\n', " 東京", " 100 %d"]
+TURN_S = 0.003  # uvloop's clock counts milliseconds
+
+
+class RecordingTransport(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+
+def open_stream(shape: Shape) -> EventStream:
+    spec = RequestSpec("r", "m", "t", "/v1/completions", b"", (1,), 1, b"", 0)
+    job = Job(ServedModel("m", "m", "simulated", 0), shape, (spec,))
+    watch = Watch(GatewayMetrics(), asyncio.get_running_loop(), INVALID_SPAN, "r")
+    return EventStream(job, watch, lambda _: b"", StreamSettings())
+
+
+async def written(kind: str, encoded: bool, chunked: bool, apart: bool) -> bytes:
+    stream = open_stream(Shape(kind, "r", "50%b of m", 1, stream=True))  # type: ignore[arg-type]
+    sink, transport = stream.sink(0), RecordingTransport()
+    sink.on_delta(Delta(WORDS[0]))
+    stream.open(transport, chunked)
+    assert isinstance(sink, JsonTextSink)
+    send = sink.json_text_send()
+    assert send is not None
+    for word in WORDS[1:]:
+        if apart:
+            await asyncio.sleep(TURN_S)
+        if encoded:
+            send(msgspec.json.encode(word))
+        else:
+            sink.on_delta(Delta(word))
+    sink.on_done(Outcome("stop", 1, len(WORDS), 0))
+    await asyncio.sleep(TURN_S)
+    return transport.written
+
+
+def test_encoded_text_is_the_same_on_the_wire() -> None:
+    for kind in ("chat", "completion"):
+        for chunked, apart in ((True, True), (False, True), (False, False)):
+            given = uvloop.run(written(kind, True, chunked, apart))
+            assert given == uvloop.run(written(kind, False, chunked, apart))
+            assert given.count(b"data: {") >= len(WORDS)
+
+
+def test_no_encoded_text_where_a_delta_is_more() -> None:
+    async def sender(shape: Shape) -> object:
+        sink = open_stream(shape).sink(0)
+        assert isinstance(sink, JsonTextSink)
+        sink.on_delta(Delta("a", (1,)))
+        return sink.json_text_send()
+
+    for more in ({"token_ids": True}, {"logprobs": True}):
+        assert uvloop.run(sender(Shape("chat", "r", "m", 1, stream=True, **more))) is None
