@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from shunter_gateway.dispatcher import Dispatcher
 from shunter_gateway.engines.completions import CompletionsAdapter, CompletionsDecoder
 from shunter_gateway.engines.connection import Connection, Exchange, HttpLimits, ResponseHandler
-from shunter_gateway.engines.plain import learn
+from shunter_gateway.engines.plain import PlainReads, learn
+from shunter_gateway.engines.sse import SseSplitter
 from shunter_gateway.ports import Capabilities
 from shunter_gateway.request import Delta
 from shunter_gateway.testing import CountingObserver, LetterDecoders, ManualClock, RecordingSink
@@ -246,3 +247,22 @@ def test_tokens_of_an_earlier_owner_are_dropped() -> None:
     words, ids, _ = answer([*STEADY, NEXT, NEXT], sink, leave_at=len(STEADY), max_tokens=100)
     assert ids[-4:] == WORDS[:4]
     assert "".join(words) == TOKENIZER.decode(WORDS[:4])
+
+
+def test_a_field_between_text_and_ids_is_not_taken_for_text() -> None:
+    shape = learn(event([1])[6:-2], CompletionsDecoder().event)
+    assert shape is not None
+    taken: list[bytes] = []
+
+    def take(digits: bytes) -> bool:
+        taken.append(digits)
+        return True
+
+    reads = PlainReads(shape, SseSplitter(), take)
+    assert reads.read(chunk(event(WORDS[:1], "bare")))
+    assert taken == [b"%d" % WORDS[0]]
+    other = event(WORDS[:1], "bare").replace(b'"bare",', b'"bare","stop_reason":"x",', 1)
+    assert not reads.read(chunk(other))
+    escaped = event(WORDS[:1], 'an "escape"')
+    assert not reads.read(chunk(escaped))
+    assert len(taken) == 1
