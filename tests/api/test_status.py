@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shunter_api.crd import modelpools
@@ -15,6 +15,7 @@ SCHEMA = VERSION["schema"]["openAPIV3Schema"]["properties"]["status"]
 COUNTS = st.integers(0, 1_000_000)
 
 
+@example(ttft_s=0.9375, share=Decimal(0), count=0)
 @given(ttft_s=st.floats(0.001, 86_400), share=st.decimals(0, 100, places=1), count=COUNTS)
 def test_what_is_computed_meets_the_schema_and_is_read_back(
     ttft_s: float, share: Decimal, count: int
