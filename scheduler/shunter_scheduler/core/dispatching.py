@@ -105,7 +105,6 @@ def place(state: CoreState, entry: Entry, now: float, kept: tuple[int, ...] = ()
     entry.reservation = reserve_for(entry, picked, now)
     entry.instance = record
     entry.instance_name = record.name
-    entry.assigned_at = now
     entry.predicted_ttft_s = picked.predicted_ttft_s
     entry.state = entry.trail.state = "running"
     state.trace(

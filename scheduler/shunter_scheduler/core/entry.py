@@ -48,7 +48,6 @@ class Entry(Struct, eq=False):
     instance: InstanceRecord | None = None
     instance_name: str = ""
     reservation: Reservation | None = None
-    assigned_at: float = 0.0
     predicted_ttft_s: float = 0.0
     first_token_at: float | None = None
     move: PendingMove | None = None

@@ -77,7 +77,6 @@ def adopt(state: CoreState, event: Running, trail: Trail | None, now: float) -> 
     entry = make_entry(state, request, route, trail, now)
     entry.state = entry.trail.state = "running"
     entry.instance_name = event.instance
-    entry.assigned_at = now
     state.add_entry(entry)
     if record is not None:
         occupy(state, entry, record)

@@ -41,15 +41,19 @@ class RetryBudget:
         return buckets[-1]
 
 
+MAX_SAMPLES = 8192
+
+
 @dataclass(slots=True)
 class ServiceLevel:
-    """Over the last minute, at most `LIMIT` requests of it."""
+    """Over the last minute, at most `MAX_SAMPLES` requests of it."""
 
     WINDOW_S = 60.0
-    LIMIT = 8192
 
-    _ttft: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=8192))
-    _ended: deque[tuple[float, bool, int]] = field(default_factory=lambda: deque(maxlen=8192))
+    _ttft: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MAX_SAMPLES))
+    _ended: deque[tuple[float, bool, int]] = field(
+        default_factory=lambda: deque(maxlen=MAX_SAMPLES)
+    )
     _assigned: deque[float] = field(default_factory=lambda: deque(maxlen=256))
 
     def assigned(self, now: float) -> None:
