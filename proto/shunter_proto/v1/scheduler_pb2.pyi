@@ -526,6 +526,8 @@ class Topology(_message.Message):
         CONTEXT_LENGTH_FIELD_NUMBER: _builtins.int
         MIGRATION_MODE_FIELD_NUMBER: _builtins.int
         MAX_RETRIES_FIELD_NUMBER: _builtins.int
+        MAX_HELD_FIELD_NUMBER: _builtins.int
+        HOLD_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         model_source: _builtins.str
         revision: _builtins.str
@@ -535,6 +537,10 @@ class Topology(_message.Message):
         migration_mode: _builtins.str
         """Auto, Replay, Off"""
         max_retries: _builtins.int
+        max_held: _builtins.int
+        """requests held while there is no instance; 0: none are"""
+        hold_timeout_ms: _builtins.int
+        """longest that one of them is held"""
         @_builtins.property
         def model_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
             """model name first, then aliases"""
@@ -550,10 +556,37 @@ class Topology(_message.Message):
             context_length: _builtins.int = ...,
             migration_mode: _builtins.str = ...,
             max_retries: _builtins.int = ...,
+            max_held: _builtins.int = ...,
+            hold_timeout_ms: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "engine_type", b"engine_type", "max_retries", b"max_retries", "migration_mode", b"migration_mode", "model_names", b"model_names", "model_source", b"model_source", "name", b"name", "revision", b"revision"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "engine_type", b"engine_type", "hold_timeout_ms", b"hold_timeout_ms", "max_held", b"max_held", "max_retries", b"max_retries", "migration_mode", b"migration_mode", "model_names", b"model_names", "model_source", b"model_source", "name", b"name", "revision", b"revision"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class RuleTarget(_message.Message):
+        """Where the routing rules may send a model name that no pool has as its own."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        MODEL_FIELD_NUMBER: _builtins.int
+        POOLS_FIELD_NUMBER: _builtins.int
+        model: _builtins.str
+        @_builtins.property
+        def pools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """in order of name"""
+
+        def __init__(
+            self,
+            *,
+            model: _builtins.str = ...,
+            pools: _abc.Iterable[_builtins.str] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "pools", b"pools"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -604,6 +637,7 @@ class Topology(_message.Message):
     RULE_HEADERS_FIELD_NUMBER: _builtins.int
     RULE_MODELS_FIELD_NUMBER: _builtins.int
     BLOCK_TOKENS_FIELD_NUMBER: _builtins.int
+    RULE_TARGETS_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     block_tokens: _builtins.int
     """tokens per hashed prompt block"""
@@ -619,6 +653,10 @@ class Topology(_message.Message):
     def rule_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """model names that rules accept beside the pools' own"""
 
+    @_builtins.property
+    def rule_targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Topology.RuleTarget]:
+        """one per rule_models that leads to a pool"""
+
     def __init__(
         self,
         *,
@@ -628,10 +666,11 @@ class Topology(_message.Message):
         rule_headers: _abc.Iterable[_builtins.str] | None = ...,
         rule_models: _abc.Iterable[_builtins.str] | None = ...,
         block_tokens: _builtins.int = ...,
+        rule_targets: _abc.Iterable[Global___Topology.RuleTarget] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_tokens", b"block_tokens", "instances", b"instances", "pools", b"pools", "rule_headers", b"rule_headers", "rule_models", b"rule_models", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_tokens", b"block_tokens", "instances", b"instances", "pools", b"pools", "rule_headers", b"rule_headers", "rule_models", b"rule_models", "rule_targets", b"rule_targets", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -686,11 +725,17 @@ class Hold(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     ETA_MS_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     epoch: _builtins.int
     position: _builtins.int
     """0 is next"""
     eta_ms: _builtins.int
+    """0: not known"""
+    phase: _builtins.str
+    """What it waits for: queued (instances are busy), starting, loading-weights, unschedulable (no
+    instance yet). Gateways show it to the client as it is; empty means queued.
+    """
     def __init__(
         self,
         *,
@@ -698,10 +743,11 @@ class Hold(_message.Message):
         epoch: _builtins.int = ...,
         position: _builtins.int = ...,
         eta_ms: _builtins.int = ...,
+        phase: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "eta_ms", b"eta_ms", "position", b"position", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "eta_ms", b"eta_ms", "phase", b"phase", "position", b"position", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -719,7 +765,9 @@ class Reject(_message.Message):
     request_id: _builtins.str
     epoch: _builtins.int
     reason: _builtins.str
-    """unknown_model, overloaded, no_instance, context_length, queue_timeout, class_not_allowed, deadline"""
+    """unknown_model, overloaded, no_instance, context_length, queue_timeout, class_not_allowed,
+    deadline; of a pool at zero: hold_full (maxHeld), hold_timeout (holdTimeout)
+    """
     message: _builtins.str
     retry_after_ms: _builtins.int
     def __init__(
@@ -1226,6 +1274,7 @@ class StatusReply(_message.Message):
     TOPOLOGY_VERSION_FIELD_NUMBER: _builtins.int
     CONFIG_ERROR_FIELD_NUMBER: _builtins.int
     TERM_FIELD_NUMBER: _builtins.int
+    RESUMED_TOTAL_FIELD_NUMBER: _builtins.int
     gateways: _builtins.int
     dispatched_total: _builtins.int
     moved_total: _builtins.int
@@ -1234,6 +1283,8 @@ class StatusReply(_message.Message):
     """last refused configuration edit, empty if none stands"""
     term: _builtins.int
     """of SchedulerCommands"""
+    resumed_total: _builtins.int
+    """placed again after an engine failure"""
     @_builtins.property
     def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatusReply.Pool]: ...
     @_builtins.property
@@ -1249,10 +1300,11 @@ class StatusReply(_message.Message):
         topology_version: _builtins.int = ...,
         config_error: _builtins.str = ...,
         term: _builtins.int = ...,
+        resumed_total: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_error", b"config_error", "dispatched_total", b"dispatched_total", "gateways", b"gateways", "instances", b"instances", "moved_total", b"moved_total", "pools", b"pools", "term", b"term", "topology_version", b"topology_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_error", b"config_error", "dispatched_total", b"dispatched_total", "gateways", b"gateways", "instances", b"instances", "moved_total", b"moved_total", "pools", b"pools", "resumed_total", b"resumed_total", "term", b"term", "topology_version", b"topology_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
