@@ -14,6 +14,7 @@ COPY proto proto
 COPY scheduler scheduler
 COPY operator operator
 COPY manifests manifests
+COPY charts/shunter/files charts/shunter/files
 # Kubernetes' asynchronous client is as large as the one that is used; nobody runs others' tests.
 RUN pip --python /opt/shunter/bin/python install --no-cache-dir --no-deps . \
  && rm -rf /opt/shunter/lib/python*/site-packages/kubernetes/aio \

@@ -7,15 +7,21 @@ from pathlib import Path
 from shunter_api.validate import Configuration, load_configuration
 from shunter_scheduler.sources.files import KNOWN, Files, read_files
 
-QUICKSTART = "quickstart.yaml"
-
 
 def quickstart_path() -> Path:
-    """`manifests/quickstart.yaml`: in a wheel it lies in the package, in a checkout at the root."""
-    packaged = Path(str(files("shunter"))) / QUICKSTART
-    if packaged.is_file():
-        return packaged
-    return Path(str(files("shunter"))).parents[1] / "manifests" / QUICKSTART
+    return _shipped("manifests", "quickstart.yaml")
+
+
+def rules_path() -> Path:
+    """What each process may do on a cluster, as the chart has it."""
+    return _shipped("charts/shunter/files", "rules.yaml")
+
+
+def _shipped(folder: str, name: str) -> Path:
+    """A file of the repository: in a wheel it lies in the package, in a checkout in its folder."""
+    package = Path(str(files("shunter")))
+    packaged = package / name
+    return packaged if packaged.is_file() else package.parents[1] / folder / name
 
 
 def load(paths: Sequence[Path]) -> Configuration:

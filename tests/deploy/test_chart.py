@@ -10,6 +10,7 @@ import yaml
 
 from helm_chart import CHART, Helm, Object, RenderRefused, named, of_kind, pod_specs
 from pod_security import violations
+from shunter.config import rules_path
 from shunter_api.validate import load_configuration
 from shunter_scheduler.sources.files import KNOWN
 
@@ -288,3 +289,17 @@ def test_the_install_guide_names_values_that_exist() -> None:
         for step in path.split("."):
             assert step in at, path
             at = at[step]
+
+
+@pytest.mark.parametrize("scope", ["cluster", "namespace"])
+def test_the_roles_are_those_of_the_rules_file(helm: Helm, scope: str) -> None:
+    """`shunter doctor` asks for the rights of this file."""
+    wanted = yaml.safe_load(rules_path().read_text())
+    roles = of_kind(
+        helm.template(f"scope={scope}"), "ClusterRole" if scope == "cluster" else "Role"
+    )
+    for part in ("scheduler", "operator", "removal"):
+        suffix = "-serving" if scope == "cluster" else ""
+        (role,) = [r for r in roles if r["metadata"]["name"] == f"shunter-{part}{suffix}"]
+        own = [r for r in wanted[part] if r.pop("scope", scope) == scope]
+        assert role["rules"] == own

@@ -21,7 +21,7 @@ metadata:
   namespace: {{ $root.Release.Namespace }}
   {{- end }}
   {{- include "shunter.hookMetadata" (dict "root" $root "on" .on "weight" "-2") | nindent 2 }}
-rules: {{- include (printf "shunter.rules.%s" .name) $root | nindent 2 }}
+rules: {{- include "shunter.rules" (list $root .name) | nindent 2 }}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: {{ $kind }}Binding
