@@ -96,10 +96,10 @@ def _covers(live: Any, wanted: Any, field: str = "") -> bool:
         return len(live) == len(wanted) and all(map(_covers, live, wanted))
     if wanted in (None, "") or live is None:
         return live in (None, "") and wanted in (None, "")
-    return bool(live == wanted) or _quantity(live) == _quantity(wanted) is not None
+    return bool(live == wanted) or quantity(live) == quantity(wanted) is not None
 
 
-def _quantity(value: Any) -> Decimal | None:
+def quantity(value: Any) -> Decimal | None:
     """A resource quantity as a number: the server writes 1000m as 1."""
     found = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
     return Decimal(found[1]) * _SUFFIXES[found[2] or ""] if found else None

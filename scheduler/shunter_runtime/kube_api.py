@@ -19,6 +19,7 @@ TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 5.0
 PAGE_OBJECTS = 500
 MAX_EVENT_BYTES = 16 * 1024 * 1024  # etcd takes objects of 1.5 MiB
+MAX_ANSWER_BYTES = 4 * 1024 * 1024  # of a process behind the API server
 WATCH_OVERTIME_S = 15.0  # the server ends a watch itself; beyond this it is dead
 
 # Media types; the last three say what a PATCH's body is.
@@ -71,6 +72,15 @@ class WatchEvent:
 class Listing:
     items: tuple[Object, ...]
     resource_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Of any status, with any body. `date` is the header: the server's clock, to the second."""
+
+    status: int
+    date: str
+    body: bytes
 
 
 class KubeApi:
@@ -140,6 +150,22 @@ class KubeApi:
             await _check(reply)
             async for line in _lines(reply.content):
                 yield _event(line)
+
+    async def ask(
+        self, method: str, path: str, body: Object | None = None, timeout_s: float = TIMEOUT_S
+    ) -> Answer:
+        """For what the API server passes on from a pod or a service (`.../proxy/...`): an error
+        status is an answer, too. Raises `Unreachable` only."""
+        import aiohttp
+
+        limits = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S)
+        async with self._open(_Call(method, path, body=body), limits) as reply:
+            whole = bytearray()
+            async for part in reply.content.iter_any():
+                whole += part
+                if len(whole) > MAX_ANSWER_BYTES:
+                    raise Unreachable(f"{path}: an answer of more than {MAX_ANSWER_BYTES} bytes")
+            return Answer(reply.status, reply.headers.get("Date", ""), bytes(whole))
 
     async def _call(self, call: "_Call", timeout_s: float) -> Object:
         import aiohttp

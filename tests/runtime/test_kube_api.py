@@ -19,6 +19,7 @@ from shunter_runtime.kube_access import (
     from_kubeconfig,
 )
 from shunter_runtime.kube_api import (
+    Answer,
     Conflict,
     Gone,
     KubeApi,
@@ -202,3 +203,26 @@ def test_a_named_kubeconfig_comes_first(service_account: Path) -> None:
 def test_what_is_missing_is_said(environ: dict[str, str], message: str, tmp_path: Path) -> None:
     with pytest.raises(KubeAccessError, match=message):
         find_access(environ, tmp_path / "none")
+
+
+async def test_an_answer_of_any_status_comes_with_the_servers_clock(tmp_path: Path) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        body = f"{request.method} {request.path} {await request.text()}"
+        date = {"Date": "Sun, 22 Nov 2026 17:00:00 GMT"}
+        return web.Response(status=503, text=body, headers=date)
+
+    path = "/api/v1/namespaces/n/pods/https:p:9090/proxy/health"
+    async with api_of(handler, tmp_path) as api:
+        answer = await api.ask("POST", path, {"a": 1})
+    assert answer == Answer(503, "Sun, 22 Nov 2026 17:00:00 GMT", f'POST {path} {{"a":1}}'.encode())
+
+
+async def test_an_answer_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_ANSWER_BYTES", 10)
+
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(text="x" * 11)
+
+    async with api_of(handler, tmp_path) as api:
+        with pytest.raises(Unreachable, match="more than 10 bytes"):
+            await api.ask("GET", PATH)

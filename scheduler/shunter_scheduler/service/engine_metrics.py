@@ -62,6 +62,11 @@ def parse_metrics(text: str) -> EngineLoad:
     )
 
 
+def publishes_load(text: str) -> bool:
+    """Whether a metrics page has any of the numbers that `parse_metrics` reads."""
+    return any(name in _GAUGES for name, _, _ in _SAMPLE.findall(text))
+
+
 def _capacity_tokens(labels: str) -> int:
     values = dict(_LABEL.findall(labels))
     blocks, size = values.get("num_gpu_blocks", ""), values.get("block_size", "")

@@ -10,7 +10,12 @@ from prometheus_client import CollectorRegistry
 
 from shunter_scheduler.domain.cluster import Instance
 from shunter_scheduler.domain.events import InstanceObserved
-from shunter_scheduler.service.engine_metrics import EngineLoad, parse_metrics, with_slots
+from shunter_scheduler.service.engine_metrics import (
+    EngineLoad,
+    parse_metrics,
+    publishes_load,
+    with_slots,
+)
 from shunter_scheduler.service.engines import EnginePoller
 from shunter_scheduler.telemetry import Telemetry
 
@@ -29,6 +34,8 @@ vllm:request_success_total{finished_reason="stop"} 12.0
 
 def test_vllms_names_are_read_over_all_ranks() -> None:
     assert parse_metrics(VLLM) == EngineLoad(7, 2, 0.5, 16_000)
+    assert publishes_load(VLLM)
+    assert not publishes_load("vllm:unknown 1\nprocess_cpu_seconds_total 3")
 
 
 def test_sglangs_names_are_read() -> None:
