@@ -11,6 +11,7 @@ import structlog
 from shunter_api.modelpool import ModelPool
 from shunter_api.routingpolicy import RoutingPolicy
 from shunter_runtime.kube_api import Object
+from shunter_runtime.kube_watch import ListAndWatch, Reflector, Watched
 from shunter_scheduler.domain.cluster import Topology
 from shunter_scheduler.policies import DISPATCH_POLICIES
 from shunter_scheduler.sources.feasible import infeasible
@@ -24,7 +25,6 @@ from shunter_scheduler.sources.kubernetes_objects import (
     read_pod,
     read_resource,
 )
-from shunter_scheduler.sources.kubernetes_watch import ListAndWatch, Reflector, Watched
 
 GROUP = "/apis/shunter.dev/v1alpha1"
 SETTLE_S = 0.05  # changes come in bursts

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from shunter_runtime import kube_watch
 from shunter_scheduler.domain.cluster import Topology
-from shunter_scheduler.sources import kubernetes_watch
 from shunter_scheduler.sources.files import ConfigRefused
 from shunter_scheduler.sources.kubernetes import KubernetesSource
 from shunter_scheduler.sources.testing import FakeKubernetes, pod_object, policy_object, pool_object
@@ -46,7 +46,7 @@ def api() -> FakeKubernetes:
 
 @pytest.fixture
 async def follow(api: FakeKubernetes, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Follow]:
-    monkeypatch.setattr(kubernetes_watch, "BACKOFF_S", (0.01, 0.05))
+    monkeypatch.setattr(kube_watch, "BACKOFF_S", (0.01, 0.05))
     follow = Follow(api)
     yield follow
     await follow.close()
