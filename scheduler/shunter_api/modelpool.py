@@ -26,7 +26,8 @@ from shunter_api.base import (
 from shunter_api.cel import Rule, cel, unique_names
 from shunter_api.model import Model
 from shunter_api.placement import Labels, PodTemplate, Resources, Toleration
-from shunter_api.running import Migration, Replicas, Scaling, Slo
+from shunter_api.running import Migration, Replicas, Slo
+from shunter_api.scaling import MIN_ABOVE_ZERO, Scaling, floor_rule
 
 EngineType = Literal["vllm", "llamacpp", "simulated", "numpy", "openai"]
 
@@ -166,6 +167,8 @@ class ModelPoolSpec(Resource):
                 "replicas is more than the profiles' replicas.max add up to; "
                 "give fewer or raise a max",
             ),
+            MIN_ABOVE_ZERO,
+            floor_rule(_MOST_REPLICAS),
         )
     )
 
@@ -212,6 +215,12 @@ class ModelPoolSpec(Resource):
                 f"not from {self.model.source_scheme}://"
             )
         return self
+
+    @field_validator("scaling")
+    @classmethod
+    def _scaling_suits_profiles(cls, scaling: Scaling, others: ValidationInfo) -> Scaling:
+        profiles = others.data.get("profiles")
+        return scaling.check([p.replicas for p in profiles]) if profiles else scaling
 
     @field_validator("replicas")
     @classmethod

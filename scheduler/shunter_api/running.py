@@ -1,4 +1,4 @@
-"""How a pool is run: its targets, its number of instances, and the moves of its requests."""
+"""How a pool is run: its targets, the bounds of its instances, and the moves of its requests."""
 
 from decimal import Decimal
 from typing import Annotated, Literal, Self
@@ -9,7 +9,6 @@ from shunter_api.base import DecimalText, Duration, Int, Resource, without_defau
 from shunter_api.cel import Rule, cel
 
 MigrationMode = Literal["Auto", "Replay", "Off"]
-ScalingMode = Literal["Auto", "Manual"]
 
 
 class Replicas(Resource):
@@ -44,22 +43,6 @@ class Replicas(Resource):
                 f"max ({self.max}) is less than min ({self.min}); raise max or lower min"
             )
         return self
-
-
-class Scaling(Resource):
-    """Who decides how many instances run, and how soon profiles spill and return."""
-
-    mode: ScalingMode = "Auto"
-    """Auto: the scheduler's advice, within each profile's bounds. Manual: `spec.replicas`."""
-
-    spill_after_s: Annotated[Duration, Field(alias="spillAfter")] = 60.0
-    """The next profile stands in for pods that no node has taken for this long."""
-
-    return_after_s: Annotated[Duration, Field(alias="returnAfter")] = 120.0
-    """A stand-in goes, and its requests move, once the preferred pod has been ready this long."""
-
-    scale_down_after_s: Annotated[Duration, Field(alias="scaleDownAfter")] = 300.0
-    """An instance goes only after fewer have been enough for this long."""
 
 
 class Slo(Resource):
