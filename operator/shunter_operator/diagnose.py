@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shunter_operator.manifests import STARTUP_BUDGET_S
-from shunter_operator.values import Manifest, Pod, Termination
+from shunter_operator.values import Manifest, Pod, Startup, Termination
 
 MAX_QUOTED = 400
+STOPPING_S = 60.0  # a late look, a slow kubelet
 _GPU = re.compile(r"Insufficient (\S*(?:gpu|mig-)\S*)", re.IGNORECASE)
 _TAINT = re.compile(r"had (?:untolerated )?taints? (\{[^}]*\})")
 _SELECTOR = re.compile(
@@ -58,7 +58,7 @@ def cause_of(pod: Pod) -> Cause | None:
     if pod.waiting_reason in ("CreateContainerConfigError", "CreateContainerError"):
         return Cause("ContainerNotCreated", _joined(pod.waiting_reason, pod.waiting_message))
     if pod.terminated is not None:
-        return _ended(pod.terminated, pod.restarts)
+        return _ended(pod.terminated, pod)
     return None
 
 
@@ -99,17 +99,24 @@ def worst(causes: Iterable[Cause | None]) -> Cause | None:
     return min(found, key=lambda c: (not c.fatal, c.reason), default=None)
 
 
-def _ended(ended: Termination, restarts: int) -> Cause:
+def _ended(ended: Termination, pod: Pod) -> Cause:
     last = last_line(ended.message)
     if ended.reason == "OOMKilled" or _OUT_OF_MEMORY.search(ended.message):
         return Cause("EngineOOM", _joined("the engine ran out of memory", last))
     if _UNAUTHORIZED.search(ended.message):
         return Cause("WeightsUnauthorized", _joined("the model source refused the token", last))
-    if ended.exit_code in _STOPPED_BY_SIGNAL and ended.ran_s >= STARTUP_BUDGET_S:
+    if _never_ready(ended, pod.startup):
         waited = f"the engine was not ready after {ended.ran_s:.0f} s and was stopped"
         return Cause("ProbeTimeoutWhileLoading", _joined(waited, last))
-    told = f"the engine ended with exit code {ended.exit_code}, {restarts} restarts"
+    told = f"the engine ended with exit code {ended.exit_code}, {pod.restarts} restarts"
     return Cause("EngineCrashLoop", _joined(told, last))
+
+
+def _never_ready(ended: Termination, startup: Startup | None) -> bool:
+    """Stopped when its time to start was over: one that has served runs longer, as a rule."""
+    if startup is None or ended.exit_code not in _STOPPED_BY_SIGNAL:
+        return False
+    return startup.budget_s <= ended.ran_s <= startup.budget_s + startup.grace_s + STOPPING_S
 
 
 def last_line(text: str) -> str:

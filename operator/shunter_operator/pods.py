@@ -13,7 +13,7 @@ from shunter_operator.names import (
     LABEL_PROFILE,
     READINESS_GATE,
 )
-from shunter_operator.values import Pod, Termination
+from shunter_operator.values import Pod, Startup, Termination
 
 Body = Mapping[str, Any]
 
@@ -28,7 +28,8 @@ def pod_of(body: Body) -> Pod:
     ready = conditions.get("Ready", {})
     container = _engine(status.get("containerStatuses") or ())
     waiting = (container.get("state") or {}).get("waiting") or _init_waiting(status)
-    gates = (body.get("spec") or {}).get("readinessGates") or ()
+    spec = body.get("spec") or {}
+    gates = spec.get("readinessGates") or ()
     return Pod(
         name=metadata["name"],
         namespace=metadata["namespace"],
@@ -37,7 +38,7 @@ def pod_of(body: Body) -> Pod:
         uid=metadata.get("uid", ""),
         created_at=moment(metadata.get("creationTimestamp")),
         deleting="deletionTimestamp" in metadata,
-        scheduled=bool((body.get("spec") or {}).get("nodeName")),
+        scheduled=bool(spec.get("nodeName")),
         unschedulable_since=moment(scheduled.get("lastTransitionTime")) if unschedulable else None,
         unschedulable_message=scheduled.get("message", "") if unschedulable else "",
         ready_since=moment(ready.get("lastTransitionTime")) if _true(ready) else None,
@@ -48,6 +49,7 @@ def pod_of(body: Body) -> Pod:
         drain_since=moment(annotations.get(ANNOTATION_DRAIN_SINCE)),
         drained=annotations.get(ANNOTATION_DELETION_COST) == DRAINED_DELETION_COST,
         gated=_true(conditions.get(READINESS_GATE, {})) if _has_gate(gates) else None,
+        startup=_startup(spec),
     )
 
 
@@ -77,6 +79,16 @@ def _has_gate(gates: Any) -> bool:
 
 def _engine(statuses: Any) -> Body:
     return next((s for s in statuses if s.get("name") == ENGINE_CONTAINER), {})
+
+
+def _startup(spec: Body) -> Startup | None:
+    """The kubelet looks at once, then every period; what is absent has Kubernetes' default."""
+    probe = _engine(spec.get("containers") or ()).get("startupProbe")
+    if probe is None:
+        return None
+    looks = probe.get("failureThreshold", 3)
+    budget_s = probe.get("initialDelaySeconds", 0) + (looks - 1) * probe.get("periodSeconds", 10)
+    return Startup(budget_s, spec.get("terminationGracePeriodSeconds", 30))
 
 
 def _init_waiting(status: Body) -> Body:

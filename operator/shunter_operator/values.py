@@ -51,6 +51,15 @@ class Termination:
 
 
 @dataclass(frozen=True, slots=True)
+class Startup:
+    """An engine that is not ready `budget_s` after its start is told to stop, and is gone at most
+    `grace_s` later."""
+
+    budget_s: float
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Pod:
     """An engine's pod."""
 
@@ -72,6 +81,7 @@ class Pod:
     drain_since: datetime | None = None
     drained: bool = False  # its deletion cost says so
     gated: bool | None = None  # None: no readiness gate; else whether it is in service
+    startup: Startup | None = None  # None: nobody stops an engine that starts slowly
 
     @property
     def ready(self) -> bool:

@@ -8,9 +8,9 @@ import pytest
 from shunter_operator.diagnose import Cause, cause_of, refused, worst
 from shunter_operator.pods import pod_of
 from shunter_operator.testing import EPOCH
-from shunter_operator.values import Pod, Termination
+from shunter_operator.values import Pod, Startup, Termination
 
-POD = Pod("p", "serving", "chat", "h100")
+POD = Pod("p", "serving", "chat", "h100", startup=Startup(budget_s=3595, grace_s=130))
 NODES = "0/10 nodes are available: "
 SELECTOR = "9 node(s) didn't match Pod's node affinity/selector."
 
@@ -76,10 +76,11 @@ def test_why_no_node_takes_a_pod(message: str, reason: str) -> None:
             "GatedRepoError",
         ),
         (
-            Termination("Error", 137, "INFO loading shard 3/9", 3605),
+            Termination("Error", 143, "INFO loading shard 3/9", 3596),
             "ProbeTimeoutWhileLoading",
             "loading shard 3/9",
         ),
+        (Termination("Error", 137, "INFO 9 requests run", 9000), "EngineCrashLoop", "9 requests"),
         (Termination("Error", 137, "", 30), "EngineCrashLoop", "exit code 137"),
         (
             Termination("Error", 2, "usage\nunrecognized arguments: --speed-up\n\n", 1),
@@ -92,6 +93,26 @@ def test_why_an_engine_ended(ended: Termination, reason: str, told: str) -> None
     cause = cause_of(replace(POD, terminated=ended, restarts=3))
     assert cause is not None and cause.reason == reason and told in cause.message
     assert cause.fatal
+
+
+def test_an_engine_has_the_time_to_start_that_its_own_probe_gives() -> None:
+    stopped = Termination("Error", 143, "", 12)
+    assert reason_of(replace(POD, terminated=stopped)) == "EngineCrashLoop"
+    quick = replace(POD, terminated=stopped, startup=Startup(budget_s=10, grace_s=5))
+    assert reason_of(quick) == "ProbeTimeoutWhileLoading"
+    probe = {"failureThreshold": 3, "periodSeconds": 5, "initialDelaySeconds": 2}
+    body = {
+        "metadata": {"name": "p", "namespace": "n"},
+        "spec": {"containers": [{"name": "engine", "startupProbe": probe}]},
+    }
+    assert pod_of(body).startup == Startup(budget_s=12, grace_s=30)
+    assert pod_of({"metadata": body["metadata"]}).startup is None
+
+
+def reason_of(pod: Pod) -> str:
+    cause = cause_of(pod)
+    assert cause is not None
+    return cause.reason
 
 
 def test_an_image_that_cannot_be_had() -> None:
