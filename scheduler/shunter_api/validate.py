@@ -12,6 +12,8 @@ from shunter_api.problems import ConfigurationError, Problem
 from shunter_api.routingpolicy import RoutingPolicy
 from shunter_api.rules import DEFAULT_CLASS
 
+MAX_NAMED = 20  # names that a message lists
+
 # Field and reason of each thing in a pool that cannot work.
 PoolCheck = Callable[[ModelPool], Iterable[tuple[Path, str]]]
 
@@ -51,16 +53,31 @@ def load_configuration(
 
 def check(documents: Documents, known: Known = Known()) -> tuple[Problem, ...]:
     """Every problem, those of reading included, by file and line."""
-    problems = [*documents.problems, *_names(documents), *_model_names(documents.pools)]
+    problems = (*documents.problems, *check_each(documents, known), *check_between(documents))
+    return tuple(sorted(set(problems)))
+
+
+def check_each(documents: Documents, known: Known = Known()) -> Iterator[Problem]:
+    """What is wrong with a resource whatever else there is."""
+    for pool in documents.pools:
+        for path, why in known.pool_check(pool.value):
+            yield pool.problem(path, why)
+    for policy in documents.policies:
+        name, policies = policy.value.spec.dispatch.policy, known.dispatch_policies
+        if policies is not None and name not in policies:
+            yield policy.problem(("spec", "dispatch", "policy"), _unknown("policy", name, policies))
+
+
+def check_between(documents: Documents) -> Iterator[Problem]:
+    """Where resources do not agree with each other. Of two that clash the later one is blamed."""
+    yield from _names(documents)
+    yield from _model_names(documents.pools)
     # A pool that could not be read is not known either: naming it is no second mistake.
     pools = None if documents.problems else {p.value.name: p.value for p in documents.pools}
     classes = {c.name for policy in documents.policies for c in policy.value.spec.classes}
-    for pool in documents.pools:
-        problems += [pool.problem(path, why) for path, why in known.pool_check(pool.value)]
     for policy in documents.policies:
-        problems.extend(_policy(policy, pools, classes | {DEFAULT_CLASS}, known))
-    problems.extend(_instances(documents.instance_lists, pools))
-    return tuple(sorted(set(problems)))
+        yield from _rules(policy, pools, classes | {DEFAULT_CLASS})
+    yield from _instances(documents.instance_lists, pools)
 
 
 def _names(documents: Documents) -> Iterator[Problem]:
@@ -102,17 +119,10 @@ def _path_of_model_name(pool: ModelPool, name: str) -> Path:
     return ("spec", "model", "name") if model.name else ("metadata", "name")
 
 
-def _policy(
-    policy: Located[RoutingPolicy],
-    pools: dict[str, ModelPool] | None,
-    classes: set[str],
-    known: Known,
+def _rules(
+    policy: Located[RoutingPolicy], pools: dict[str, ModelPool] | None, classes: set[str]
 ) -> Iterator[Problem]:
-    spec = policy.value.spec
-    name, policies = spec.dispatch.policy, known.dispatch_policies
-    if policies is not None and name not in policies:
-        yield policy.problem(("spec", "dispatch", "policy"), _unknown("policy", name, policies))
-    for index, rule in enumerate(spec.rules):
+    for index, rule in enumerate(policy.value.spec.rules):
         at: Path = ("spec", "rules", index)
         if rule.slo_class is not None and rule.slo_class not in classes:
             yield policy.problem((*at, "class"), _unknown("class", rule.slo_class, classes))
@@ -157,4 +167,6 @@ def _unknown(what: str, name: str, known: Collection[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if near:
         return f"there is no {what} {name!r}; did you mean {near[0]!r}?"
-    return f"there is no {what} {name!r}; known: {', '.join(sorted(known)) or 'none'}"
+    shown = sorted(known)[:MAX_NAMED]
+    more = f" and {len(known) - len(shown)} more" if len(known) > len(shown) else ""
+    return f"there is no {what} {name!r}; known: {', '.join(shown) or 'none'}{more}"

@@ -109,3 +109,9 @@ def test_every_resource_in_manifests_is_valid(path: Path) -> None:
         pytest.skip("holds no resource of ours")
     configuration = load_configuration([(str(path), path.read_text())])
     assert configuration.pools
+
+
+def test_a_message_lists_no_more_names_than_can_be_read() -> None:
+    pools = [pool(f"p{number:02}") for number in range(25)]
+    (problem,) = refused(*pools, policy("  rules: [{name: r, fallback: [x]}]\n"))
+    assert problem.endswith("p18, p19 and 5 more") and "p20" not in problem
