@@ -75,7 +75,7 @@ def deployment(
         },
         "progressDeadlineSeconds": STARTUP_BUDGET_S + 600,
         "selector": {"matchLabels": labels},
-        "template": _template(desired, profile, environment),
+        "template": pod_template(desired, profile, environment),
     }
     return sealed(manifest)
 
@@ -138,7 +138,7 @@ def _disruption_budget(desired: Desired, environment: Environment) -> Manifest:
     return manifest
 
 
-def _template(desired: Desired, profile: Profile, environment: Environment) -> dict[str, Any]:
+def pod_template(desired: Desired, profile: Profile, environment: Environment) -> dict[str, Any]:
     pool = desired.pool
     override = pool.spec.pod_template
     labels = {
