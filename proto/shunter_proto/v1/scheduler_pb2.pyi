@@ -733,8 +733,8 @@ class Hold(_message.Message):
     eta_ms: _builtins.int
     """0: not known"""
     phase: _builtins.str
-    """What it waits for: queued (instances are busy), starting, loading-weights, unschedulable (no
-    instance yet). Gateways show it to the client as it is; empty means queued.
+    """What it waits for: queued (instances are busy), or the first instance of a pool: scaling-up (no
+    pod yet, or none that was looked at), unschedulable, loading-weights, starting. Gateways show it to the client as it is; empty means queued.
     """
     def __init__(
         self,

@@ -25,6 +25,7 @@ class Route(NamedTuple):
     slo_class: SloClass
     rule: str
     spec: RoutingPolicySpec
+    preferred: PoolRecord  # by the rule, whether it serves or not
 
 
 class Refused(Exception):
@@ -48,7 +49,11 @@ def admit(state: CoreState, request: Request, now: float) -> None:
         trail = trail or make_trail(request, None)
         state.reject(request, trail, now, refused.reason, str(refused), refused.retry_after_s)
         return
+    route.preferred.active_at = now
     entry = make_entry(state, request, route, trail, now)
+    if pool.from_zero is not None and not pool.any_in_service():
+        entry.timeout_at = now + pool.from_zero.hold_timeout_s
+        pool.starting.asked(pool.from_zero, now)
     state.add_entry(entry)
     enqueue(state, entry)
 
@@ -69,26 +74,29 @@ def find_route(state: CoreState, request: Request, owner: PoolRecord | None = No
         prompt_tokens=request.prompt_tokens,
         draw=state.rng.random(),
     )
-    pools = (owner,) if owner else _pools_for(state, request, found)
+    preferred = [owner] if owner else _pools_for(state, request, found)
+    pools = tuple(sorted(preferred, key=_serves_least)) if len(preferred) > 1 else (*preferred,)
     slo_class = _asked_class(state, request, found) if request.slo_class else None
     return Route(
         pools,
         slo_class or (found.slo_class if found else STANDARD),
         found.rule if found else "",
         spec_of(found.policy if found else None),
+        preferred[0],
     )
 
 
-def _pools_for(
-    state: CoreState, request: Request, found: Resolution | None
-) -> tuple[PoolRecord, ...]:
-    """In the rule's order, but pools that serve before those that do not."""
+def _serves_least(pool: PoolRecord) -> tuple[bool, bool]:
+    """Sorts pools that serve before those that may, and these before the others."""
+    return not pool.any_in_service(), not pool.instances and pool.from_zero is None
+
+
+def _pools_for(state: CoreState, request: Request, found: Resolution | None) -> list[PoolRecord]:
+    """In the rule's order."""
     names: Iterable[str] = (request.pool,) if request.pool else found.pools if found else ()
     pools = [state.pools[name] for name in names if name in state.pools]
-    if len(pools) > 1:
-        pools.sort(key=lambda pool: (not pool.any_in_service(), not pool.instances))
     if pools:
-        return tuple(pools)
+        return pools
     if request.pool:
         raise Refused("no_instance", f"pool {request.pool} is gone: no other has its model")
     raise Refused("unknown_model", f"no pool and no rule serves model {request.model!r}")
@@ -116,6 +124,8 @@ def _check(request: Request, pool: PoolRecord) -> None:
             f"the prompt has {request.prompt_tokens} tokens, but pool {pool.name} has a context of "
             f"{limit} tokens",
         )
+    if not pool.instances and pool.from_zero is not None:
+        return
     if not pool.instances:
         raise Refused("no_instance", f"pool {pool.name} has no instance", NO_INSTANCE_RETRY_S)
     largest = pool.largest_kv_tokens

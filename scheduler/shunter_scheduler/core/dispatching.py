@@ -13,8 +13,9 @@ from shunter_scheduler.core.dispatch import (
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.queue import order_key
+from shunter_scheduler.core.starting import QUEUED, SCALING_UP
 from shunter_scheduler.core.state import CoreState
-from shunter_scheduler.domain.decisions import Hold
+from shunter_scheduler.domain.decisions import Hold, RejectReason
 
 MIN_RETRY_AFTER_S, MAX_RETRY_AFTER_S = 1.0, 30.0
 # A position changed materially when it fell to this share, or rose by the reverse.
@@ -65,7 +66,7 @@ def _after_placing(state: CoreState, pool: PoolRecord, newcomers: list[Entry], n
     if not pool.any_in_service():
         for entry in list(pool.queue):
             try_fallback(state, entry)
-    while len(pool.queue) > pool.max_queued:
+    while len(pool.queue) > _bound(pool, now):
         shed = pool.queue.last()
         assert shed is not None
         _overflow(state, shed, now)
@@ -73,8 +74,16 @@ def _after_placing(state: CoreState, pool: PoolRecord, newcomers: list[Entry], n
         if _waits(state, entry) and entry.request_id in pool.queue:
             _hold_first(state, entry, now)
     if pool.holds_refresh_at is None:
+        pool.starting.told = _phase(pool)
         pool.holds_refresh_at = now + state.settings.hold_refresh_s
         state.timers.push(pool.holds_refresh_at, "holds", pool.name)
+
+
+def _bound(pool: PoolRecord, now: float) -> int:
+    if pool.from_zero is None:
+        return pool.max_queued
+    serves = pool.any_in_service()
+    return pool.starting.bound(pool.from_zero, pool.max_queued, serves, now)
 
 
 def _place_queued(state: CoreState, pool: PoolRecord, now: float) -> None:
@@ -131,14 +140,12 @@ def _overflow(state: CoreState, entry: Entry, now: float) -> None:
     request, trail = entry.request, entry.trail
     state.end(entry, now)
     pool.level.ended(now, False, 0)
-    state.reject(
-        request,
-        trail,
-        now,
-        "overloaded",
-        f"the queue of pool {pool.name} is full: {waiting} requests wait",
-        _eta_s(pool, waiting, now),
-    )
+    reason: RejectReason = "overloaded"
+    message = f"the queue of pool {pool.name} is full: {waiting} requests wait"
+    if pool.from_zero is not None and not pool.any_in_service():
+        reason = "hold_full"
+        message = f"pool {pool.name} has no instance yet, and {waiting} requests wait for it"
+    state.reject(request, trail, now, reason, message, _retry_after_s(pool, waiting, now))
 
 
 def try_fallback(state: CoreState, entry: Entry) -> bool:
@@ -167,7 +174,7 @@ def _hold_first(state: CoreState, entry: Entry, now: float) -> None:
     state.timers.push(due, "timeout", entry.request_id)
     reason = "no instance has head room"
     if not entry.pool.any_in_service():
-        reason = "no instance is in service"
+        reason = f"no instance is in service: {_phase(entry.pool)}"
     state.trace(entry, now, "hold", reason=reason, ranking=nothing_fits(entry, now))
     _hold(state, entry, entry.pool.queue.position(entry), now)
 
@@ -175,11 +182,13 @@ def _hold_first(state: CoreState, entry: Entry, now: float) -> None:
 def refresh_holds(state: CoreState, pool: PoolRecord, now: float) -> None:
     """Tells waiting requests whose position changed materially."""
     pool.holds_refresh_at = None
+    news = pool.starting.told != _phase(pool)
+    pool.starting.told = _phase(pool)
     for position, entry in enumerate(pool.queue):
         told = entry.held_position
-        if told is None or position == told:
+        if told is None or (position == told and not news):
             continue
-        if position <= told * MATERIAL or position > told / MATERIAL + 1:
+        if news or position <= told * MATERIAL or position > told / MATERIAL + 1:
             _hold(state, entry, position, now)
     if pool.queue:
         state.busy[pool.name] = None
@@ -187,9 +196,26 @@ def refresh_holds(state: CoreState, pool: PoolRecord, now: float) -> None:
 
 def _hold(state: CoreState, entry: Entry, position: int, now: float) -> None:
     entry.held_position = position
-    eta_s = _eta_s(entry.pool, position, now)
-    request = entry.request
-    state.outbox.append(Hold(entry.request_id, request.gateway_id, entry.epoch, position, eta_s))
+    pool, request = entry.pool, entry.request
+    phase = _phase(pool)
+    eta_s = _eta_s(pool, position, now) if phase == QUEUED else pool.starting.eta_s(now)
+    state.outbox.append(
+        Hold(entry.request_id, request.gateway_id, entry.epoch, position, eta_s, phase)
+    )
+
+
+def _phase(pool: PoolRecord) -> str:
+    """What requests wait for."""
+    if pool.from_zero is None or pool.any_in_service():
+        return QUEUED
+    return pool.starting.phase or ("starting" if pool.instances else SCALING_UP)
+
+
+def _retry_after_s(pool: PoolRecord, ahead: int, now: float) -> float:
+    """Of a pool that starts: until it serves, as far as that is known."""
+    if _phase(pool) == QUEUED:
+        return _eta_s(pool, ahead, now)
+    return pool.starting.eta_s(now) or MAX_RETRY_AFTER_S
 
 
 def _eta_s(pool: PoolRecord, ahead: int, now: float) -> float:
@@ -213,7 +239,8 @@ def timed_out(state: CoreState, entry: Entry, now: float) -> None:
     if now < entry.timeout_at:
         return
     served = pool.any_in_service()
-    eta_s = _eta_s(pool, len(pool.queue), now)
+    eta_s = _retry_after_s(pool, len(pool.queue), now)
+    phase = _phase(pool)
     state.end(entry, now)
     pool.level.ended(now, False, 0)
     waited_s = now - entry.queued_at
@@ -222,4 +249,7 @@ def timed_out(state: CoreState, entry: Entry, now: float) -> None:
         state.reject(request, trail, now, "queue_timeout", message, eta_s)
     else:
         message = f"no instance of pool {pool.name} came into service within {waited_s:.0f} s"
-        state.reject(request, trail, now, "no_instance", message, eta_s)
+        if phase == QUEUED:
+            state.reject(request, trail, now, "no_instance", message, eta_s)
+        else:
+            state.reject(request, trail, now, "hold_timeout", f"{message}: {phase}", eta_s)

@@ -73,7 +73,7 @@ def adopt(state: CoreState, event: Running, trail: Trail | None, now: float) -> 
     try:
         route = find_route(state, request, pool)
     except Refused:  # configured otherwise since; it runs all the same
-        route = Route((pool,), STANDARD, "", spec_of(None))
+        route = Route((pool,), STANDARD, "", spec_of(None), pool)
     entry = make_entry(state, request, route, trail, now)
     entry.state = entry.trail.state = "running"
     entry.instance_name = event.instance

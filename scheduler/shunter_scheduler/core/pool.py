@@ -9,6 +9,7 @@ from shunter_scheduler.core.instance import InstanceRecord, ProfileModel
 from shunter_scheduler.core.prefix import PrefixIndex
 from shunter_scheduler.core.queue import AdmissionQueue
 from shunter_scheduler.core.settings import CoreSettings
+from shunter_scheduler.core.starting import Starting
 from shunter_scheduler.core.windows import RetryBudget, ServiceLevel
 from shunter_scheduler.domain.cluster import Instance
 from shunter_scheduler.domain.events import InstanceObserved
@@ -20,14 +21,16 @@ class PoolRecord:
 
     def __init__(self, spec: ModelPool, settings: CoreSettings) -> None:
         self.name = spec.name
-        self.spec = spec
         self.settings = settings
+        self.configure(spec)
         self.columns = InstanceColumns(settings.weights)
         self.prefix = PrefixIndex(settings.max_prefix_blocks)
         self.queue: AdmissionQueue[Entry] = AdmissionQueue(settings.ageing_step_s)
         self.newcomers: list[Entry] = []
         self.retries = RetryBudget(settings.retries)
         self.level = ServiceLevel()
+        self.starting = Starting()
+        self.active_at: float | None = None  # when it last had a request, or got an instance
         self.instances: dict[str, InstanceRecord] = {}
         self.models: dict[str, ProfileModel] = {}
         self.turn = 0
@@ -37,6 +40,10 @@ class PoolRecord:
         self.holds_refresh_at: float | None = None
         self._slots: list[InstanceRecord | None] = []
         self._marked: set[int] = set()
+
+    def configure(self, spec: ModelPool) -> None:
+        self.spec = spec
+        self.from_zero = spec.spec.scaling.from_zero  # how requests are held; None: they are not
 
     def at_slot(self, slot: int) -> InstanceRecord:
         record = self._slots[slot]

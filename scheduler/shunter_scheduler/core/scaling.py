@@ -5,8 +5,10 @@ KV memory, and leave half of its time to prefills. Profiles fill up from the che
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from shunter_api.durations import duration_text
 from shunter_api.modelpool import Profile
 from shunter_scheduler.core.costs import profile_cost
 from shunter_scheduler.core.dispatch import left_to_generate
@@ -30,21 +32,58 @@ class Load:
     output_tokens: float
 
 
-def advise(state: CoreState, pool: PoolRecord) -> list[ScalingAdvice]:
-    entries = [e for e in state.entries.values() if e.pool is pool]
+def advise(state: CoreState, pools: Iterable[PoolRecord], now: float) -> list[ScalingAdvice]:
+    """Of each profile of each pool."""
+    pools = tuple(pools)
+    entries: dict[str, list[Entry]] = {pool.name: [] for pool in pools}
+    for entry in state.entries.values():
+        if (own := entries.get(entry.pool.name)) is not None:
+            own.append(entry)
+    return [one for pool in pools for one in _advise(state, pool, entries[pool.name], now)]
+
+
+def _advise(
+    state: CoreState, pool: PoolRecord, entries: list[Entry], now: float
+) -> list[ScalingAdvice]:
     load = _load_of(entries)
     tpot_s = pool.spec.slo.tpot_s or DEFAULT_TPOT_S
     carried = {p.name: _carries(_model(pool, p), load, tpot_s, state) for p in pool.spec.profiles}
     desired = {p.name: p.replicas.min for p in pool.spec.profiles}
     rest = load.requests - sum(carried[name] * count for name, count in desired.items())
-    for profile in sorted(pool.spec.profiles, key=lambda p: _dollars(p) / carried[p.name]):
+    cheapest = sorted(pool.spec.profiles, key=lambda p: _dollars(p) / carried[p.name])
+    for profile in cheapest:
         if rest <= 0:
             break
         room = profile.replicas.max - profile.replicas.min
         more = min(room, math.ceil(rest / carried[profile.name]))
         desired[profile.name] += more
         rest -= more * carried[profile.name]
-    return [_advice(pool, p, desired[p.name], carried[p.name], load) for p in pool.spec.profiles]
+    _keep_at_least(_least(pool, load, now), pool, cheapest, desired)
+    idle = not any(desired.values())
+    return [
+        _advice(pool, p, desired[p.name], _idle(pool) if idle else _needs(p, carried[p.name], load))
+        for p in pool.spec.profiles
+    ]
+
+
+def _least(pool: PoolRecord, load: Load, now: float) -> int:
+    """Instances that the pool keeps whatever its load: none only where it may start from zero and
+    nobody has asked for it lately. One that loads its weights is not idle: it was asked for."""
+    if pool.from_zero is None:
+        return max(1, pool.spec.spec.scaling.floor or 0)
+    if load.requests or pool.starting.phase in ("starting", "loading-weights"):
+        return 1
+    return int(pool.active_at is not None and now - pool.active_at < pool.from_zero.after_s)
+
+
+def _keep_at_least(
+    least: int, pool: PoolRecord, cheapest: Iterable[Profile], desired: dict[str, int]
+) -> None:
+    """Adds instances where there are some already, then where they are cheapest."""
+    there = {record.value.profile for record in pool.records()}
+    for profile in sorted(cheapest, key=lambda p: p.name not in there):
+        missing = max(0, least - sum(desired.values()))
+        desired[profile.name] += min(missing, profile.replicas.max - desired[profile.name])
 
 
 def _load_of(entries: list[Entry]) -> Load:
@@ -79,12 +118,18 @@ def _dollars(profile: Profile) -> float:
     return float(profile.cost_per_hour) or 1.0
 
 
-def _advice(
-    pool: PoolRecord, profile: Profile, desired: int, carries: float, load: Load
-) -> ScalingAdvice:
-    there = sum(r.value.profile == profile.name for r in pool.records())
-    reason = (
+def _idle(pool: PoolRecord) -> str:
+    after = f" for {duration_text(pool.from_zero.after_s)}" if pool.from_zero else ""
+    return f"no request{after}: no instance is needed until the next one"
+
+
+def _needs(profile: Profile, carries: float, load: Load) -> str:
+    return (
         f"{load.requests} requests in flight and waiting; one {profile.name} carries "
         f"{carries:.0f} within the SLO"
     )
+
+
+def _advice(pool: PoolRecord, profile: Profile, desired: int, reason: str) -> ScalingAdvice:
+    there = sum(r.value.profile == profile.name for r in pool.records())
     return ScalingAdvice(pool.name, profile.name, there, desired, reason)

@@ -96,7 +96,7 @@ class SchedulerCore:
         """Of one pool, or of all where `pool` is empty."""
         pools = self._state.pools
         chosen = [pools[pool]] if pool in pools else [] if pool else list(pools.values())
-        return [advice for record in chosen for advice in advise(self._state, record)]
+        return advise(self._state, chosen, now)
 
     def _fire(self, timer: Timer, now: float) -> None:
         state = self._state

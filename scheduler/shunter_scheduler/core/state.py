@@ -92,6 +92,7 @@ class CoreState:
         else:
             self.release(entry, now)
         entry.trail.output_tokens = max(entry.trail.output_tokens, entry.output_tokens)
+        entry.pool.active_at = now
         self.remove_entry(entry)
         self.ended.keep(entry.trail)
 

@@ -1,6 +1,6 @@
 """A new configuration: pools and instances come and go, what runs stays accounted for."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from shunter_api.modelpool import ModelPool
 from shunter_api.routingpolicy import RoutingPolicy
@@ -25,9 +25,10 @@ def topology_changed(state: CoreState, event: TopologyChanged, now: float) -> No
     wanted = {instance.name: instance for instance in topology.instances}
     _remove_instances(state, wanted, topology.pools, now)
     _set_pools(state, topology.pools, now)
+    _set_phases(state, dict(topology.starting), now)
     for name, value in wanted.items():
         if name not in state.instances:
-            _add_instance(state, value)
+            _add_instance(state, value, now)
     _reattach(state)
 
 
@@ -86,7 +87,15 @@ def _set_pools(state: CoreState, pools: Iterable[ModelPool], now: float) -> None
             continue
         if not _serves_alike(spec, known.spec):
             known.models.clear()
-        known.spec = spec
+        known.configure(spec)
+
+
+def _set_phases(state: CoreState, phases: Mapping[str, str], now: float) -> None:
+    """A pool whose pods are there already when it becomes known counts as used just now."""
+    for pool in state.pools.values():
+        pool.starting.phase = phases.get(pool.name, "")
+        if pool.starting.phase and pool.active_at is None:
+            pool.active_at = now
 
 
 def _remove_pool(state: CoreState, pool: PoolRecord, now: float) -> None:
@@ -102,10 +111,12 @@ def _remove_pool(state: CoreState, pool: PoolRecord, now: float) -> None:
     state.busy.pop(pool.name, None)
 
 
-def _add_instance(state: CoreState, value: Instance) -> None:
+def _add_instance(state: CoreState, value: Instance, now: float) -> None:
     pool = state.pools.get(value.pool)
     if pool is None or all(profile.name != value.profile for profile in pool.spec.profiles):
         return
+    if not pool.instances:
+        pool.active_at = now
     cost = profile_cost(pool.spec, pool.spec.profile(value.profile))
     state.instances[value.name] = pool.add(value, cost)
 
@@ -126,4 +137,6 @@ def instance_observed(state: CoreState, event: InstanceObserved, now: float) -> 
         return
     pool = state.pools[record.value.pool]
     pool.observe(record, event)
+    if pool.starting.asked_at is not None and pool.any_in_service():
+        pool.starting.served(now)
     state.wake(pool)

@@ -20,10 +20,13 @@ class Instance:
 @dataclass(frozen=True, slots=True)
 class Topology:
     """A whole configuration. `version` grows with each change; `leaving` names instances that are
-    there but about to end: nothing new goes there, what runs there is moved."""
+    there but about to end: nothing new goes there, what runs there is moved. `starting` says of
+    pools that have pods, but no instance yet, how far they are: scaling-up, starting,
+    loading-weights, unschedulable."""
 
     version: int
     pools: tuple[ModelPool, ...]
     policies: tuple[RoutingPolicy, ...]
     instances: tuple[Instance, ...]
     leaving: tuple[str, ...] = ()
+    starting: tuple[tuple[str, str], ...] = ()  # pool and phase

@@ -12,6 +12,8 @@ RejectReason = Literal[
     "queue_timeout",
     "class_not_allowed",
     "deadline",
+    "hold_full",
+    "hold_timeout",
 ]
 Rung = Literal["kv", "replay", "restart"]
 
@@ -32,7 +34,8 @@ class Hold(Value, frozen=True):
     gateway_id: str
     epoch: int
     position: int
-    eta_s: float
+    eta_s: float  # 0: not known
+    phase: str = "queued"  # what it waits for, as in Hold.phase of the protocol
 
 
 class Reject(Value, frozen=True):

@@ -158,6 +158,7 @@ def _fill_other(
             hold = command.hold
             hold.request_id, hold.epoch = decision.request_id, decision.epoch
             hold.position, hold.eta_ms = decision.position, _ms(decision.eta_s)
+            hold.phase = decision.phase
         case Reject():
             fill_reject(command.reject, decision)
         case Move():

@@ -41,6 +41,7 @@ def to_topology(
 
 
 def _pool(pool: ModelPool) -> pb.Topology.Pool:
+    from_zero = pool.spec.scaling.from_zero
     return pb.Topology.Pool(
         name=pool.name,
         model_names=pool.model_names,
@@ -50,6 +51,8 @@ def _pool(pool: ModelPool) -> pb.Topology.Pool:
         context_length=pool.context_length,
         migration_mode=pool.migration.mode,
         max_retries=pool.migration.max_retries,
+        max_held=from_zero.max_held if from_zero else 0,
+        hold_timeout_ms=round(from_zero.hold_timeout_s * 1000) if from_zero else 0,
     )
 
 

@@ -74,7 +74,7 @@ class KubernetesSource:
                 if found is None or found == cell:
                     continue
                 cell, version = found, version + 1
-                yield Topology(version, cell.pools, cell.policies, cell.instances, cell.leaving)
+                yield cell.topology(version)
                 self._tell(cell, version)
                 if cell.problems:
                     yield ConfigRefused(cell.problems)

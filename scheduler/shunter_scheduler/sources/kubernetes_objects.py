@@ -14,7 +14,7 @@ from shunter_api.positions import Path, YamlDocument
 from shunter_api.problems import ConfigurationError, Problem
 from shunter_api.routingpolicy import RoutingPolicy
 from shunter_api.validate import Known, check
-from shunter_scheduler.domain.cluster import Instance
+from shunter_scheduler.domain.cluster import Instance, Topology
 
 LABEL_POOL = "shunter.dev/pool"
 LABEL_PROFILE = "shunter.dev/profile"
@@ -49,6 +49,7 @@ class EnginePod:
     ready: bool
     terminating: bool
     created: str  # as Kubernetes writes times, which sort as texts
+    phase: str = ""  # how far one is that is not ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,13 @@ class Cell:
     policies: tuple[RoutingPolicy, ...] = ()
     instances: tuple[Instance, ...] = ()
     leaving: tuple[str, ...] = ()  # names of instances
+    starting: tuple[tuple[str, str], ...] = ()  # pool and phase
     problems: tuple[Problem, ...] = ()
+
+    def topology(self, version: int) -> Topology:
+        return Topology(
+            version, self.pools, self.policies, self.instances, self.leaving, self.starting
+        )
 
 
 def read_resource(
@@ -101,7 +108,24 @@ def read_pod(value: Object) -> EnginePod:
         ready=ready,
         terminating="deletionTimestamp" in metadata,
         created=metadata.get("creationTimestamp") or "",
+        phase="" if ready else _phase(value.get("spec") or {}, status),
     )
+
+
+# From the furthest on its way to an instance.
+PHASES = ("starting", "loading-weights", "scaling-up", "unschedulable")
+
+
+def _phase(spec: Object, status: Object) -> str:
+    """Of a pod that is not ready: one of `PHASES`."""
+    if spec.get("nodeName"):
+        inits = status.get("initContainerStatuses") or ()
+        loads = any("running" in (one.get("state") or {}) for one in inits)
+        return "loading-weights" if loads else "starting"
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("reason") == "Unschedulable":
+            return "unschedulable"
+    return "scaling-up"
 
 
 def _address(spec: Object, host: str) -> str:
@@ -138,12 +162,14 @@ def make_cell(
     useless = {p.origin for p in found if not p.field.startswith("spec.rules")}
     kept = [rule.value for rule in rules if rule.document.origin not in useless]
     values = tuple(pool.value for pool in serving)
-    instances, leaving, pod_problems = _instances({p.metadata.key: p for p in values}, pods)
+    pods, keys = tuple(pods), {p.metadata.key: p for p in values}
+    instances, leaving, pod_problems = _instances(keys, pods)
     return Cell(
         pools=values,
         policies=tuple(sorted(kept, key=lambda policy: policy.metadata.age_order)),
         instances=instances,
         leaving=leaving,
+        starting=_starting(keys, pods),
         problems=tuple(sorted({*own, *clashes, *found, *pod_problems})),
     )
 
@@ -177,6 +203,19 @@ def _instances(
                 leaving.append(pod.name)
     in_order = tuple(instances[name] for name in sorted(instances))
     return in_order, tuple(sorted(leaving)), problems
+
+
+def _starting(
+    pools: Mapping[str, ModelPool], pods: Iterable[EnginePod]
+) -> tuple[tuple[str, str], ...]:
+    """Pools whose pods are all on their way, and how far the first of them is."""
+    furthest: dict[str, int] = {}
+    for pod in pods:
+        pool = pools.get(f"{pod.namespace}/{pod.pool}")
+        if pool is not None and not pod.terminating:
+            at = -1 if pod.ready else PHASES.index(pod.phase)
+            furthest[pool.name] = min(at, furthest.get(pool.name, at))
+    return tuple(sorted((name, PHASES[at]) for name, at in furthest.items() if at >= 0))
 
 
 def _located(value: T) -> Located[T]:

@@ -129,7 +129,7 @@ def test_decisions_become_commands_in_order_with_addresses() -> None:
     batch = to_commands(
         [
             decisions.Assign("a", "gw", 1, "i-0", "chat", "standard", 2, 0.25),
-            decisions.Hold("b", "gw", 2, 4, 1.5),
+            decisions.Hold("b", "gw", 2, 4, 1.5, "starting"),
             decisions.Reject("c", "gw", 3, "overloaded", "the queue is full", 0.5),
             decisions.Move("d", "gw", 4, "i-0", "i-1", "replay", "drain"),
             decisions.Cancel("e", "gw", 5, "drain deadline"),
@@ -148,7 +148,7 @@ def test_decisions_become_commands_in_order_with_addresses() -> None:
         predicted_ttft_s=0.25,
         address="10.0.0.1:8000",
     )
-    assert b.hold == pb.Hold(request_id="b", epoch=2, position=4, eta_ms=1500)
+    assert b.hold == pb.Hold(request_id="b", epoch=2, position=4, eta_ms=1500, phase="starting")
     assert c.reject == pb.Reject(
         request_id="c",
         epoch=3,

@@ -97,12 +97,12 @@ def test_of_two_pods_of_a_name_the_older_serves() -> None:
 
 
 def test_a_bad_pool_is_left_out_and_the_others_serve() -> None:
-    bad = pool_object("bad", profiles=[{"name": "x", "accelerator": "h100", "replica": 1}])
+    bad = pool_object("bad", profiles=[{"name": "x"}])
     cell = cell_of(bad, pool_object(), pod_object("p"), pod_object("q", pool="bad"))
     assert [pool.name for pool in cell.pools] == ["chat"]
     assert [one.name for one in cell.instances] == ["p"]
-    told_of_it = "unknown field; did you mean replicas?; this ModelPool is left out"
-    assert told(cell) == [f"ModelPool serving/bad: spec.profiles[0].replica: {told_of_it}"]
+    told_of_it = "is missing; this ModelPool is left out"
+    assert told(cell) == [f"ModelPool serving/bad: spec.profiles[0].accelerator: {told_of_it}"]
 
 
 def test_a_pool_that_no_gpu_of_it_can_hold_is_left_out() -> None:
@@ -169,3 +169,36 @@ def test_a_pool_whose_spec_is_the_same_is_not_read_again() -> None:
     before = read_pool(with_metadata(pool_object(), uid="u1", generation=4))
     status = {**with_metadata(pool_object(), uid="u1", generation=4), "status": {"replicas": 2}}
     assert read_pool(status, before) is before
+
+
+def waiting_pod(name: str, **status: Any) -> Object:
+    """Not ready. `status`: conditions, initContainerStatuses; node: where it runs."""
+    pod = dict(pod_object(name, ready=False, ip=""))
+    node = status.pop("node", "")
+    return {**pod, "spec": {**pod["spec"], "nodeName": node}, "status": status}
+
+
+UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+LOADING = waiting_pod("a", node="n", initContainerStatuses=[{"state": {"running": {}}}])
+LOADED = waiting_pod("b", node="n", initContainerStatuses=[{"state": {"terminated": {}}}])
+
+
+@pytest.mark.parametrize(
+    ("pods", "phases"),
+    [
+        ([], ()),
+        ([waiting_pod("a")], (("chat", "scaling-up"),)),
+        ([waiting_pod("a", conditions=[UNSCHEDULABLE])], (("chat", "unschedulable"),)),
+        ([waiting_pod("a", conditions=[UNSCHEDULABLE]), LOADING], (("chat", "loading-weights"),)),
+        ([LOADING, LOADED], (("chat", "starting"),)),
+        ([LOADED, pod_object("c")], ()),
+        ([with_metadata(LOADED, deletionTimestamp="2026-01-01T01:00:00Z")], ()),
+        ([pod_object("c", pool="gone", ready=False)], ()),
+    ],
+)
+def test_how_far_a_pool_without_an_instance_is(
+    pods: list[Object], phases: tuple[tuple[str, str], ...]
+) -> None:
+    cell = cell_of(pool_object(), *pods)
+    assert cell.starting == phases
+    assert cell.topology(3).starting == phases

@@ -1,0 +1,260 @@
+"""A pool without an instance: who waits for one, for how long, and what is advised meanwhile."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shunter_api.modelpool import ModelPool
+from shunter_api.testing import make_policy, make_pool
+from shunter_scheduler.core.testing import CoreHarness, make_instances, only
+from shunter_scheduler.domain.cluster import Topology
+from shunter_scheduler.domain.decisions import Assign, Hold, Reject
+from shunter_scheduler.domain.events import Finished, GatewayLost, TopologyChanged
+
+ZERO = {"after": "10m", "maxHeld": 3, "holdTimeout": "5m"}
+
+
+def zero_pool(name: str = "chat", **scaling: Any) -> ModelPool:
+    profile = {"name": "h100", "accelerator": "h100", "replicas": {"min": 0, "max": 4}}
+    return make_pool(name, spec={"profiles": [profile], "scaling": {"scaleToZero": ZERO} | scaling})
+
+
+def at_zero(*pools: ModelPool, **more: Any) -> CoreHarness:
+    return CoreHarness((), pools=pools or (zero_pool(),), **more)
+
+
+def advised(harness: CoreHarness, pool: str = "chat") -> int:
+    return sum(a.desired_replicas for a in harness.core.advise_scaling(pool, harness.now))
+
+
+def start(harness: CoreHarness, pool: str = "chat", healthy: bool = True) -> None:
+    """The pool's first instance comes into service."""
+    (instance,) = make_instances(1, pool)
+    harness.configure((*harness.instances, instance))
+    if healthy:
+        harness.observe(instance.name)
+
+
+def phase(harness: CoreHarness, name: str) -> None:
+    harness.version += 1
+    starting = (("chat", name),) if name else ()
+    topology = Topology(harness.version, harness.pools, harness.policies, (), (), starting)
+    harness.apply(TopologyChanged(topology))
+
+
+def test_requests_are_held_and_an_instance_is_asked_for() -> None:
+    harness = at_zero()
+    assert advised(harness) == 0, "nobody has asked yet"
+    (hold,) = only(Hold, harness.submit("r0"))
+    assert (hold.position, hold.phase, hold.eta_s) == (0, "scaling-up", 0.0)
+    assert advised(harness) == 1
+    harness.now = 40.0
+    start(harness)
+    (assign,) = only(Assign, harness.decide())
+    assert assign.request_id == "r0"
+    harness.check_books()
+
+
+def test_beyond_max_held_requests_are_refused_with_a_time_to_come_back() -> None:
+    harness = at_zero()
+    for i in range(3):
+        assert only(Hold, harness.submit(f"r{i}"))
+    (reject,) = only(Reject, harness.submit("r3"))
+    assert (reject.request_id, reject.reason) == ("r3", "hold_full")
+    assert "3 requests wait" in reject.message
+    assert reject.retry_after_s == 30.0
+
+
+def test_a_hold_ends_at_its_timeout_and_not_at_that_of_the_queue() -> None:
+    harness = at_zero()
+    harness.submit("r0")
+    harness.now = 299.0
+    assert only(Reject, harness.decide()) == []
+    harness.now = 300.0
+    (reject,) = only(Reject, harness.decide())
+    assert reject.reason == "hold_timeout"
+    assert "300 s: scaling-up" in reject.message
+
+
+def test_those_who_were_held_keep_their_places_once_an_instance_serves() -> None:
+    policy = make_policy(admission={"maxQueued": 1}, rules=[{"name": "all"}])
+    harness = at_zero(policies=[policy])
+    for i in range(3):  # none of them fits beside another
+        harness.submit(f"r{i}", prompt_tokens=8000, max_output_tokens=100)
+    start(harness)
+    harness.observe("chat-h100-0", kv_capacity_tokens=9000)
+    decisions = harness.decide()
+    assert len(only(Assign, decisions)) == 1
+    assert only(Reject, decisions) == []
+
+
+def test_a_request_during_the_start_is_told_how_long_the_last_start_took() -> None:
+    harness = at_zero()
+    harness.submit("r0")
+    harness.now = 50.0
+    start(harness)
+    harness.decide()
+    harness.apply(Finished("r0", 1, 3, "stop"))
+    harness.configure(())
+    harness.now = 1000.0
+    (hold,) = only(Hold, harness.submit("r1"))
+    assert hold.eta_s == 50.0
+    harness.now = 1030.0
+    (hold,) = only(Hold, harness.submit("r2"))
+    assert hold.eta_s == 20.0
+    harness.now = 1200.0
+    (hold,) = only(Hold, harness.submit("r3"))
+    assert hold.eta_s == 1.0, "it takes longer than the last one"
+
+
+def test_who_waits_hears_of_each_phase() -> None:
+    harness = at_zero()
+    harness.submit("r0")
+    told = []
+    for name in ("unschedulable", "starting", "loading-weights"):
+        phase(harness, name)
+        harness.now += 1.0
+        told += [hold.phase for hold in only(Hold, harness.decide())]
+        harness.now += 1.0
+        assert only(Hold, harness.decide()) == [], "nothing new"
+    assert told == ["unschedulable", "starting", "loading-weights"]
+
+
+def test_the_last_instance_is_advised_away_after_the_idle_time() -> None:
+    harness = at_zero()
+    start(harness)
+    harness.assign("r0")
+    harness.now = 700.0
+    assert advised(harness) == 1, "it runs"
+    harness.apply(Finished("r0", 1, 3, "stop"))
+    harness.now = 1299.0
+    assert advised(harness) == 1
+    harness.now = 1300.0
+    (advice,) = harness.core.advise_scaling("chat", harness.now)
+    assert advice.desired_replicas == 0
+    assert "no request for 10m" in advice.reason
+
+
+def test_after_a_restart_the_idle_time_begins_anew() -> None:
+    harness = CoreHarness(make_instances(1), pools=[zero_pool()])
+    assert advised(harness) == 1
+    harness.now = 599.0
+    assert advised(harness) == 1
+    harness.now = 600.0
+    assert advised(harness) == 0
+
+
+def test_a_restart_while_the_first_instance_starts_does_not_end_it() -> None:
+    harness = at_zero()
+    phase(harness, "unschedulable")
+    assert advised(harness) == 1, "somebody asked the scheduler before"
+    harness.now = 600.0
+    assert advised(harness) == 0, "and has gone"
+
+
+def test_an_instance_that_loads_its_weights_is_not_idle() -> None:
+    harness = at_zero()
+    harness.submit("r0")
+    phase(harness, "starting")
+    harness.now = 3000.0
+    assert [r.reason for r in only(Reject, harness.decide())] == ["hold_timeout"]
+    assert advised(harness) == 1
+    start(harness)
+    harness.now = 3599.0
+    assert advised(harness) == 1, "its idle time begins when it serves"
+    harness.now = 3600.0
+    assert advised(harness) == 0
+
+
+def test_a_request_that_a_fallback_answers_starts_the_preferred_pool_too() -> None:
+    rule = {"name": "r", "when": {"models": ["any"]}, "route": [{"pool": "chat"}]}
+    policy = make_policy(rules=[{**rule, "fallback": ["other"]}])
+    other = make_instances(1, "other")
+    harness = CoreHarness(other, pools=[zero_pool(), make_pool("other")], policies=[policy])
+    assert advised(harness) == 0
+    assert harness.assign("r0", model="any").pool == "other"
+    assert advised(harness) == 1
+
+
+def test_a_request_for_a_pool_that_may_start_does_not_end_at_one_that_may_not() -> None:
+    rule = {"name": "r", "when": {"models": ["any"]}, "route": [{"pool": "other"}]}
+    policy = make_policy(rules=[{**rule, "fallback": ["chat"]}])
+    harness = at_zero(make_pool("other"), zero_pool(), policies=[policy])
+    assert only(Hold, harness.submit("r0", model="any"))
+    assert advised(harness) == 1
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [zero_pool(mode="Manual"), zero_pool(scaleToZero=None)],
+    ids=["Manual", "not allowed"],
+)
+def test_who_may_not_start_from_zero_says_so_at_once(pool: ModelPool) -> None:
+    harness = at_zero(pool)
+    (reject,) = only(Reject, harness.submit("r0"))
+    assert reject.reason == "no_instance"
+
+
+def test_without_scale_to_zero_auto_keeps_one_and_a_floor_more() -> None:
+    assert advised(at_zero(zero_pool(scaleToZero=None))) == 1
+    assert advised(at_zero(zero_pool(scaleToZero=None, floor=3))) == 3
+
+
+def test_an_instance_that_only_drains_is_none() -> None:
+    """Requests wait for the next one as long as they would without it."""
+    harness = at_zero()
+    start(harness, healthy=False)
+    (hold,) = only(Hold, harness.submit("r0"))
+    assert hold.phase == "starting"
+    harness.now = 100.0
+    assert only(Reject, harness.decide()) == []
+
+
+STEPS = st.lists(
+    st.sampled_from(["submit", "finish", "start", "stop", "wait", "lose"]), max_size=40
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(STEPS)
+def test_no_request_is_forgotten_and_none_waits_without_advice(steps: list[str]) -> None:
+    harness = at_zero()
+    waiting: dict[str, None] = {}
+    running: dict[str, None] = {}
+    for number, step in enumerate(steps):
+        harness.now += 1.0
+        match step:
+            case "submit":
+                waiting[f"r{number}"] = None
+                decisions = harness.submit(f"r{number}")
+            case "finish" if running:
+                ended = next(iter(running))
+                del running[ended]
+                decisions = harness.after(Finished(ended, 1, 2, "stop"))
+            case "start" if not harness.instances:
+                start(harness)
+                decisions = harness.decide()
+            case "stop" if not running:
+                harness.configure(())
+                decisions = harness.decide()
+            case "wait":
+                harness.now += 400.0
+                decisions = harness.decide()
+            case "lose":
+                decisions = harness.after(GatewayLost("gateway"))
+                waiting, running = {}, {}
+            case _:
+                continue
+        for assign in only(Assign, decisions):
+            del waiting[assign.request_id]
+            running[assign.request_id] = None
+        for reject in only(Reject, decisions):
+            del waiting[reject.request_id]
+        harness.check_books()
+        status = harness.core.status(harness.now).pools[0]
+        assert (status.waiting, status.running) == (len(waiting), len(running))
+        assert len(waiting) <= 3 or harness.instances
+        if waiting or running:
+            assert advised(harness) >= 1

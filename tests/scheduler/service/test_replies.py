@@ -1,0 +1,27 @@
+"""What gateways are told of the configuration."""
+
+from typing import Any
+
+import pytest
+
+from shunter_api.testing import make_pool
+from shunter_scheduler.domain.cluster import Topology
+from shunter_scheduler.service.replies import to_topology
+
+PROFILE = {"name": "h100", "accelerator": "h100", "replicas": {"min": 0, "max": 4}}
+
+
+@pytest.mark.parametrize(
+    ("scaling", "told"),
+    [
+        ({"scaleToZero": {"maxHeld": 7, "holdTimeout": "90s"}}, (7, 90_000)),
+        ({"scaleToZero": {"maxHeld": 7}, "mode": "Manual"}, (0, 0)),
+        ({}, (0, 0)),
+    ],
+)
+def test_gateways_hear_how_many_requests_a_pool_at_zero_holds(
+    scaling: dict[str, Any], told: tuple[int, int]
+) -> None:
+    pool = make_pool("chat", spec={"profiles": [PROFILE], "scaling": scaling})
+    message = to_topology(Topology(1, (pool,), (), ()), frozenset(), {}, 64)
+    assert [(p.max_held, p.hold_timeout_ms) for p in message.pools] == [told]
