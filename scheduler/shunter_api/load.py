@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar, get_args
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -76,8 +76,12 @@ def merge(parts: Iterable[Documents]) -> Documents:
     )
 
 
-def parse_object(value: Mapping[str, object], origin: str = "object") -> AnyResource:
-    """A resource as the API server gives it. What only the server writes is left out.
+def parse_object(
+    value: Mapping[str, object], origin: str = "object", *, strict: bool = False
+) -> AnyResource:
+    """A resource as the API server gives it. What only the server writes is left out, and so are
+    fields that this program does not know, unless `strict`: the server has refused those that its
+    schema does not have, and what is left belongs to a newer one, which an upgrade brings first.
 
     Raises `ConfigurationError` with every problem, its `field` set.
     """
@@ -86,13 +90,15 @@ def parse_object(value: Mapping[str, object], origin: str = "object") -> AnyReso
     if isinstance(metadata, Mapping):
         known = [field.alias or name for name, field in Metadata.model_fields.items()]
         plain["metadata"] = {key: metadata[key] for key in known if key in metadata}
-    resource, problems = _read(YamlDocument(origin, plain))
+    resource, problems = _read(YamlDocument(origin, plain), "forbid" if strict else "ignore")
     if resource is None or problems:
         raise ConfigurationError(tuple(problems))
     return resource
 
 
-def _read(document: YamlDocument) -> tuple[AnyResource | None, list[Problem]]:
+def _read(
+    document: YamlDocument, unknown: Literal["forbid", "ignore"] = "forbid"
+) -> tuple[AnyResource | None, list[Problem]]:
     value = document.value
     if not isinstance(value, dict):
         return None, [document.problem((), f"a resource is a mapping with {_heads()}")]
@@ -105,7 +111,7 @@ def _read(document: YamlDocument) -> tuple[AnyResource | None, list[Problem]]:
         found = f"found {kind!r}" if "kind" in value else "it is missing"
         return None, [document.problem(("kind",), f"must be one of {', '.join(KINDS)}; {found}")]
     try:
-        return schema.model_validate(value), []
+        return schema.model_validate(value, extra=unknown), []
     except ValidationError as error:
         details = error.errors(include_url=False)
         return None, [_problem(document, schema, d) for d in details if not _is_echo(d, details)]
@@ -124,7 +130,7 @@ def _is_echo(detail: ErrorDetails, details: list[ErrorDetails]) -> bool:
 
 
 def _problem(document: YamlDocument, schema: type[BaseModel], detail: ErrorDetails) -> Problem:
-    path = tuple(detail["loc"])
+    path = tuple(part for part in detail["loc"] if part != "[key]")  # it says what is wrong there
     return document.problem(path, _message(schema, path, detail))
 
 

@@ -115,7 +115,7 @@ def test_the_good_samples_are_good(base: dict[str, Any], kind: str) -> None:
 @pytest.mark.parametrize("bad", (*BY_SCHEMA, *BY_RULE), ids=lambda bad: bad.name)
 def test_code_refuses_what_schema_and_rules_refuse(bad: Bad) -> None:
     with pytest.raises(ConfigurationError) as error:
-        parse_object(bad.object)
+        parse_object(bad.object, strict=True)
     (problem,) = error.value.problems
     assert problem.field.startswith(bad.field)
     assert bad.code_says in problem.message
@@ -249,7 +249,7 @@ def test_the_schema_takes_what_the_models_take(base: dict[str, Any], data: st.Da
     changed = Bad("", base, path, odd, "", "").object
     refused = violations(changed, schema)
     try:
-        parse_object(changed)
+        parse_object(changed, strict=True)
     except ConfigurationError:
         return
     assert refused == []
@@ -274,3 +274,12 @@ def test_an_object_of_the_api_server_is_read() -> None:
     assert isinstance(pool, ModelPool)
     assert pool.metadata.key == "a/chat"
     assert pool.metadata.creation_timestamp is not None
+
+
+def test_fields_of_a_newer_definition_are_left_out() -> None:
+    """An upgrade applies the definitions first, and their defaults come to older processes."""
+    profiles = [{**profile, "newer": 1} for profile in POOL["spec"]["profiles"]]
+    newer = {**POOL["spec"], "profiles": profiles, "scaling": {"newer": {"deep": [1]}}}
+    assert parse_object({**POOL, "spec": newer}) == parse_object(
+        {**POOL, "spec": {**newer, "profiles": POOL["spec"]["profiles"], "scaling": {}}}
+    )

@@ -43,11 +43,11 @@ async def test_a_rule_that_names_no_pool_is_told_with_its_place(world: World) ->
 
 
 async def test_a_policy_that_does_not_read_is_degraded(world: World) -> None:
-    ref = put(world, policy("main", ruels=[]))
+    ref = put(world, policy("main", rules=[{"nmae": "all"}]))
     await world.reconciler.reconcile_policy(ref)
     status, reason, message = degraded(world, ref)
     assert (status, reason) == ("True", "InvalidSpec")
-    assert "spec.ruels" in message and "rules" in message
+    assert message == "spec.rules[0].name: is missing"
 
 
 async def test_a_policy_that_is_gone_needs_nothing(world: World) -> None:
