@@ -7,7 +7,7 @@ WORKDIR /src
 RUN python3 -m venv --without-pip /opt/shunter
 # The dependencies are a layer of their own: a change of code does not fetch them again.
 COPY pyproject.toml .
-RUN python3 -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; extras = project["optional-dependencies"]; print(*project["dependencies"], *extras["kubernetes"], *extras["numpy-engine"], sep="\n")' > requirements.txt \
+RUN python3 -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; extras = project["optional-dependencies"]; print(*project["dependencies"], *extras["kubernetes"], *extras["numpy-engine"], *extras["s3"], sep="\n")' > requirements.txt \
  && pip --python /opt/shunter/bin/python install --no-cache-dir --only-binary=:all: -r requirements.txt
 COPY README.md LICENSE ./
 COPY proto proto

@@ -11,6 +11,7 @@ from shunter.commands.demo import demo
 from shunter.commands.drain import drain, undrain
 from shunter.commands.engine import engine
 from shunter.commands.explain import explain
+from shunter.commands.fetch import fetch
 from shunter.commands.gateway import gateway
 from shunter.commands.hook import hook
 from shunter.commands.operator import operator
@@ -39,7 +40,7 @@ def build_app() -> typer.Typer:
     app.add_typer(demo)
     for operate in (status, top, explain, drain, undrain):
         app.command(rich_help_panel=OPERATE)(operate)
-    for process in (engine, scheduler, gateway, operator):
+    for process in (engine, scheduler, gateway, operator, fetch):
         app.command(rich_help_panel=PROCESSES)(process)
     app.add_typer(hook)
     return app

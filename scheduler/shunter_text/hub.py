@@ -17,15 +17,22 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
 
+from shunter_api.weights import WeightsReason
+
 MAX_FILE_BYTES = 64 << 20
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _REVISION = re.compile(r"[A-Za-z0-9][\w.-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CHUNK_BYTES = 1 << 16
+_SAID_CHARACTERS = 300  # of the hub's explanation
 
 
 class HubError(Exception):
     """A file could not be had: not there, not allowed, too large, or too late."""
+
+    def __init__(self, message: str, reason: WeightsReason = "WeightsFetchFailed") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +115,19 @@ def open_hub(
 
 
 def refusal(url: str, error: urllib.error.HTTPError) -> str:
-    """What to tell about a 4xx or 5xx."""
+    """What to tell about a 4xx or 5xx. The hub's own words say, for example, which form gives
+    access to a gated model."""
     remedy = "; set HF_TOKEN to a token that may read it" if error.code in (401, 403) else ""
-    return f"{url}: HTTP {error.code} {error.reason}{remedy}"
+    said = " ".join((error.headers.get("X-Error-Message") or error.reason or "").split())
+    return f"{url}: HTTP {error.code} {said[:_SAID_CHARACTERS]}{remedy}"
+
+
+def refusal_reason(error: urllib.error.HTTPError) -> WeightsReason:
+    if error.code in (401, 403):
+        return "WeightsUnauthorized"
+    if error.code in (404, 410):
+        return "WeightsNotFound"
+    return "WeightsUnavailable" if error.code == 429 or error.code >= 500 else "WeightsFetchFailed"
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -179,7 +196,7 @@ class ModelFiles:
             with error:
                 if error.code == 404:
                     raise FileNotFoundError(f"hf://{self._model.name} has no {file_name}") from None
-                raise HubError(refusal(url, error)) from error
+                raise HubError(refusal(url, error), refusal_reason(error)) from error
         except (OSError, ValueError, HTTPException) as error:
             raise HubError(f"{url}: {error}; put the files into {self._own_path('')}") from error
 

