@@ -42,6 +42,19 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> GatewayOptions:
     add("--max-body-bytes", type=int, default=defaults.max_body_bytes)
     add("--max-inflight", type=int, default=defaults.max_inflight, help="requests per worker")
     add(
+        "--max-inflight-bytes",
+        type=int,
+        default=defaults.max_inflight_bytes,
+        help="of their bodies, per worker",
+    )
+    add(
+        "--keep-alive",
+        dest="keep_alive_s",
+        type=float,
+        default=defaults.keep_alive_s,
+        help="seconds of silence after which a stream gets a comment",
+    )
+    add(
         "--grace",
         dest="grace_s",
         type=float,

@@ -44,6 +44,8 @@ class GatewayOptions:
     workers: int = 1  # processes that share the ports (SO_REUSEPORT)
     max_body_bytes: int = 8 << 20
     max_inflight: int = 8192  # requests at once, per worker
+    max_inflight_bytes: int = 256 << 20  # of their bodies, per worker
+    keep_alive_s: float = 5.0  # a stream that says nothing for this long gets a comment
     grace_s: float = 30.0  # for answers to finish at the end
     tls: TlsFiles | None = None  # of both listeners
     scheduler_tls: TlsFiles | None = None
@@ -78,6 +80,13 @@ class GatewayOptions:
             raise StartError(f"--workers {self.workers}: at least 1")
         if self.max_body_bytes < 1024:
             raise StartError(f"--max-body-bytes {self.max_body_bytes}: at least 1024")
+        if self.keep_alive_s <= 0:
+            raise StartError(f"--keep-alive {self.keep_alive_s:g}: more than 0")
+        if self.max_inflight_bytes < self.max_body_bytes:
+            raise StartError(
+                f"--max-inflight-bytes {self.max_inflight_bytes}: at least --max-body-bytes, "
+                f"{self.max_body_bytes}"
+            )
 
 
 def parse_address(text: str, flag: str) -> Address:

@@ -11,12 +11,6 @@ from opentelemetry.trace import Tracer
 
 from shunter_gateway import lifecycle_events as events
 from shunter_gateway.dispatcher_retries import RetryBudget
-from shunter_gateway.fallback import (
-    UNLIMITED_OUTPUT_TOKENS,
-    Load,
-    choose_instance,
-    choose_pool,
-)
 from shunter_gateway.lifecycle import RequestLifecycle
 from shunter_gateway.lifecycle_ports import (
     Clock,
@@ -27,6 +21,7 @@ from shunter_gateway.lifecycle_ports import (
     Services,
 )
 from shunter_gateway.lifecycle_spans import Spans
+from shunter_gateway.local_placement import LocalPlacement
 from shunter_gateway.ports import EngineAdapter
 from shunter_gateway.request import ClientError, ClientSink, RequestHandle, RequestSpec
 from shunter_gateway.topology import Topology, topology_from_proto
@@ -34,7 +29,8 @@ from shunter_proto.v1 import scheduler_pb2 as pb
 
 _log = structlog.get_logger(__name__)
 TICK_S = 0.1
-_FAILED_INSTANCE_S = 5.0  # an instance that failed this lately is avoided without a scheduler
+PHASES = ("queued", "starting", "loading-weights", "unschedulable")
+OTHER_PHASE = "other"
 
 
 @dataclass(slots=True)
@@ -68,7 +64,6 @@ class Dispatcher:
         self._limits = limits or LifecycleLimits()
         self._state = _State()
         self._budget = RetryBudget()
-        self._failed_at: dict[str, float] = {}
         self._progress_at = clock.time()
         self._closed = False
         self._services = Services(
@@ -83,6 +78,7 @@ class Dispatcher:
             topology=lambda: self._state.topology,
             allow_retry=self._allow_retry,
         )
+        self._alone = LocalPlacement(self._services, self._state.requests)
 
     # ------------------------------------------------------------ the edge
 
@@ -95,6 +91,13 @@ class Dispatcher:
     def in_flight(self) -> int:
         return len(self._state.requests)
 
+    def waiting_in(self, phase: str) -> int:
+        """Requests that wait for a placement in that phase; `other`: in one not known here."""
+        waiting = [life for life in self._state.requests.values() if life.state == "waiting"]
+        known = set(PHASES) if phase == OTHER_PHASE else {phase}
+        inside = sum(life.submission.phase in known for life in waiting)
+        return len(waiting) - inside if phase == OTHER_PHASE else inside
+
     def submit(self, spec: RequestSpec, sink: ClientSink) -> RequestHandle:
         """Runs one request. The sink hears nothing before this has returned, except that a request
         placed without a scheduler is assigned at once."""
@@ -106,8 +109,9 @@ class Dispatcher:
             return life
         self._state.requests[spec.request_id] = life
         life.start()
-        if self._scheduler_lost(life):
-            self._place_alone(life)
+        topology = self._state.topology
+        if topology is not None and self._scheduler_lost(life):
+            self._alone.place([life], topology)
         return life
 
     def _refusal(self, spec: RequestSpec) -> ClientError | None:
@@ -135,6 +139,7 @@ class Dispatcher:
         if self._state.requests.get(life.spec.request_id) is life:
             del self._state.requests[life.spec.request_id]
         self._state.progressed.pop(life.spec.request_id, None)
+        self._alone.forget(life.spec.request_id)
 
     # ------------------------------------------------------------ the scheduler
 
@@ -186,6 +191,7 @@ class Dispatcher:
             if life.state in ("assigned", "streaming"):
                 self._link.send(life.running_event())
             elif life.state == "waiting" and not life.recovery.backing_off:
+                self._alone.forget(life.spec.request_id)
                 life.submit()
 
     # ------------------------------------------------------------ time
@@ -205,13 +211,22 @@ class Dispatcher:
         if now - self._progress_at >= self._limits.progress_interval_s:
             self._progress_at = now
             self._report_progress()
-        for life in list(self._state.requests.values()):
-            if life.state != "waiting":
-                continue
-            if self._scheduler_lost(life):
-                self._place_alone(life)
-            elif now - life.submitted_at >= self._limits.answer_s and life.unanswered:
-                life.ask_again(now)
+        waiting = [life for life in self._state.requests.values() if life.state == "waiting"]
+        lost = [life for life in waiting if self._scheduler_lost(life)]
+        topology = self._state.topology
+        if lost and topology is not None:
+            self._alone.place(lost, topology)
+        for life in waiting:
+            if life.state == "waiting" and not self._scheduler_lost(life):
+                self._ask_again(life, now)
+
+    def _ask_again(self, life: RequestLifecycle, now: float) -> None:
+        submission = life.submission
+        if submission.held_alone:  # the scheduler speaks again
+            self._alone.forget(life.spec.request_id)
+            submission.submit()
+        elif submission.unanswered and now - submission.submitted_at >= self._limits.answer_s:
+            submission.ask_again(now)
 
     def _report_progress(self) -> None:
         progressed, items = self._state.progressed, []
@@ -232,54 +247,13 @@ class Dispatcher:
         now, grace_s = self._clock.time(), self._limits.scheduler_grace_s
         if (lost_since := self._link.lost_since) is not None:
             return now - lost_since >= grace_s
-        silent = self._link.heard_at < life.submitted_at
-        return silent and not life.held and now - life.submitted_at >= grace_s
-
-    def _place_alone(self, life: RequestLifecycle) -> None:
-        topology = self._state.topology
-        assert topology is not None
-        spec, now = life.spec, self._clock.time()
-        pool = choose_pool(topology, spec.model, life.pinned_pool)
-        instance = choose_instance(
-            topology.instances_by_pool.get(pool.name, ()) if pool is not None else (),
-            self._loads(),
-            {*life.recovery.failed_instances, *self._lately_failed(now)},
-            spec.prompt_tokens,
-            spec.max_tokens or UNLIMITED_OUTPUT_TOKENS,
-        )
-        if pool is None or instance is None or pool.engine_type not in self._services.adapters:
-            life.refuse(
-                events.unavailable(
-                    "no scheduler, and no instance of this model is known",
-                    "no_instance",
-                    self._limits.retry_after_s,
-                )
-            )
-            return
-        self._observer.placed_without_scheduler()
-        life.place_alone(instance, pool)
-
-    def _loads(self) -> dict[str, Load]:
-        loads: dict[str, Load] = {}
-        for life in self._state.requests.values():
-            if life.state == "waiting":
-                continue
-            load = loads.setdefault(life.instance, Load())
-            if life.state == "assigned":
-                load.prompt_tokens += life.spec.prompt_tokens
-            limit = life.spec.max_tokens or UNLIMITED_OUTPUT_TOKENS
-            load.output_tokens += max(limit - life.answer.output_tokens, 1)
-        return loads
-
-    def _lately_failed(self, now: float) -> list[str]:
-        stale = [n for n, at in self._failed_at.items() if now - at > _FAILED_INSTANCE_S]
-        for name in stale:
-            del self._failed_at[name]
-        return list(self._failed_at)
+        submission = life.submission
+        silent = self._link.heard_at < submission.submitted_at
+        return silent and not submission.held and now - submission.submitted_at >= grace_s
 
     def _allow_retry(self, pool: str, instance: str, failures: int) -> bool:
         now = self._clock.time()
-        self._failed_at[instance] = now
+        self._alone.note_failure(instance, now)
         return self._budget.allow(pool, failures, now)
 
     def close(self) -> None:

@@ -17,9 +17,10 @@ from shunter_gateway.lifecycle_call import OwnerCall
 from shunter_gateway.lifecycle_ports import Services, Timer
 from shunter_gateway.lifecycle_recovery import Recovery
 from shunter_gateway.lifecycle_retry import as_of_continuation, as_read
+from shunter_gateway.lifecycle_waiting import Submission
 from shunter_gateway.moves.mover import Mover
 from shunter_gateway.ports import EngineFailure, EngineRequest, FinishReason, TokenChunk
-from shunter_gateway.request import ClientError, ClientSink, Delta, RequestSpec
+from shunter_gateway.request import ClientError, ClientSink, Delta, RequestSpec, Waiting
 from shunter_gateway.topology import Instance, Pool
 from shunter_proto.v1 import scheduler_pb2 as pb
 
@@ -44,14 +45,11 @@ class RequestLifecycle:
         self.answer = Answer(spec)
         self.binding: Binding | None = None
         self.instance = ""
-        self.arrived_at = services.clock.time()
-        self.submitted_at = self.arrived_at
-        self.held = False  # the scheduler has seen it and lets it wait
-        self._asked_since = self.arrived_at
         self.last_heard_at = 0.0
         self._call_started_at = 0.0
         self._mover = Mover(services, self)
         self.recovery = Recovery(services, self)
+        self.submission = Submission(services, self)
         self._call = OwnerCall(self, sink, services.spans, services.clock.time)
         self._priority = 0
         self._finish_reason: FinishReason | None = None
@@ -68,10 +66,6 @@ class RequestLifecycle:
         """Once it has begun, the same model has to go on."""
         return self.binding.pool.name if self.binding is not None and self.answer.began else ""
 
-    @property
-    def unanswered(self) -> bool:
-        return not (self.held or self.recovery.backing_off)
-
     def start(self) -> None:
         """Submits the request."""
         if self.spec.deadline_s:
@@ -79,33 +73,13 @@ class RequestLifecycle:
         self.submit()
 
     def submit(self) -> None:
-        self._asked_since = self._services.clock.time()
-        self._ask()
+        self.submission.submit()
 
-    def ask_again(self, now: float) -> None:
-        """The scheduler is there and has not answered: what it said may be lost."""
-        if now - self._asked_since < self._services.limits.unanswered_s:
-            self._ask()
-        else:
-            self.refuse(events.unavailable("the scheduler did not answer", "unanswered", 1.0))
-
-    def _ask(self) -> None:
-        self.held = False
-        self.submitted_at = self._services.clock.time()
-        self._services.link.send(self.submitted_event())
-
-    def submitted_event(self) -> pb.Submitted:
-        now, topology = self._services.clock.time(), self._services.topology()
-        message = events.submitted(self.spec, self.epoch, now, self.arrived_at, topology)
-        message.output_tokens = len(self.answer.journal.generated)
-        message.pool = self.pinned_pool
-        if self.binding is not None:
-            message.unmovable_reason = self.binding.unmovable_reason()
-            message.excluded_instances.extend(self.recovery.excluded_instances(self.binding))
-        return message
+    def waiting(self) -> Waiting | None:
+        return self.submission.waiting() if self.state == "waiting" else None
 
     def running_event(self) -> pb.Running:
-        return pb.Running(request=self.submitted_event(), instance=self.instance)
+        return pb.Running(request=self.submission.submitted_event(), instance=self.instance)
 
     # ------------------------------------------------------------ commands; stale ones are dropped
 
@@ -140,7 +114,8 @@ class RequestLifecycle:
         self._services.link.send(self.running_event())
 
     def on_hold(self, command: pb.Hold) -> None:
-        self.held = self.held or command.epoch == self.epoch
+        if self.state == "waiting" and command.epoch == self.epoch:
+            self.submission.on_hold(command)
 
     def on_reject(self, command: pb.Reject) -> None:
         if self.state == "waiting" and command.epoch == self.epoch:
@@ -305,3 +280,4 @@ class RequestLifecycle:
         self._call.end()
         self.answer.journal.vacate(self.epoch)
         self.state = "waiting"
+        self.submission.begin()

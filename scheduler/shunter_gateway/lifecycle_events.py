@@ -5,13 +5,15 @@ from collections.abc import Iterable, Mapping
 from shunter_gateway.journal import Owner
 from shunter_gateway.ports import EngineFailure, SamplingParams
 from shunter_gateway.request import ClientError, RequestSpec
-from shunter_gateway.topology import Topology
+from shunter_gateway.topology import Pool, Topology
 from shunter_proto.v1 import scheduler_pb2 as pb
 
 _REJECTIONS: Mapping[str, tuple[int, str, str]] = {
     "unknown_model": (404, "invalid_request_error", "model_not_found"),
     "overloaded": (429, "rate_limit_error", "overloaded"),
     "queue_timeout": (429, "rate_limit_error", "queue_timeout"),
+    "hold_full": (503, "server_error", "hold_full"),
+    "hold_timeout": (503, "server_error", "hold_timeout"),
     "no_instance": (503, "server_error", "no_instance"),
     "context_length": (400, "invalid_request_error", "context_length_exceeded"),
     "class_not_allowed": (403, "invalid_request_error", "class_not_allowed"),
@@ -122,6 +124,16 @@ def engine_error(failure: EngineFailure, why: str) -> ClientError:
 
 def unavailable(message: str, code: str, retry_after_s: float) -> ClientError:
     return ClientError(503, message, "server_error", code, retry_after_s=retry_after_s)
+
+
+def hold_full(pool: Pool, retry_after_s: float) -> ClientError:
+    message = f"{pool.max_held} requests wait already for the first instance of {pool.name!r}"
+    return unavailable(message, "hold_full", retry_after_s)
+
+
+def hold_timeout(pool: Pool, retry_after_s: float) -> ClientError:
+    message = f"no instance of {pool.name!r} came within {pool.hold_timeout_s:g} s"
+    return unavailable(message, "hold_timeout", retry_after_s)
 
 
 def unknown_pool(pool: str) -> ClientError:

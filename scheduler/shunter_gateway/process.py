@@ -10,19 +10,21 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 
 import structlog
 from opentelemetry.trace import Tracer, TracerProvider
 
 from shunter_gateway.config import GatewayOptions, StartError
-from shunter_gateway.dispatcher import Dispatcher
+from shunter_gateway.dispatcher import OTHER_PHASE, PHASES, Dispatcher
 from shunter_gateway.edge.front import EdgeParts, EdgeSettings, Front
 from shunter_gateway.edge.grpc_listen import GrpcListener
 from shunter_gateway.edge.job import Limits
 from shunter_gateway.edge.listen import HttpListener
 from shunter_gateway.edge.live_models import LiveModels
 from shunter_gateway.edge.server import HttpEdge
+from shunter_gateway.edge.stream import StreamSettings
 from shunter_gateway.engines.http1 import HttpClient
 from shunter_gateway.engines.table import build_adapters
 from shunter_gateway.keys import KeyFile, KeyFileError, Keys, OpenKeys
@@ -149,6 +151,8 @@ async def _core(options: GatewayOptions, stack: AsyncExitStack, provider: Tracer
         observer=MetricsObserver(metrics),
         tracer=_tracer(provider) if is_recording(provider) else None,
     )
+    for phase in (*PHASES, OTHER_PHASE):
+        metrics.waiting.labels(phase).set_function(partial(dispatcher.waiting_in, phase))
     models = LiveModels(
         topology=lambda: dispatcher.topology,
         tokenizers=tokenizers,
@@ -198,7 +202,13 @@ def _front(options: GatewayOptions, core: _Core, keys: Keys, provider: TracerPro
         metrics_page=core.pages.page,
     )
     limits = Limits(max_body_bytes=options.max_body_bytes)
-    return Front(parts, EdgeSettings(limits=limits, max_inflight=options.max_inflight))
+    settings = EdgeSettings(
+        limits=limits,
+        stream=StreamSettings(keep_alive_s=options.keep_alive_s),
+        max_inflight=options.max_inflight,
+        max_inflight_bytes=options.max_inflight_bytes,
+    )
+    return Front(parts, settings)
 
 
 def _http_tls(options: GatewayOptions) -> ssl.SSLContext | None:

@@ -58,6 +58,15 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """What a request waits for, as far as that is known."""
+
+    phase: str  # queued, starting, loading-weights, unschedulable
+    position: int | None = None  # 0 is next
+    eta_s: float | None = None  # from now
+
+
+@dataclass(frozen=True, slots=True)
 class ClientError:
     """An error as the client sees it, in OpenAI's shape."""
 
@@ -94,6 +103,8 @@ class RequestHandle(Protocol):
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...
+    def waiting(self) -> Waiting | None:
+        """None while an engine has it, and after its end."""
 
 
 class RequestRunner(Protocol):

@@ -29,6 +29,7 @@ class GatewayMetrics:
     move_stall: Histogram = field(init=False)
     retries: Counter = field(init=False)
     unmovable: Counter = field(init=False)
+    waiting: Gauge = field(init=False)
     local_dispatches: Counter = field(init=False)
     scheduler_connected: Gauge = field(init=False)
     key_reloads: Counter = field(init=False)
@@ -119,6 +120,12 @@ class GatewayMetrics:
             "shunter_unmovable_requests",
             "Requests that cannot be moved once they run, by reason.",
             ("reason",),
+            registry=registry,
+        )
+        self.waiting = Gauge(
+            "shunter_gateway_waiting_requests",
+            "Requests that wait for a placement, by what they wait for.",
+            ("phase",),
             registry=registry,
         )
         self.local_dispatches = Counter(

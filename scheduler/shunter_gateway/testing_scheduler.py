@@ -1,15 +1,23 @@
 """A fake scheduler: it assigns round robin, or as a test tells it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from shunter_gateway.lifecycle_ports import Clock, SchedulerEvent, SessionListener
 from shunter_proto.v1 import scheduler_pb2 as pb
 
+MAX_HELD = 3
+HOLD_TIMEOUT_S = 60
+
 
 def topology_message(
-    instances: Mapping[str, str], context_length: int = 4096, engine_type: str = "simulated"
+    instances: Mapping[str, str],
+    context_length: int = 4096,
+    engine_type: str = "simulated",
+    from_zero: Iterable[str] = (),
 ) -> pb.Topology:
-    """Instances by name, each with its pool; a pool serves the model of its own name."""
+    """Instances by name, each with its pool; a pool serves the model of its own name. Pools
+    `from_zero` hold `MAX_HELD` requests for `HOLD_TIMEOUT_S` while they have no instance."""
+    from_zero = tuple(from_zero)
     return pb.Topology(
         version=1,
         block_tokens=64,
@@ -24,8 +32,10 @@ def topology_message(
                 context_length=context_length,
                 migration_mode="Auto",
                 max_retries=3,
+                max_held=MAX_HELD if pool in from_zero else 0,
+                hold_timeout_ms=HOLD_TIMEOUT_S * 1000 if pool in from_zero else 0,
             )
-            for pool in dict.fromkeys(instances.values())
+            for pool in dict.fromkeys((*instances.values(), *from_zero))
         ],
         instances=[
             pb.Topology.Instance(

@@ -39,6 +39,7 @@ class World:
     instances: dict[str, str] = field(
         default_factory=lambda: {"chat-0": "chat", "chat-1": "chat", "chat-2": "chat"}
     )
+    from_zero: tuple[str, ...] = ()
     limits: LifecycleLimits = field(default_factory=LifecycleLimits)
     connected: bool = True
     decoders: Decoders = field(default_factory=LetterDecoders)
@@ -51,7 +52,9 @@ class World:
 
     def __post_init__(self) -> None:
         self.engine = ScriptedEngine(self.clock)
-        self.scheduler = FakeScheduler(self.clock, topology_message(self.instances))
+        self.scheduler = FakeScheduler(
+            self.clock, topology_message(self.instances, from_zero=self.from_zero)
+        )
         self.dispatcher = Dispatcher(
             clock=self.clock,
             link=self.scheduler,

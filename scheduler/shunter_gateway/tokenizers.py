@@ -1,7 +1,7 @@
 """Each model's tokenizer at the gateway, checked against its engines' own."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -32,7 +32,7 @@ class _Entry:
 class _Checks:
     agreed: set[str] = field(default_factory=set)  # addresses
     mismatch: dict[str, str] = field(default_factory=dict)  # pool -> reason
-    pending: set["asyncio.Task[None]"] = field(default_factory=set)
+    pending: set["asyncio.Task[object]"] = field(default_factory=set)
 
 
 class TokenizerRegistry:
@@ -66,18 +66,25 @@ class TokenizerRegistry:
         return entry.tokenizer if entry is not None else None
 
     def update(self, topology: Topology) -> None:
-        """Loads what is new and checks it against engines that were not asked yet."""
+        """Loads what is new and checks it against engines that were not asked yet. A pool at zero
+        is loaded too: its first request is to wait for the engine only."""
+        sources = {pool.model_source for pool in topology.pools.values() if pool.max_held}
+        for source in sorted(sources - self._entries.keys()):
+            self._begin(self.tokenizer(source))
         for instance in topology.instances.values():
             pool = topology.pools.get(instance.pool)
             key = _check_key(instance)
             if pool is None or key in self._checks.agreed:
                 continue
             self._checks.agreed.add(key)
-            task = asyncio.create_task(self._check(pool, instance))
-            self._checks.pending.add(task)
-            task.add_done_callback(self._checks.pending.discard)
+            self._begin(self._check(pool, instance))
         live = {_check_key(instance) for instance in topology.instances.values()}
         self._checks.agreed &= live
+
+    def _begin(self, work: Coroutine[None, None, object]) -> None:
+        task = asyncio.create_task(work)
+        self._checks.pending.add(task)
+        task.add_done_callback(self._checks.pending.discard)
 
     async def settled(self) -> None:
         """Until all checks begun so far have ended."""

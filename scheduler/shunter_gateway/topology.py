@@ -16,6 +16,8 @@ class Pool:
     context_length: int  # tokens; 0: not known
     migration_mode: str
     max_retries: int
+    max_held: int  # requests held while there is no instance; 0: none are
+    hold_timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ def _pool(message: pb.Topology.Pool) -> Pool:
         context_length=message.context_length,
         migration_mode=message.migration_mode,
         max_retries=message.max_retries,
+        max_held=message.max_held,
+        hold_timeout_s=message.hold_timeout_ms / 1000,
     )
 
 

@@ -1,9 +1,10 @@
 """A whole gateway in the test's own loop: all that `serve` builds, and a scheduler that assigns."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import aiohttp
 import grpc
@@ -28,6 +29,7 @@ class PoolOf:
     max_retries: int = 3
     aliases: tuple[str, ...] = ()
     rule_models: tuple[str, ...] = ()
+    max_held: int = 0
 
     def topology(self) -> pb.Topology:
         pool = pb.Topology.Pool(
@@ -39,6 +41,8 @@ class PoolOf:
             context_length=self.context_length,
             migration_mode="Auto",
             max_retries=self.max_retries,
+            max_held=self.max_held,
+            hold_timeout_ms=60_000,
         )
         instances = [
             pb.Topology.Instance(
@@ -52,11 +56,13 @@ class PoolOf:
 
 
 class AssigningScheduler(pb_grpc.SchedulerServicer):
-    """Assigns at once, in the engines' order; those that a request excludes only at last."""
+    """Assigns at once, in the engines' order; those that a request excludes only at last. Holds
+    while there is no engine."""
 
     def __init__(self, pool: PoolOf) -> None:
         self.pool = pool
         self.events: list[pb.GatewayEvent] = []
+        self.held: dict[str, pb.Submitted] = {}
         self._commands: asyncio.Queue[pb.SchedulerCommand] = asyncio.Queue()
 
     async def Session(
@@ -76,8 +82,38 @@ class AssigningScheduler(pb_grpc.SchedulerServicer):
                 self.events.append(event)
                 if event.HasField("submitted"):
                     self._assign(event.submitted)
+                elif event.HasField("finished"):
+                    self.held.pop(event.finished.request_id, None)
+
+    def start(self, engines: Mapping[str, str]) -> None:
+        """A pool at zero has engines now: those that were held are assigned."""
+        self.pool = replace(self.pool, engines=engines)
+        self._commands.put_nowait(pb.SchedulerCommand(topology=self.pool.topology()))
+        held, self.held = self.held, {}
+        for request in held.values():
+            self._assign(request)
+
+    def reject_held(self, reason: str, retry_after_s: int) -> None:
+        held, self.held = self.held, {}
+        for request in held.values():
+            reject = pb.Reject(
+                request_id=request.request_id, epoch=request.epoch, reason=reason,
+                retry_after_ms=retry_after_s * 1000,
+            )  # fmt: skip
+            self._commands.put_nowait(pb.SchedulerCommand(reject=reject))
+
+    def _hold(self, request: pb.Submitted) -> None:
+        hold = pb.Hold(
+            request_id=request.request_id, epoch=request.epoch, phase="starting",
+            position=len(self.held), eta_ms=30_000,
+        )  # fmt: skip
+        self.held[request.request_id] = request
+        self._commands.put_nowait(pb.SchedulerCommand(hold=hold))
 
     def _assign(self, request: pb.Submitted) -> None:
+        if not self.pool.engines:
+            self._hold(request)
+            return
         names = sorted(self.pool.engines, key=lambda name: name in request.excluded_instances)
         assign = pb.Assign(
             request_id=request.request_id,
@@ -110,21 +146,34 @@ class WholeGateway:
     scheduler: AssigningScheduler
     http: aiohttp.ClientSession
     scheme: str
+    restart_scheduler: Callable[[float], Awaitable[AssigningScheduler]]
+    """Stops it; after that many seconds another, which knows nothing, listens in its place."""
 
     @property
     def url(self) -> str:
         return f"{self.scheme}://localhost:{self.ports.http}"
 
 
+class _Server(NamedTuple):
+    scheduler: AssigningScheduler
+    server: grpc.aio.Server
+    port: int
+
+
 @asynccontextmanager
 async def whole_gateway(
     pool: PoolOf, provider: TracerProvider | None = None, options: GatewayOptions = OPTIONS
 ) -> AsyncIterator[WholeGateway]:
-    scheduler = AssigningScheduler(pool)  # type: ignore[abstract]
-    server = grpc.aio.server()
-    pb_grpc.add_SchedulerServicer_to_server(scheduler, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
+    servers = [await _serve_scheduler(AssigningScheduler(pool), 0)]  # type: ignore[abstract]
+    scheduler, _, port = servers[0]
+
+    async def restart(after_s: float) -> AssigningScheduler:
+        await servers[-1].server.stop(0)
+        await asyncio.sleep(after_s)
+        fresh = AssigningScheduler(pool)  # type: ignore[abstract]
+        servers.append(await _serve_scheduler(fresh, port))
+        return fresh
+
     stop = asyncio.Event()
     started: asyncio.Future[Ports] = asyncio.get_running_loop().create_future()
     options = replace(options, scheduler=f"127.0.0.1:{port}")
@@ -133,13 +182,21 @@ async def whole_gateway(
     try:
         async with asyncio.timeout(20), aiohttp.ClientSession() as http:
             scheme = "http" if options.tls is None else "https"
-            gateway = WholeGateway(await started, scheduler, http, scheme)
+            gateway = WholeGateway(await started, scheduler, http, scheme, restart)
             await _ready(gateway)
             yield gateway
     finally:
         stop.set()
         await asyncio.wait_for(process, 20)
-        await server.stop(0)
+        await servers[-1].server.stop(0)
+
+
+async def _serve_scheduler(scheduler: AssigningScheduler, port: int) -> _Server:
+    server = grpc.aio.server()
+    pb_grpc.add_SchedulerServicer_to_server(scheduler, server)
+    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    return _Server(scheduler, server, bound)
 
 
 async def _ready(gateway: WholeGateway) -> None:

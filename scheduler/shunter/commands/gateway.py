@@ -31,6 +31,12 @@ def gateway(
     ] = 1,
     max_body_bytes: Annotated[int, typer.Option(min=1024, help="Of one request.")] = 8 << 20,
     max_inflight: Annotated[int, typer.Option(min=1, help="Requests at once, per worker.")] = 8192,
+    max_inflight_bytes: Annotated[
+        int, typer.Option(min=1024, help="Of the bodies of those requests, per worker.")
+    ] = 256 << 20,
+    keep_alive: Annotated[
+        float, typer.Option(min=0.1, help="Seconds of silence after which a stream gets a comment.")
+    ] = 5.0,
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds for answers to finish at the end.")
     ] = 30.0,
@@ -66,6 +72,8 @@ def gateway(
                 workers=workers,
                 max_body_bytes=max_body_bytes,
                 max_inflight=max_inflight,
+                max_inflight_bytes=max_inflight_bytes,
+                keep_alive_s=keep_alive,
                 grace_s=grace,
                 tls=tls if tls != TlsFiles() else None,
                 scheduler_tls=scheduler_tls if scheduler_tls != TlsFiles() else None,

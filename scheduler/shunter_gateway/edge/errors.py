@@ -71,6 +71,10 @@ def overloaded(limit: int) -> RequestError:
     return engines_busy(f"This gateway answers {limit} requests already.")
 
 
+def bodies_over(limit: int) -> RequestError:
+    return engines_busy(f"The requests in this gateway hold {limit} bytes already.")
+
+
 def engines_busy(message: str) -> RequestError:
     return RequestError(
         ClientError(

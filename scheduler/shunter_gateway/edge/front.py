@@ -26,6 +26,7 @@ class EdgeSettings:
     stream: StreamSettings = field(default_factory=StreamSettings)
     body_timeout_s: float = 30.0  # for the client to send its whole body
     max_inflight: int = 8192  # requests at once in this process
+    max_inflight_bytes: int = 256 << 20  # of the bodies of those requests, held ones included
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Front:
         self.settings = settings
         self.intake = Intake(parts.models, settings.limits)
         self.inflight = 0
+        self.inflight_bytes = 0
         self.draining = False
         self._idle = asyncio.Event()
 
@@ -62,6 +64,7 @@ class Front:
             yield watch
         finally:
             self.inflight -= 1
+            self.inflight_bytes -= watch.body_bytes
             if self.inflight == 0:
                 self._idle.set()
             watch.close()
@@ -75,6 +78,17 @@ class Front:
         key = identify(self.parts.keys, headers)
         caller = caller_of(watch.request_id, key, headers, self.parts.models.rule_headers)
         return replace(caller, trace_parent=watch.trace_parent)
+
+    def count_body(self, watch: Watch, size: int) -> None:
+        """`size` bytes stay in memory until the request ends. Raises `RequestError` (429)."""
+        total, limit = (
+            self.inflight_bytes + size - watch.body_bytes,
+            self.settings.max_inflight_bytes,
+        )
+        if total > limit:
+            raise errors.bodies_over(limit)
+        self.inflight_bytes = total
+        watch.body_bytes = size
 
     def ready(self) -> bool:
         return self.parts.ready() and not self.draining

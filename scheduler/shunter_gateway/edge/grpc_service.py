@@ -50,9 +50,12 @@ class InferenceService(pb_grpc.InferenceServicer):
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateReply]:
         headers = _headers(context)
+        if request.deadline_in_ms:  # counts as the header does: from keys that may set it
+            headers["x-shunter-deadline-ms"] = str(request.deadline_in_ms)
         with self._front.serving(headers, _PATH) as watch:
             try:
                 caller = self._front.admit(headers, watch)
+                self._front.count_body(watch, request.ByteSize())
                 job = await self._job(request, caller)
                 watch.model = job.shape.model
                 async for reply in self._replies(job, watch):

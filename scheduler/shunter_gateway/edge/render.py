@@ -1,5 +1,6 @@
 """OpenAI's answer formats. A streamed delta costs one string escape between prepared bytes."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import msgspec
 from shunter_gateway.edge.errors import body_of
 from shunter_gateway.edge.job import Shape
 from shunter_gateway.ports import TokenLogprob
-from shunter_gateway.request import ClientError, Delta, Outcome
+from shunter_gateway.request import ClientError, Delta, Outcome, Waiting
 
 DONE_EVENT = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -126,6 +127,16 @@ def usage_event(shape: Shape, outcomes: Sequence[Outcome]) -> bytes:
     """The last event before the end mark where `stream_options.include_usage` is set."""
     totals = json_encode(usage(shape, outcomes))
     return _event_head(shape) + b'"choices":[],"usage":' + totals + b"}\n\n"
+
+
+def waiting_comment(waiting: Waiting) -> bytes:
+    """A comment: clients' parsers pass over it, people and proxies see that something is alive."""
+    words = [f": shunter phase={waiting.phase}"]
+    if waiting.position is not None:
+        words.append(f"position={waiting.position}")
+    if waiting.eta_s is not None:
+        words.append(f"eta_s={math.ceil(waiting.eta_s)}")
+    return " ".join(words).encode() + b"\n\n"
 
 
 def error_event(error: ClientError) -> bytes:

@@ -129,14 +129,14 @@ class HttpEdge:
     async def _chat(
         self, request: web.BaseRequest, caller: Caller, watch: Watch
     ) -> web.StreamResponse:
-        raw = await self._body(request)
+        raw = await self._body(request, watch)
         job = await self._intake.chat(parse_chat(raw), raw, caller, int(time.time()))
         return await self._answer(request, job, watch)
 
     async def _completion(
         self, request: web.BaseRequest, caller: Caller, watch: Watch
     ) -> web.StreamResponse:
-        raw = await self._body(request)
+        raw = await self._body(request, watch)
         job = await self._intake.completion(parse_completion(raw), raw, caller, int(time.time()))
         return await self._answer(request, job, watch)
 
@@ -149,7 +149,7 @@ class HttpEdge:
     async def _embeddings(
         self, request: web.BaseRequest, caller: Caller, watch: Watch
     ) -> web.StreamResponse:
-        raw = await self._body(request)
+        raw = await self._body(request, watch)
         watch.model, status, body = await embeddings(self._models, raw)
         watch.code = status
         return web.Response(
@@ -171,18 +171,22 @@ class HttpEdge:
         watch.code = 200
         return web.Response(body=body, headers={**_ids(watch), "Content-Type": JSON_TYPE})
 
-    async def _body(self, request: web.BaseRequest) -> bytes:
-        """Raises `RequestError` (413, 408)."""
+    async def _body(self, request: web.BaseRequest, watch: Watch) -> bytes:
+        """Raises `RequestError` (413, 408, 429)."""
         limit = self._limits.max_body_bytes
         if (request.content_length or 0) > limit:
             raise errors.body_too_large(limit)
+        announced = request.content_length
+        self._front.count_body(watch, limit if announced is None else announced)
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
             async with asyncio.timeout(self._front.settings.body_timeout_s):
-                return await request.read()
+                raw = await request.read()
         except TimeoutError:
             raise errors.body_timeout(self._front.settings.body_timeout_s) from None
+        self._front.count_body(watch, len(raw))
+        return raw
 
 
 def _kind(error: Exception) -> str:

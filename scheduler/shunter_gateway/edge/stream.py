@@ -1,8 +1,8 @@
 """Streamed answers: server-sent events written straight to the client's transport.
 
-A token passes from the engine's socket to the client's without a task switch: the sinks here are
-plain calls. The handler's task only opens the response, waits out slow clients, sends keep-alive
-comments and ends it.
+A token passes from the engine's socket to the client's without a task switch: the sinks of its
+choices are plain calls. The handler's task only opens the response, waits out slow clients, sends
+keep-alive comments and ends it.
 """
 
 import asyncio
@@ -18,17 +18,17 @@ from shunter_gateway.edge.render import (
     ChoiceRenderer,
     TokenBytes,
     error_event,
-    json_encode,
-    raw_event,
     usage_event,
+    waiting_comment,
 )
+from shunter_gateway.edge.stream_sinks import ChoiceSink, RawSink
 from shunter_gateway.edge.watch import Watch
-from shunter_gateway.request import ClientError, ClientSink, Delta, Outcome, RequestHandle
+from shunter_gateway.request import ClientError, ClientSink, Outcome, RequestHandle
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSettings:
-    keep_alive_s: float = 5.0  # a comment whenever nothing was sent for this long
+    keep_alive_s: float = 5.0  # a comment whenever nothing was sent for this long, also at first
     stall_timeout_s: float = 60.0  # a client that reads nothing for this long is dropped
     write_buffer_bytes: int = 64 << 10  # above: the engine is not read until the client caught up
 
@@ -193,24 +193,34 @@ class EventStream:
         return self._transport is not None or bool(self._pending)
 
     async def wait_first(self) -> None:
-        """Until there is something to say, or a keep-alive is due."""
-        await self._woken()
+        """Until there is something to say, or a comment is due: the first as long after the
+        request's arrival as later ones after each other."""
+        period_s = self._settings.keep_alive_s
+        spent_s = self._time() - self._watch.started_at  # with its tokenizer, for the most part
+        await self._woken(max(period_s - spent_s, period_s / 5))
+
+    def _comment(self) -> bytes:
+        for handle in self.handles:
+            if (waiting := handle.waiting()) is not None:
+                return waiting_comment(waiting)
+        return KEEP_ALIVE
 
     def open(self, transport: asyncio.Transport, chunked: bool) -> None:
         """The response's head is out: send what has gathered, and from here on directly."""
         self._transport = transport
         self._chunked = chunked
         transport.set_write_buffer_limits(high=self._write_limit)
-        if not self._pending:
-            self._pending.append(KEEP_ALIVE)
+        if not self._pending:  # an error may have come while the head went out
+            error = self.error
+            self._pending.append(self._comment() if error is None else error_event(error))
         self._flush()
 
     async def run(self, writer: AbstractStreamWriter) -> None:
         """Until the last event is written. Raises `ClientStalled`."""
         while not self.ended or self._full:
-            if not await self._woken():
+            if not await self._woken(self._settings.keep_alive_s):
                 if self._quiet:
-                    self.send(KEEP_ALIVE)
+                    self.send(self._comment())
                 self._quiet = True
             if self._full:
                 await self._drain(writer)
@@ -226,10 +236,10 @@ class EventStream:
         for handle in self.handles:
             handle.resume()
 
-    async def _woken(self) -> bool:
-        """False where nothing happened for the keep-alive time."""
+    async def _woken(self, timeout_s: float) -> bool:
+        """False where nothing happened for that long."""
         try:
-            async with asyncio.timeout(self._settings.keep_alive_s):
+            async with asyncio.timeout(timeout_s):
                 await self._wake.wait()
         except TimeoutError:
             return False
@@ -240,78 +250,3 @@ class EventStream:
         """Aborts what still runs. A handle that has ended ignores it."""
         for handle in self.handles:
             handle.cancel()
-
-
-class ChoiceSink:
-    """The end of one choice whose tokens the gateway holds (a `ClientSink`)."""
-
-    __slots__ = ("_around", "_opened", "_prompt_ids", "_renderer", "_stream", "_watch")
-
-    def __init__(
-        self,
-        stream: EventStream,
-        watch: Watch,
-        renderer: ChoiceRenderer,
-        prompt_ids: tuple[int, ...],
-    ) -> None:
-        self._stream = stream
-        self._watch = watch
-        self._renderer = renderer
-        self._around = renderer.around_text
-        self._prompt_ids = prompt_ids
-        self._opened = False
-
-    def on_assigned(self, instance: str, pool: str) -> None:
-        self._watch.on_assigned(instance, pool)
-
-    def on_delta(self, delta: Delta) -> None:
-        if not self._opened:
-            self._open()
-        if self._around is None:
-            if data := self._renderer.full(delta):
-                self._stream.send(data)
-        elif delta.text:  # the common case, without a call
-            before, after = self._around
-            self._stream.send(before + json_encode(delta.text) + after)
-
-    def json_text_send(self) -> Callable[[bytes], None] | None:
-        if self._around is None or not self._opened:
-            return None
-        return self._stream.text_sender(*self._around)
-
-    def on_done(self, outcome: Outcome) -> None:
-        if not self._opened:
-            self._open()
-        self._stream.choice_done(outcome, self._renderer.closing(outcome))
-
-    def on_error(self, error: ClientError) -> None:
-        self._stream.fail(error)
-
-    def _open(self) -> None:
-        self._opened = True
-        self._watch.on_first_delta()
-        if data := self._renderer.opening(self._prompt_ids):
-            self._stream.send(data)
-
-
-class RawSink:
-    """The end of a stream whose events come ready from a text-level engine (a `ClientSink`)."""
-
-    __slots__ = ("_stream", "_watch")
-
-    def __init__(self, stream: EventStream, watch: Watch) -> None:
-        self._stream = stream
-        self._watch = watch
-
-    def on_assigned(self, instance: str, pool: str) -> None:
-        self._watch.on_assigned(instance, pool)
-
-    def on_delta(self, delta: Delta) -> None:
-        self._watch.on_first_delta()
-        self._stream.send(raw_event(delta.raw))
-
-    def on_done(self, outcome: Outcome) -> None:
-        self._stream.choice_done(outcome)
-
-    def on_error(self, error: ClientError) -> None:
-        self._stream.fail(error)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from shunter_gateway.edge.ports import ChatPrompt, NotSupported, PromptInvalid, ServedModel
 from shunter_gateway.ports import FinishReason, TokenLogprob
-from shunter_gateway.request import ClientError, ClientSink, Delta, Outcome, RequestSpec
+from shunter_gateway.request import ClientError, ClientSink, Delta, Outcome, RequestSpec, Waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,15 @@ class Script:
     hang: bool = False  # after the words, until cancelled
     raw: tuple[bytes, ...] = ()  # in place of words
     assigned: bool = True
+    waiting: Waiting | None = None  # as long as nothing was said
+    hold_s: float = 0.0  # before anything is said
 
 
 @dataclass(slots=True)
 class FakeHandle:
     spec: RequestSpec
     task: asyncio.Task[None] | None = None
+    wait: Waiting | None = None
     cancelled: bool = False
     pauses: int = 0
     resumes: int = 0
@@ -37,6 +40,9 @@ class FakeHandle:
             self.cancelled = True
             if self.task is not None:
                 self.task.cancel()
+
+    def waiting(self) -> Waiting | None:
+        return self.wait
 
     def pause(self) -> None:
         self.pauses += 1
@@ -64,7 +70,8 @@ class FakeRunner:
         handle.running.set()
         self.handles.append(handle)
         script = self.script(spec)
-        if script.error is not None and not script.words and not script.delay_s:
+        handle.wait = script.waiting
+        if script.error is not None and not script.words and not script.hold_s:
             handle.finished = True
             sink.on_error(script.error)  # a refusal at once, before submit returns
             return handle
@@ -80,6 +87,8 @@ class FakeRunner:
 
 
 async def _play(script: Script, spec: RequestSpec, sink: ClientSink, handle: FakeHandle) -> None:
+    await asyncio.sleep(script.hold_s)
+    handle.wait = None
     if script.assigned:
         sink.on_assigned("sim-0", "chat")
     for delta in _deltas(script, spec):

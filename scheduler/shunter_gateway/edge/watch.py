@@ -20,13 +20,14 @@ class Watch:
         "_loop",
         "_metrics",
         "_span",
-        "_started_at",
+        "body_bytes",
         "client_id",
         "code",
         "decision",
         "model",
         "outcomes",
         "request_id",
+        "started_at",
         "trace_parent",
     )
 
@@ -39,11 +40,12 @@ class Watch:
         self.model = UNKNOWN_MODEL
         self.code = CLIENT_CLOSED  # until the answer is complete
         self.decision = ""
+        self.body_bytes = 0  # counted at the front
         self.outcomes: Sequence[Outcome] = ()
         self._metrics = metrics
         self._loop = loop
         self._span = span
-        self._started_at = loop.time()
+        self.started_at = loop.time()
         self._first_delta_at: float | None = None
         metrics.inflight.inc()
 
@@ -65,8 +67,8 @@ class Watch:
         metrics.requests.labels(self.model, str(self.code)).inc()
         if self._first_delta_at is not None:
             if self.code == 200:
-                metrics.e2e.labels(self.model).observe(ended_at - self._started_at)
-            metrics.ttft.labels(self.model).observe(self._first_delta_at - self._started_at)
+                metrics.e2e.labels(self.model).observe(ended_at - self.started_at)
+            metrics.ttft.labels(self.model).observe(self._first_delta_at - self.started_at)
             self._count(ended_at - self._first_delta_at)
         if self._span.is_recording():
             self._describe(self._span)

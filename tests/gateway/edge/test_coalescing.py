@@ -3,38 +3,14 @@
 import asyncio
 
 import uvloop
-from opentelemetry.trace import INVALID_SPAN
 
-from shunter_gateway.edge.job import Job, Shape
-from shunter_gateway.edge.ports import ServedModel
-from shunter_gateway.edge.stream import EventStream, StreamSettings
-from shunter_gateway.edge.watch import Watch
-from shunter_gateway.request import Delta, Outcome, RequestSpec
-from shunter_gateway.telemetry import GatewayMetrics
-
-
-class RecordingTransport(asyncio.Transport):
-    def __init__(self) -> None:
-        super().__init__()
-        self.writes: list[bytes] = []
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.writes.append(bytes(data))
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        pass
+from recorded_stream import RecordingTransport, unopened_stream
+from shunter_gateway.edge.job import Shape
+from shunter_gateway.request import Delta, Outcome
 
 
 async def burst() -> list[bytes]:
-    spec = RequestSpec("r", "m", "t", "/v1/chat/completions", b"", (1,), 1, b"", 0)
-    job = Job(
-        ServedModel("m", "m", "simulated", 0), Shape("chat", "r", "m", 1, stream=True), (spec,)
-    )
-    watch = Watch(GatewayMetrics(), asyncio.get_running_loop(), INVALID_SPAN, "r")
-    stream = EventStream(job, watch, lambda _: b"", StreamSettings())
+    stream = unopened_stream(Shape("chat", "r", "m", 1, stream=True))
     sink, transport = stream.sink(0), RecordingTransport()
     sink.on_delta(Delta("first"))
     stream.open(transport, chunked=True)

@@ -18,7 +18,7 @@ from shunter_gateway.edge.grpc_listen import GrpcListener
 from shunter_gateway.edge.stream import StreamSettings
 from shunter_gateway.edge.testing import Script
 from shunter_gateway.keys import KeyFile, Keys
-from shunter_gateway.request import ClientError, RequestSpec
+from shunter_gateway.request import ClientError, RequestSpec, Waiting
 from shunter_proto.v1 import inference_pb2 as pb
 from shunter_proto.v1.inference_pb2_grpc import InferenceStub
 
@@ -118,6 +118,36 @@ async def test_lifecycle_errors_become_statuses() -> None:
             await stub.Generate(PROMPT).read()
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert dict(caught.value.trailing_metadata() or ())["retry-after"] == "2"
+
+
+async def test_held_call_waits_and_its_rejection_tells_when_to_come_back() -> None:
+    waiting = Waiting("starting", 0, 9.0)
+    async with generate(lambda _: Script(waiting=waiting, hold_s=0.2)) as (stub, service, _):
+        assert "".join([reply.text async for reply in stub.Generate(PROMPT)]) == "Hello!"
+        full = ClientError(503, "Full.", "server_error", "hold_full", retry_after_s=7)
+        service.runner.script = lambda _: Script(words=(), hold_s=0.1, error=full)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Generate(PROMPT).read()
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert dict(caught.value.trailing_metadata() or ())["retry-after"] == "7"
+
+
+async def test_held_call_that_is_cancelled_is_released() -> None:
+    async with generate(lambda _: Script(hold_s=60.0)) as (stub, service, _):
+        call = stub.Generate(PROMPT)
+        await service.until(lambda: bool(service.runner.handles))
+        call.cancel()
+        await service.until(lambda: service.runner.handles[0].cancelled, timeout_s=1.0)
+        await service.until(lambda: service.front.inflight == 0)
+        assert service.front.inflight_bytes == 0
+
+
+async def test_deadline_field_is_the_requests_deadline() -> None:
+    async with generate() as (stub, service, _):
+        request = pb.GenerateRequest(model="chat", prompt="abc", deadline_in_ms=1500)
+        async for _reply in stub.Generate(request):
+            pass
+    assert service.runner.specs[0].deadline_s == 1.5
 
 
 async def test_cancel_aborts_the_engines_work() -> None:

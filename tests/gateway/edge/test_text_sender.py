@@ -4,43 +4,17 @@ import asyncio
 
 import msgspec
 import uvloop
-from opentelemetry.trace import INVALID_SPAN
 
-from shunter_gateway.edge.job import Job, Shape
-from shunter_gateway.edge.ports import ServedModel
-from shunter_gateway.edge.stream import EventStream, StreamSettings
-from shunter_gateway.edge.watch import Watch
-from shunter_gateway.request import Delta, JsonTextSink, Outcome, RequestSpec
-from shunter_gateway.telemetry import GatewayMetrics
+from recorded_stream import RecordingTransport, unopened_stream
+from shunter_gateway.edge.job import Shape
+from shunter_gateway.request import Delta, JsonTextSink, Outcome
 
 WORDS = ["first", " second", ' "third"\n', " 東京", " 100 %d"]
 TURN_S = 0.003  # uvloop's clock counts milliseconds
 
 
-class RecordingTransport(asyncio.Transport):
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = b""
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.written += data
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        pass
-
-
-def open_stream(shape: Shape) -> EventStream:
-    spec = RequestSpec("r", "m", "t", "/v1/completions", b"", (1,), 1, b"", 0)
-    job = Job(ServedModel("m", "m", "simulated", 0), shape, (spec,))
-    watch = Watch(GatewayMetrics(), asyncio.get_running_loop(), INVALID_SPAN, "r")
-    return EventStream(job, watch, lambda _: b"", StreamSettings())
-
-
 async def written(kind: str, encoded: bool, chunked: bool, apart: bool) -> bytes:
-    stream = open_stream(Shape(kind, "r", "50%b of m", 1, stream=True))  # type: ignore[arg-type]
+    stream = unopened_stream(Shape(kind, "r", "50%b of m", 1, stream=True))  # type: ignore[arg-type]
     sink, transport = stream.sink(0), RecordingTransport()
     sink.on_delta(Delta(WORDS[0]))
     stream.open(transport, chunked)
@@ -69,7 +43,7 @@ def test_encoded_text_is_the_same_on_the_wire() -> None:
 
 def test_no_encoded_text_where_a_delta_is_more() -> None:
     async def sender(shape: Shape) -> object:
-        sink = open_stream(shape).sink(0)
+        sink = unopened_stream(shape).sink(0)
         assert isinstance(sink, JsonTextSink)
         sink.on_delta(Delta("a", (1,)))
         return sink.json_text_send()

@@ -78,6 +78,16 @@ async def test_loaded_once_in_a_thread(loader: Loader) -> None:
     await registry.close()
 
 
+async def test_pool_at_zero_is_loaded_before_its_first_request(loader: Loader) -> None:
+    registry = TokenizerRegistry({}, loader)
+    cold = topology_from_proto(topology_message({}, from_zero=("cold",)))
+    for _ in range(2):
+        registry.update(cold)
+        await registry.settled()
+    assert loader.loads == ["sim://cold"] and registry.known("sim://cold") is not None
+    await registry.close()
+
+
 async def test_engine_is_asked_once_and_again_if_it_was_not_up(loader: Loader) -> None:
     engine = Engine(None)
     registry = await registry_of(engine, loader, "chat")
