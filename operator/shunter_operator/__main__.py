@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
@@ -16,12 +17,19 @@ from prometheus_client import CollectorRegistry
 from shunter_operator.cluster import ClusterError
 from shunter_operator.controller import Controller, Pace
 from shunter_operator.handlers import registry_of, settings_of
-from shunter_operator.kubernetes import KubernetesCluster, knows_deletion_cost, pdb_api_version
+from shunter_operator.kubernetes import (
+    KubernetesCluster,
+    knows_deletion_cost,
+    knows_unhealthy_eviction,
+    pdb_api_version,
+    server_version,
+)
 from shunter_operator.names import PoolKey, Ref
+from shunter_operator.nodes import NOTICE_TAINTS, may_watch_nodes, node_reflector
 from shunter_operator.reconcile import Outside, Reconciler
 from shunter_operator.scheduler_client import SchedulerClient
 from shunter_operator.telemetry import Telemetry
-from shunter_operator.values import Environment
+from shunter_operator.values import Environment, Node
 from shunter_operator.watches import Watches
 from shunter_runtime.kube_access import KubeAccessError, find_access
 from shunter_runtime.kube_api import KubeApi, kube_api
@@ -34,6 +42,7 @@ from shunter_runtime.signals import stop_signals
 from shunter_runtime.tls import TlsFiles, channel_credentials
 
 LEASE = "shunter-operator"
+RELEASE_TIMEOUT_S = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +64,7 @@ class OperatorOptions:
     log_level: str = "info"
     leader_election: bool = True
     lease_namespace: str = ""  # empty: the process's own
+    notice_taints: tuple[str, ...] = NOTICE_TAINTS  # of nodes that end soon
 
 
 class StartError(Exception):
@@ -93,8 +103,11 @@ async def serve(
             await stack.enter_async_context(_leadership(options, api, telemetry, stop))
         if not stop.is_set():
             parts = Parts.build(options, api, environment, telemetry)
+            if environment.watches_nodes:
+                await stack.enter_async_context(_nodes(options, api, parts, stop))
             registry = registry_of(access, parts.watches, parts.pools.wake, parts.policies.wake)
             await _work(options, parts, registry, stop, lambda: started(port))
+            await _release(parts)
         log.info("operator.stopping")
 
 
@@ -103,6 +116,7 @@ class Parts:
     """The object graph of a leader."""
 
     watches: Watches
+    reconciler: Reconciler
     pools: Controller[PoolKey]
     policies: Controller[Ref]
     scheduler: SchedulerClient
@@ -119,7 +133,7 @@ class Parts:
         reconciler = Reconciler(outside, environment, telemetry)
         pools = Controller(reconciler.reconcile, telemetry, options.pace)
         policies = Controller(reconciler.reconcile_policy, telemetry, options.pace)
-        return cls(watches, pools, policies, scheduler)
+        return cls(watches, reconciler, pools, policies, scheduler)
 
 
 async def _work(
@@ -148,6 +162,38 @@ async def _work(
                 task.cancel()
     finally:
         await parts.scheduler.close()
+
+
+@asynccontextmanager
+async def _nodes(
+    options: OperatorOptions, api: KubeApi, parts: Parts, stop: asyncio.Event
+) -> AsyncIterator[None]:
+    """Enters once it is known which nodes are about to go, or it is told to stop."""
+    known = asyncio.Event()
+
+    def changed(nodes: Mapping[str, Node]) -> None:
+        for key in parts.watches.set_nodes(nodes):
+            parts.pools.wake(key)
+        known.set()
+
+    reflector = node_reflector(api, options.notice_taints, changed, random.Random())
+    task = asyncio.create_task(reflector.run(), name="nodes")
+    task.add_done_callback(lambda _: stop.set())
+    try:
+        await _first(known, stop)
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _release(parts: Parts) -> None:
+    try:
+        async with asyncio.timeout(RELEASE_TIMEOUT_S):
+            await parts.reconciler.release()
+    except TimeoutError:
+        log.warning("finalizers_not_released", remedy="see Removal in docs/operator.md")
 
 
 async def _end_of(tasks: Collection[asyncio.Task[None]]) -> None:
@@ -200,12 +246,17 @@ async def _first(*events: asyncio.Event) -> None:
 
 async def _environment(options: OperatorOptions, api: KubeApi) -> Environment:
     """What pods are to be like on this cluster. Raises `ClusterError`."""
+    version, watches_nodes = await server_version(api), await may_watch_nodes(api)
+    if not watches_nodes:
+        log.warning("nodes.not_watched", remedy="grant get, list and watch on nodes to drain nodes")
     return Environment(
         image=options.image,
         engine_images=options.engine_images,
         image_pull_policy=options.image_pull_policy,
         pdb_api_version=await pdb_api_version(api),
-        deletion_cost=await knows_deletion_cost(api),
+        deletion_cost=knows_deletion_cost(version),
+        unhealthy_eviction=knows_unhealthy_eviction(version),
+        watches_nodes=watches_nodes,
         endpoint=options.endpoint,
     )
 

@@ -12,7 +12,7 @@ from shunter_api.modelpool import ModelPool
 from shunter_api.problems import Problem
 from shunter_api.routingpolicy import RoutingPolicy
 from shunter_operator.names import PoolKey, Ref
-from shunter_operator.values import Event, Manifest, Pod
+from shunter_operator.values import Event, Manifest, Node, Pod
 
 Body = Mapping[str, Any]
 
@@ -66,9 +66,15 @@ class Mirror(Protocol):
 
     def objects(self, key: PoolKey) -> Mapping[Ref, Manifest]: ...
 
+    def nodes(self) -> Mapping[str, Node]:
+        """By name, those that are about to go."""
+
 
 class Cluster(Protocol):
-    """Writes. Every call raises `ClusterError`."""
+    """Writes, and the one question that no watch answers. Every call raises `ClusterError`."""
+
+    async def namespace_ends(self, namespace: str) -> bool:
+        """Whether it is being deleted; False where we may not know."""
 
     async def apply(self, manifest: Manifest) -> None:
         """Server-side apply with our field manager; what we no longer ask for is removed."""

@@ -13,7 +13,7 @@ import kopf
 
 from shunter_operator.cluster import PolicyRecord, PoolRecord
 from shunter_operator.names import GROUP, LABEL_MANAGED_BY, MANAGED_BY, VERSION, PoolKey, Ref
-from shunter_operator.pods import pod_of
+from shunter_operator.pods import finished, pod_of
 from shunter_operator.values import Pod
 from shunter_operator.watches import Owned, Watches, owned, policy_record, pool_key, pool_record
 from shunter_runtime.kube_access import KubeAccess
@@ -107,7 +107,7 @@ def _pods(registry: kopf.OperatorRegistry, wake: Wake) -> None:
     @kopf.index(*kopf_selector(PODS), id="pods", registry=registry)
     def index(body: kopf.Body, **_: Any) -> dict[PoolKey, Pod]:
         key = pool_key(body)
-        return {key: pod_of(body)} if key is not None else {}
+        return {key: pod_of(body)} if key is not None and not finished(body) else {}
 
     @kopf.on.event(*kopf_selector(PODS), id="pod", registry=registry)
     def changed(body: kopf.Body, **_: Any) -> None:

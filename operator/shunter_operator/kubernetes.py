@@ -17,6 +17,7 @@ from shunter_runtime.kube_api import (
     KubeApi,
     KubeError,
     NotFound,
+    Refused,
 )
 
 MAX_MESSAGE = 1024
@@ -42,6 +43,17 @@ class KubernetesCluster:
             **_PATHS,
             "PodDisruptionBudget": (f"/apis/{pdb_api_version}", "poddisruptionbudgets"),
         }
+
+    async def namespace_ends(self, namespace: str) -> bool:
+        try:
+            body = await self._api.get(f"/api/v1/namespaces/{quote(namespace)}")
+        except NotFound:
+            return True
+        except Refused:
+            return False
+        except KubeError as error:
+            raise ClusterError(f"Namespace {namespace}: {error}") from error
+        return "deletionTimestamp" in body["metadata"]
 
     async def apply(self, manifest: Manifest) -> None:
         metadata = manifest["metadata"]
@@ -123,12 +135,21 @@ async def pdb_api_version(api: KubeApi) -> str:
         raise ClusterError(f"the API group policy: {error}") from error
 
 
-async def knows_deletion_cost(api: KubeApi) -> bool:
-    """Whether ReplicaSets delete pods by their deletion cost: from Kubernetes 1.22 on (KEP-2255).
-    Raises `ClusterError`."""
+async def server_version(api: KubeApi) -> tuple[int, int]:
+    """Major and minor. Raises `ClusterError`."""
     try:
         version = await api.get("/version")
     except KubeError as error:
         raise ClusterError(f"the server's version: {error}") from error
     minor = "".join(c for c in str(version.get("minor", "")) if c.isdigit())
-    return (int(version.get("major") or 1), int(minor or 0)) >= (1, 22)
+    return int(version.get("major") or 1), int(minor or 0)
+
+
+def knows_deletion_cost(version: tuple[int, int]) -> bool:
+    """Whether ReplicaSets delete pods by their deletion cost: from 1.22 on (KEP-2255)."""
+    return version >= (1, 22)
+
+
+def knows_unhealthy_eviction(version: tuple[int, int]) -> bool:
+    """Whether a disruption budget may let pods go that are not ready: from 1.27 on (KEP-3017)."""
+    return version >= (1, 27)

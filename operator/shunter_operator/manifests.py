@@ -1,15 +1,19 @@
 """From a pool to the objects that the API server is asked for. Pure."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from shunter_api.modelpool import ModelPool, Profile
 from shunter_operator.engines import CACHE_PATH, arguments, command, engine_image, engine_port
-from shunter_operator.merge import sealed, strategic_merge
+from shunter_operator.merge import digest, sealed, strategic_merge
 from shunter_operator.names import (
     ANNOTATION_SPILLED,
+    ANNOTATION_SURGE,
+    ANNOTATION_TEMPLATE,
     ENGINE_CONTAINER,
     ENGINE_PORT_NAME,
     GROUP,
+    LABEL_BUSY,
     LABEL_MANAGED_BY,
     LABEL_POOL,
     LABEL_PROFILE,
@@ -56,26 +60,41 @@ def manifests_of(desired: Desired, environment: Environment) -> list[Manifest]:
     ]
 
 
-def deployment(
-    desired: Desired, profile: Profile, environment: Environment, replicas: int, spilled: int
-) -> Manifest:
-    """`spilled` of the `replicas` stand in for profiles that are preferred."""
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """`spilled` of the `replicas` stand in for profiles that are preferred, `surge` of them replace
+    pods whose node is about to go. `in_place`: a rollout has no room for a new pod beside the old
+    ones, and one of these is empty and may go first."""
+
+    replicas: int
+    spilled: int = 0
+    surge: int = 0
+    in_place: bool = False
+
+
+def deployment(desired: Desired, profile: Profile, template: Manifest, scale: Scale) -> Manifest:
+    """`template` is what `pod_template` makes."""
     pool = desired.pool
     labels = {LABEL_POOL: pool.name, LABEL_PROFILE: profile.name}
     manifest = _object(desired, "apps/v1", "Deployment", deployment_name(pool.name, profile.name))
     manifest["metadata"]["labels"] |= labels
-    manifest["metadata"]["annotations"] = {ANNOTATION_SPILLED: str(spilled)}
+    manifest["metadata"]["annotations"] = {ANNOTATION_SPILLED: str(scale.spilled)}
+    if scale.surge:
+        manifest["metadata"]["annotations"][ANNOTATION_SURGE] = str(scale.surge)
     manifest["spec"] = {
-        "replicas": replicas,
+        "replicas": scale.replicas,
         "revisionHistoryLimit": 2,
-        # Never fewer than wanted: a new pod serves before an old one goes.
+        # Where there is room, a new pod serves before an old one goes.
         "strategy": {
             "type": "RollingUpdate",
-            "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+            "rollingUpdate": {
+                "maxSurge": 0 if scale.in_place else 1,
+                "maxUnavailable": 1 if scale.in_place else 0,
+            },
         },
         "progressDeadlineSeconds": STARTUP_BUDGET_S + 600,
         "selector": {"matchLabels": labels},
-        "template": pod_template(desired, profile, environment),
+        "template": template,
     }
     return sealed(manifest)
 
@@ -131,14 +150,19 @@ def _service(desired: Desired) -> Manifest:
 def _disruption_budget(desired: Desired, environment: Environment) -> Manifest:
     name = service_name(desired.key.name)
     manifest = _object(desired, environment.pdb_api_version, "PodDisruptionBudget", name)
-    manifest["spec"] = {
-        "maxUnavailable": 1,
-        "selector": {"matchLabels": {LABEL_POOL: desired.key.name}},
-    }
+    labels = {LABEL_POOL: desired.key.name}
+    spec: dict[str, Any] = {"maxUnavailable": 1}
+    if environment.watches_nodes:
+        # Pods that serve are not evicted: the operator empties them and takes the label off.
+        spec, labels[LABEL_BUSY] = {"maxUnavailable": 0}, "true"
+        if environment.unhealthy_eviction:
+            spec["unhealthyPodEvictionPolicy"] = "AlwaysAllow"
+    manifest["spec"] = {**spec, "selector": {"matchLabels": labels}}
     return manifest
 
 
-def pod_template(desired: Desired, profile: Profile, environment: Environment) -> dict[str, Any]:
+def pod_template(desired: Desired, profile: Profile, environment: Environment) -> Manifest:
+    """Its pods say by the annotation `ANNOTATION_TEMPLATE` what they were made of."""
     pool = desired.pool
     override = pool.spec.pod_template
     labels = {
@@ -148,11 +172,15 @@ def pod_template(desired: Desired, profile: Profile, environment: Environment) -
         LABEL_PROFILE: profile.name,
         LABEL_REVISION: revision_label(pool),
     }
-    metadata: dict[str, Any] = {"labels": labels}
-    if override.metadata.annotations:
-        metadata["annotations"] = dict(override.metadata.annotations)
     spec = strategic_merge(_pod_spec(pool, profile, environment), override.spec)
-    return {"metadata": metadata, "spec": spec}
+    annotations = dict(override.metadata.annotations)
+    made = {"metadata": {"labels": labels, "annotations": annotations}, "spec": spec}
+    annotations[ANNOTATION_TEMPLATE] = digest(made)
+    return made
+
+
+def template_digest(template: Manifest) -> str:
+    return str(template["metadata"]["annotations"][ANNOTATION_TEMPLATE])
 
 
 def _pod_spec(pool: ModelPool, profile: Profile, environment: Environment) -> dict[str, Any]:

@@ -65,11 +65,16 @@ def _same(one: Any, other: Any, keys: tuple[str, ...]) -> bool:
 
 def sealed(manifest: Manifest) -> Manifest:
     """The manifest with the digest of what it asks for among its annotations."""
-    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
     metadata = manifest["metadata"]
     annotations = dict(metadata.get("annotations") or {})
-    annotations[ANNOTATION_APPLIED] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    annotations[ANNOTATION_APPLIED] = digest(manifest)
     return {**manifest, "metadata": {**metadata, "annotations": annotations}}
+
+
+def digest(manifest: Manifest) -> str:
+    """Equal for what asks for the same."""
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def differs(manifest: Manifest, live: Manifest | None) -> bool:

@@ -10,6 +10,8 @@ FINALIZER = f"{GROUP}/drain"
 LABEL_POOL = f"{GROUP}/pool"
 LABEL_PROFILE = f"{GROUP}/profile"
 LABEL_REVISION = f"{GROUP}/revision"
+# Of a pod that serves: the disruption budget holds its evictions.
+LABEL_BUSY = f"{GROUP}/busy"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED_BY = "shunter"
 
@@ -17,13 +19,23 @@ MANAGED_BY = "shunter"
 ANNOTATION_APPLIED = f"{GROUP}/applied"
 # Of a Deployment: how many of its replicas stand in for preferred profiles.
 ANNOTATION_SPILLED = f"{GROUP}/spilled-replicas"
-# Of a pod: since when it is being emptied.
+# Of a Deployment: how many of its replicas replace pods whose node is about to go.
+ANNOTATION_SURGE = f"{GROUP}/surge-replicas"
+# Of a pod template and its pods: a digest of the template.
+ANNOTATION_TEMPLATE = f"{GROUP}/template"
+# Of a pod: since when it is being emptied, and why.
 ANNOTATION_DRAIN_SINCE = f"{GROUP}/drain-since"
+ANNOTATION_DRAIN_REASON = f"{GROUP}/drain-reason"
+# Of a pod: since when its node has been about to go.
+ANNOTATION_LEAVE_SINCE = f"{GROUP}/leave-since"
 # Kubernetes' own: pods with the lowest cost are deleted first (from 1.22 on).
 ANNOTATION_DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 DRAINED_DELETION_COST = "-1000"
 # Of a pod, where the cluster does not know deletion costs: unready pods are deleted first.
 READINESS_GATE = f"{GROUP}/in-service"
+
+# Of a RoutingPolicy: `allow` has it stored although a rule names what is not there (yet).
+ANNOTATION_MISSING_REFERENCES = f"{GROUP}/missing-references"
 
 ENGINE_CONTAINER = "engine"
 ENGINE_PORT_NAME = "http"

@@ -4,14 +4,24 @@ Its only memory is the cluster's: timestamps of conditions, our annotations. So 
 any time and after any crash, and it returns nothing where nothing is to be done.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from shunter_api.modelpool import Profile
 from shunter_api.status import PoolStatus
-from shunter_operator import scaling
+from shunter_operator import draining, evictions, rollout, scaling
+from shunter_operator.draining import empty_victim, goes_first
 from shunter_operator.engines import unsupported
-from shunter_operator.manifests import deployment, manifests_of, ref_of
+from shunter_operator.evictions import Evictions, find_evictions
+from shunter_operator.manifests import (
+    Scale,
+    deployment,
+    manifests_of,
+    pod_template,
+    ref_of,
+    template_digest,
+)
 from shunter_operator.merge import differs
 from shunter_operator.names import FINALIZER, LABEL_PROFILE, Ref
 from shunter_operator.scaling import Count
@@ -21,22 +31,20 @@ from shunter_operator.values import (
     Apply,
     Delete,
     Desired,
-    Drain,
     Environment,
     Event,
-    InstanceLoad,
     Manifest,
-    MarkDrained,
-    MarkVictim,
     Observed,
     Pod,
     SetFinalizer,
     SetInService,
     SetStatus,
-    Undrain,
-    Unmark,
+    Why,
 )
 
+SCALE_DOWN = Why("ScaleDown", "fewer instances are wanted")
+PROFILE_REMOVED = Why("ProfileRemoved", "its profile is taken out of the pool")
+POOL_DELETED = Why("PoolDeleted", "the pool is deleted")
 SERVING_EVERY = timedelta(seconds=10)
 
 
@@ -52,6 +60,8 @@ def plan(
         if desired.conflict is None and unsupported(desired.pool, environment) is None:
             counts = scaling.wanted(desired, observed, now)
             actions += _serve(desired, observed, environment, counts, now)
+        else:
+            actions += evictions.let_pass(observed.pods, observed.nodes)
     status = status_of(desired, observed, environment, counts, now)
     if SetFinalizer(False) not in actions and _worth_writing(status, observed, now):
         actions.append(SetStatus(status))
@@ -76,11 +86,17 @@ def _serve(
 ) -> Iterator[Action]:
     for manifest in manifests_of(desired, environment):
         yield from _apply(manifest, observed)
+    wanted = sum(count.own for count in counts.values())
+    leaving = find_evictions(desired, observed, wanted, now)
+    yield from evictions.leave(desired, observed, environment, leaving, now)
     for profile in desired.pool.profiles:
-        yield from _profile(desired, observed, environment, profile, counts[profile.name], now)
+        count = counts[profile.name]
+        yield from _profile(desired, observed, environment, profile, count, leaving, now)
     yield from _orphans(desired, observed, now)
     if not environment.deletion_cost:
         yield from _in_service(observed)
+    if environment.watches_nodes:
+        yield from evictions.labels(observed.pods, leaving)
 
 
 def _apply(manifest: Manifest, observed: Observed) -> Iterator[Action]:
@@ -94,27 +110,50 @@ def _profile(
     environment: Environment,
     profile: Profile,
     count: Count,
+    leaving: Evictions,
     now: datetime,
 ) -> Iterator[Action]:
-    """Grows at once; shrinks by as many pods as have been emptied."""
+    """Grows at once; shrinks by as many pods as have been emptied. Pods whose node is about to go
+    are there in addition, until they are empty and have been replaced."""
     there = scaling.current(desired, observed, profile.name)
     alive = [p for p in observed.pods if p.profile == profile.name and not p.deleting]
     has = there.total if there is not None else 0
+    replaced = leaving.replaced(alive, count.total)
+    leavers = [p for p in alive if p.name in leaving.leavers and p not in replaced]
+    count = replace(count, surge=len(leavers))
     replicas = count.total
     chosen: list[Pod] = []
     if has > count.total:
         # What an earlier, smaller number has given up may still be there.
         given_up = max(0, len(alive) - has)
-        chosen = scaling.victims(alive, has - count.total + given_up, _loads(observed))
-        yield from _empty_victims(desired, observed, environment, chosen, now)
-        gone = sum(_goes_first(pod, environment) for pod in chosen)
+        candidates = [p for p in alive if p not in leavers]
+        chosen = scaling.victims(
+            candidates, has - count.total + given_up, draining.loads_of(observed)
+        )
+        for pod in chosen:
+            yield from empty_victim(desired, observed, environment, pod, SCALE_DOWN, now)
+        gone = sum(goes_first(pod, environment) for pod in chosen)
         replicas = max(count.total, min(has, len(alive) - gone))
+    template = pod_template(desired, profile, environment)
+    making_room = _making_room(desired, observed, profile, template, now)
+    if making_room is not None:
+        yield from empty_victim(desired, observed, environment, making_room, rollout.WHY, now)
     if len(alive) <= has:
-        yield from _keep(p for p in alive if p not in chosen)
+        going = {p.name for p in (*chosen, *leavers, making_room) if p is not None}
+        yield from draining.keep(p for p in alive if p.name not in going)
     shown = _attributed(count, there, replicas)
-    manifest = deployment(desired, profile, environment, replicas, shown.spilled)
-    yield from _apply(manifest, observed)
+    in_place = making_room is not None and goes_first(making_room, environment)
+    scale = Scale(replicas, shown.spilled, shown.surge, in_place)
+    yield from _apply(deployment(desired, profile, template, scale), observed)
     yield from _told(desired, observed, profile, there, shown)
+
+
+def _making_room(
+    desired: Desired, observed: Observed, profile: Profile, template: Manifest, now: datetime
+) -> Pod | None:
+    pods = [p for p in observed.pods if p.profile == profile.name]
+    loads, after_s = draining.loads_of(observed), desired.pool.spec.scaling.spill_after_s
+    return rollout.next_to_go(pods, template_digest(template), loads, now, after_s)
 
 
 def _attributed(count: Count, there: Count | None, replicas: int) -> Count:
@@ -122,7 +161,7 @@ def _attributed(count: Count, there: Count | None, replicas: int) -> Count:
     surplus = replicas - count.total
     leaving = max(0, there.spilled - count.spilled) if there is not None else 0
     spilled = count.spilled + min(surplus, leaving)
-    return Count(replicas - spilled, spilled)
+    return Count(replicas - spilled - count.surge, spilled, count.surge)
 
 
 def _told(
@@ -145,46 +184,6 @@ def _told(
         yield Event(reason, f"{profile.name}: {there.own} to {count.own}: {why}")
 
 
-def _goes_first(pod: Pod, environment: Environment) -> bool:
-    """Whether a smaller Deployment deletes this pod before those that serve."""
-    return not pod.ready or (pod.drained and environment.deletion_cost)
-
-
-def _empty_victims(
-    desired: Desired,
-    observed: Observed,
-    environment: Environment,
-    chosen: Iterable[Pod],
-    now: datetime,
-) -> Iterator[Action]:
-    for pod in chosen:
-        if _goes_first(pod, environment) or pod.drained:
-            continue
-        yield from _empty(desired, observed, pod, now)
-        if scaling.emptied(pod, _loads(observed), now, _timeout_s(desired)):
-            yield MarkDrained(pod.ref)
-
-
-def _empty(desired: Desired, observed: Observed, pod: Pod, now: datetime) -> Iterator[Action]:
-    """Marks the pod, and asks for its drain as long as the scheduler does not do it."""
-    if pod.drain_since is None:
-        yield MarkVictim(pod.ref, now)
-        yield Event("Draining", f"{pod.name}: its requests move to other instances")
-    load = (_loads(observed) or {}).get(pod.name)
-    if load is not None and load.state not in ("draining", "drained"):
-        passed = (now - pod.drain_since).total_seconds() if pod.drain_since else 0.0
-        yield Drain(pod.name, max(1.0, _timeout_s(desired) - passed))
-
-
-def _keep(pods: Iterable[Pod]) -> Iterator[Action]:
-    """Takes back into service what was about to go and is needed again."""
-    for pod in pods:
-        if pod.drain_since is not None or pod.drained:
-            yield Undrain(pod.name)
-            yield Unmark(pod.ref)
-            yield Event("DrainCancelled", f"{pod.name} is needed again")
-
-
 def _in_service(observed: Observed) -> Iterator[Action]:
     for pod in observed.pods:
         if pod.gated is not None and not pod.deleting and pod.gated == pod.drained:
@@ -200,8 +199,8 @@ def _orphans(desired: Desired, observed: Observed, now: datetime) -> Iterator[Ac
         profile = profile_of(ref, observed.objects[ref])
         if profile in profiles:
             continue
-        yield from _empty_all(desired, observed, profile, now)
-        if not _busy(desired, observed, profile, now):
+        yield from draining.empty_all(desired, observed, profile, PROFILE_REMOVED, now)
+        if not draining.busy(desired, observed, profile, now):
             yield Delete(ref)
             yield Event("ProfileRemoved", f"{ref.name} is empty and goes")
 
@@ -210,41 +209,17 @@ def _let_go(desired: Desired, observed: Observed, now: datetime) -> Iterator[Act
     """The pool is deleted: drain everything, then release it to the garbage collector."""
     if FINALIZER not in observed.finalizers:
         return
+    if desired.namespace_ends:
+        yield SetFinalizer(False)  # its pods end whatever we do, and so may we
+        return
     profiles = {p.profile for p in observed.pods}
     for profile in sorted(profiles):
-        yield from _empty_all(desired, observed, profile, now)
+        yield from draining.empty_all(desired, observed, profile, POOL_DELETED, now)
     assert desired.deleted_at is not None
-    late = (now - desired.deleted_at).total_seconds() >= _timeout_s(desired)
-    if late or not any(_busy(desired, observed, profile, now) for profile in profiles):
+    late = (now - desired.deleted_at).total_seconds() >= draining.timeout_s(desired)
+    if late or not any(draining.busy(desired, observed, profile, now) for profile in profiles):
         yield SetFinalizer(False)
-
-
-def _empty_all(
-    desired: Desired, observed: Observed, profile: str, now: datetime
-) -> Iterator[Action]:
-    for pod in observed.pods:
-        if pod.profile == profile and pod.ready and not pod.deleting:
-            yield from _empty(desired, observed, pod, now)
-
-
-def _busy(desired: Desired, observed: Observed, profile: str, now: datetime) -> bool:
-    loads, timeout_s = _loads(observed), _timeout_s(desired)
-    return any(
-        p.profile == profile
-        and p.ready
-        and not p.deleting
-        and not scaling.emptied(p, loads, now, timeout_s)
-        for p in observed.pods
-    )
 
 
 def profile_of(ref: Ref, live: Manifest) -> str:
     return str((live["metadata"].get("labels") or {}).get(LABEL_PROFILE, ref.name))
-
-
-def _loads(observed: Observed) -> Mapping[str, InstanceLoad] | None:
-    return observed.scheduler.instances if observed.scheduler is not None else None
-
-
-def _timeout_s(desired: Desired) -> float:
-    return desired.pool.migration.drain_timeout_s

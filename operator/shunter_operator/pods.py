@@ -6,9 +6,13 @@ from typing import Any
 
 from shunter_operator.names import (
     ANNOTATION_DELETION_COST,
+    ANNOTATION_DRAIN_REASON,
     ANNOTATION_DRAIN_SINCE,
+    ANNOTATION_LEAVE_SINCE,
+    ANNOTATION_TEMPLATE,
     DRAINED_DELETION_COST,
     ENGINE_CONTAINER,
+    LABEL_BUSY,
     LABEL_POOL,
     LABEL_PROFILE,
     READINESS_GATE,
@@ -48,9 +52,20 @@ def pod_of(body: Body) -> Pod:
         restarts=container.get("restartCount", 0),
         drain_since=moment(annotations.get(ANNOTATION_DRAIN_SINCE)),
         drained=annotations.get(ANNOTATION_DELETION_COST) == DRAINED_DELETION_COST,
+        drain_reason=annotations.get(ANNOTATION_DRAIN_REASON, ""),
+        leave_since=moment(annotations.get(ANNOTATION_LEAVE_SINCE)),
+        busy=labels.get(LABEL_BUSY) == "true",
+        node=(body.get("spec") or {}).get("nodeName") or "",
+        template=annotations.get(ANNOTATION_TEMPLATE, ""),
         gated=_true(conditions.get(READINESS_GATE, {})) if _has_gate(gates) else None,
         startup=_startup(spec),
     )
+
+
+def finished(body: Body) -> bool:
+    """Its containers have ended for good, as those of a node that was shut down. Controllers no
+    longer count such a pod."""
+    return (body.get("status") or {}).get("phase") in ("Succeeded", "Failed")
 
 
 def moment(text: object) -> datetime | None:

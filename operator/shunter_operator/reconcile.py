@@ -1,7 +1,7 @@
 """One pass over one pool: read, plan, carry out."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, assert_never
 
@@ -13,11 +13,15 @@ from shunter_api.status import PolicyStatus, PoolStatus
 from shunter_operator import scaling
 from shunter_operator.cluster import Cluster, ClusterError, Mirror, PoolRecord
 from shunter_operator.conflicts import conflict_of
+from shunter_operator.evictions import let_pass
 from shunter_operator.names import (
     ANNOTATION_DELETION_COST,
+    ANNOTATION_DRAIN_REASON,
     ANNOTATION_DRAIN_SINCE,
+    ANNOTATION_LEAVE_SINCE,
     DRAINED_DELETION_COST,
     FINALIZER,
+    LABEL_BUSY,
     READINESS_GATE,
     PoolKey,
     Ref,
@@ -38,8 +42,10 @@ from shunter_operator.values import (
     Event,
     Manifest,
     MarkDrained,
+    MarkLeaving,
     MarkVictim,
     Observed,
+    SetBusy,
     SetFinalizer,
     SetInService,
     SetStatus,
@@ -48,6 +54,13 @@ from shunter_operator.values import (
 )
 
 log = structlog.get_logger(__name__)
+
+_MARKS = (
+    ANNOTATION_DELETION_COST,
+    ANNOTATION_DRAIN_REASON,
+    ANNOTATION_DRAIN_SINCE,
+    ANNOTATION_LEAVE_SINCE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,22 +123,41 @@ class Reconciler:
         self._telemetry.actions.labels(SetStatus.__name__).inc()
         return 1
 
+    async def release(self) -> None:
+        """At the end of the process: where a namespace ends too, nobody else takes the finalizers
+        off. Errors are logged, since there is no second attempt."""
+        ends: dict[str, bool] = {}
+        cluster = self._outside.cluster
+        for record in filter(_held, self._outside.mirror.pools()):
+            namespace = record.key.namespace
+            try:
+                if namespace not in ends:
+                    ends[namespace] = await cluster.namespace_ends(namespace)
+                if ends[namespace]:
+                    await cluster.merge(record.key.ref, _finalizers(record, False))
+            except ClusterError as error:
+                log.warning("finalizer_not_released", pool=str(record.key), error=str(error))
+
     async def plan(self, record: PoolRecord) -> list[Action]:
-        now = self._outside.clock()
+        now, mirror = self._outside.clock(), self._outside.mirror
         before = status_read(record.body)
+        pods = tuple(sorted(mirror.pods(record.key), key=lambda p: p.name))
         if record.pool is None:
-            return _refused(record, before, now)
+            return [*let_pass(pods, mirror.nodes()), *_refused(record, before, now)]
         memory = self._memory.setdefault(record.key, _Memory({}))
         desired = self._desired(record, record.pool)
-        mirror = self._outside.mirror
+        if desired.deleted_at is not None and _held(record):
+            ends = await self._outside.cluster.namespace_ends(record.key.namespace)
+            desired = replace(desired, namespace_ends=ends)
         observed = Observed(
             objects=mirror.objects(record.key),
-            pods=tuple(sorted(mirror.pods(record.key), key=lambda p: p.name)),
+            pods=pods,
             scheduler=await self._outside.scheduler.view(record.pool.name),
             status=before,
             finalizers=tuple(record.body["metadata"].get("finalizers") or ()),
             low_since=memory.low_since,
             status_set_at=memory.status_set_at,
+            nodes=mirror.nodes(),
         )
         memory.low_since = scaling.low_since(desired, observed, memory.low_since, now)
         actions = plan(desired, observed, self._environment, now)
@@ -157,14 +189,20 @@ class Reconciler:
                 await cluster.delete(ref)
             case Drain() | Undrain():
                 await self._tell_scheduler(action)
-            case MarkVictim(pod, since):
-                await cluster.merge(pod, _annotations({ANNOTATION_DRAIN_SINCE: time_text(since)}))
+            case MarkVictim(pod, since, reason):
+                marks = {ANNOTATION_DRAIN_SINCE: time_text(since), ANNOTATION_DRAIN_REASON: reason}
+                await cluster.merge(pod, _annotations(marks))
+                self._telemetry.drains.labels(reason).inc()
+            case MarkLeaving(pod, since):
+                await cluster.merge(pod, _annotations({ANNOTATION_LEAVE_SINCE: time_text(since)}))
             case MarkDrained(pod):
                 cost = {ANNOTATION_DELETION_COST: DRAINED_DELETION_COST}
                 await cluster.merge(pod, _annotations(cost))
             case Unmark(pod):
-                marks = {ANNOTATION_DRAIN_SINCE: None, ANNOTATION_DELETION_COST: None}
-                await cluster.merge(pod, _annotations(marks))
+                await cluster.merge(pod, _annotations(dict.fromkeys(_MARKS)))
+            case SetBusy(pod, busy):
+                label = {LABEL_BUSY: "true" if busy else None}
+                await cluster.merge(pod, {"metadata": {"labels": label}})
             case SetInService(pod, in_service):
                 await cluster.set_pod_condition(pod, READINESS_GATE, in_service)
             case Event():
@@ -221,10 +259,15 @@ def status_patch(status: PoolStatus) -> Manifest:
 def _refused(record: PoolRecord, before: PoolStatus, now: datetime) -> list[Action]:
     """A resource that does not read is left as it runs. Deleted, it is let go."""
     metadata = record.body["metadata"]
-    if "deletionTimestamp" in metadata and FINALIZER in (metadata.get("finalizers") or ()):
+    if "deletionTimestamp" in metadata and _held(record):
         return [SetFinalizer(False)]
     status = refused_status(before, metadata.get("generation", 1), _told(record.problems), now)
     return [] if status == before else [SetStatus(status)]
+
+
+def _held(record: PoolRecord) -> bool:
+    """Whether its deletion waits for us."""
+    return FINALIZER in (record.body["metadata"].get("finalizers") or ())
 
 
 def _told(problems: tuple[Problem, ...]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from shunter_api.modelpool import ModelPool, Profile
-from shunter_operator.names import ANNOTATION_SPILLED, Ref, deployment_name
+from shunter_operator.names import ANNOTATION_SPILLED, ANNOTATION_SURGE, Ref, deployment_name
 from shunter_operator.values import Desired, InstanceLoad, Manifest, Observed, Pod
 
 # A pod that the scheduler does not name for so long after its drain has no requests.
@@ -20,14 +20,16 @@ UNKNOWN_AFTER_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Instances of one profile: its own, and those that stand in for preferred profiles."""
+    """Instances of one profile: its own, those that stand in for preferred profiles, and those that
+    replace others whose node is about to go."""
 
     own: int
     spilled: int = 0
+    surge: int = 0
 
     @property
     def total(self) -> int:
-        return self.own + self.spilled
+        return self.own + self.spilled + self.surge
 
 
 def current(desired: Desired, observed: Observed, profile: str) -> Count | None:
@@ -40,9 +42,14 @@ def current(desired: Desired, observed: Observed, profile: str) -> Count | None:
 def count_of(deployment: Manifest) -> Count:
     total = int(deployment["spec"].get("replicas", 1))
     annotations = deployment["metadata"].get("annotations") or {}
-    text = annotations.get(ANNOTATION_SPILLED, "")
-    spilled = min(total, int(text)) if text.isdigit() else 0
-    return Count(total - spilled, spilled)
+    spilled = min(total, _number(annotations.get(ANNOTATION_SPILLED, "")))
+    surge = min(total - spilled, _number(annotations.get(ANNOTATION_SURGE, "")))
+    return Count(total - spilled - surge, spilled, surge)
+
+
+def _number(text: str) -> int:
+    """0 where somebody else has written there."""
+    return int(text) if text.isdecimal() else 0
 
 
 def wanted(desired: Desired, observed: Observed, now: datetime) -> dict[str, Count]:
@@ -120,15 +127,23 @@ def _spill(
         count = counts[profile.name] = Count(own[profile.name], taken)
         homeless -= taken
         pods = [p for p in observed.pods if p.profile == profile.name and not p.deleting]
-        stuck = sum(_stuck(p, now, scaling.spill_after_s) for p in pods)
+        lost = sum(stuck(p, now, scaling.spill_after_s) for p in _homeless(observed, profile.name))
         settled = sum(_settled(p, now, scaling.return_after_s) for p in pods)
         below = sum(stand_ins.get(later.name, 0) for later in profiles[index + 1 :])
         missing = max(0, count.total - settled)
-        homeless += max(min(stuck, count.total), min(missing, below))
+        homeless += max(min(lost, count.total), min(missing, below))
     return counts
 
 
-def _stuck(pod: Pod, now: datetime, after_s: float) -> bool:
+def _homeless(observed: Observed, profile: str) -> list[Pod]:
+    """Pods that nobody has a place for; not those that wait for the place of their predecessor."""
+    pods = [p for p in observed.pods if p.profile == profile]
+    placed = {p.template for p in pods if p.scheduled}
+    return [p for p in pods if not p.deleting and not p.scheduled and placed <= {p.template}]
+
+
+def stuck(pod: Pod, now: datetime, after_s: float) -> bool:
+    """Whether no node has taken the pod for so long."""
     since = pod.unschedulable_since
     return since is not None and (now - since).total_seconds() >= after_s
 

@@ -286,10 +286,21 @@ def _spilled(facts: _Facts) -> _Verdict:
 
 
 def _draining(facts: _Facts) -> _Verdict:
-    leaving = sorted(p.name for p in facts.observed.pods if _leaving(p))
+    """The reason that leaves the least time is told first."""
+    leaving = {p.name: _drain_reason(p, facts.observed) for p in facts.observed.pods if _leaving(p)}
     if not leaving:
         return False, "NothingLeaves", "no instance is being emptied"
-    return True, "InstancesLeave", f"being emptied: {', '.join(leaving[:8])}"
+    reason = min(leaving.values(), key=lambda r: (r != "SpotNotice", r != "NodeCordoned", r))
+    told = ", ".join(f"{name} ({why})" for name, why in sorted(leaving.items())[:8])
+    return True, reason, f"being emptied: {told}"
+
+
+def _drain_reason(pod: Pod, observed: Observed) -> str:
+    """A pod without our mark was deleted: by a rollout, where others are of a newer template."""
+    if pod.drain_reason:
+        return pod.drain_reason
+    others = (p for p in observed.pods if p.profile == pod.profile and not p.deleting)
+    return "Rollout" if any(p.template != pod.template for p in others) else "PodDeleted"
 
 
 def refused_status(before: PoolStatus, generation: int, message: str, now: datetime) -> PoolStatus:

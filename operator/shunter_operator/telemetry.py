@@ -41,3 +41,9 @@ class Telemetry:
             "Calls to the scheduler that failed.",
             registry=registry,
         )
+        self.drains = Counter(
+            "shunter_operator_drains",
+            "Pods that were begun to be emptied, by reason (ScaleDown, NodeCordoned, ...).",
+            labelnames=["reason"],
+            registry=registry,
+        )

@@ -21,6 +21,8 @@ class Environment:
     image_pull_policy: str = "IfNotPresent"
     pdb_api_version: str = "policy/v1"
     deletion_cost: bool = True  # Kubernetes 1.22 or later
+    unhealthy_eviction: bool = True  # policy/v1 of Kubernetes 1.27 or later
+    watches_nodes: bool = False  # we may, and so hear of nodes that are about to go
     endpoint: str = ""  # the gateway's URL in the cluster
 
 
@@ -34,6 +36,7 @@ class Desired:
     deleted_at: datetime | None = None
     conflict: tuple[str, str] | None = None  # reason and message why this pool may not serve
     policy: str | None = None  # the RoutingPolicy in force
+    namespace_ends: bool = False  # it is deleted with everything in it
 
     @property
     def key(self) -> PoolKey:
@@ -80,6 +83,11 @@ class Pod:
     restarts: int = 0
     drain_since: datetime | None = None
     drained: bool = False  # its deletion cost says so
+    drain_reason: str = ""
+    leave_since: datetime | None = None  # its node has been about to go since
+    busy: bool = False  # the disruption budget holds its evictions
+    node: str = ""
+    template: str = ""  # digest of the pod template that it was made of
     gated: bool | None = None  # None: no readiness gate; else whether it is in service
     startup: Startup | None = None  # None: nobody stops an engine that starts slowly
 
@@ -90,6 +98,27 @@ class Pod:
     @property
     def ref(self) -> Ref:
         return Ref("Pod", self.namespace, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node that engines run on."""
+
+    name: str
+    cordoned: bool = False
+    notice: str = ""  # the taint that announces its end
+
+    @property
+    def leaving(self) -> bool:
+        return self.cordoned or bool(self.notice)
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """Why a pod goes: one word for the condition, and a clause for people."""
+
+    reason: str
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +162,7 @@ class Observed:
 
     `objects` are ours, as the API server shows them; `scheduler` None means that it does not
     answer; `low_since` says since when the advice for a profile is below what it has, and
-    `status_set_at` when this process last wrote the status.
+    `status_set_at` when this process last wrote the status. `nodes` are those that are about to go.
     """
 
     objects: Mapping[Ref, Manifest] = field(default_factory=dict)
@@ -143,6 +172,7 @@ class Observed:
     finalizers: tuple[str, ...] = ()
     low_since: Mapping[str, datetime] = field(default_factory=dict)
     status_set_at: datetime | None = None
+    nodes: Mapping[str, Node] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +204,7 @@ class MarkVictim:
 
     pod: Ref
     drain_since: datetime
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +217,22 @@ class MarkDrained:
 @dataclass(frozen=True, slots=True)
 class Unmark:
     pod: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class MarkLeaving:
+    """The pod's node is about to go; the pod still serves, until there is a replacement."""
+
+    pod: Ref
+    leave_since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SetBusy:
+    """The label by which the disruption budget holds evictions of the pod."""
+
+    pod: Ref
+    busy: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +270,8 @@ Action = (
     | MarkVictim
     | MarkDrained
     | Unmark
+    | MarkLeaving
+    | SetBusy
     | SetInService
     | Event
     | SetFinalizer

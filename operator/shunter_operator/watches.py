@@ -10,7 +10,7 @@ from shunter_api.problems import ConfigurationError
 from shunter_api.routingpolicy import RoutingPolicy
 from shunter_operator.cluster import Body, PolicyRecord, PoolRecord
 from shunter_operator.names import LABEL_POOL, PoolKey, Ref
-from shunter_operator.values import Manifest, Pod
+from shunter_operator.values import Manifest, Node, Pod
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class Watches:
         self._pods: Mapping[PoolKey, Iterable[Pod]] = {}
         self._objects: Mapping[str, Mapping[PoolKey, Iterable[Owned]]] = {}
         self._policies: Mapping[Ref, Iterable[PolicyRecord]] = {}
+        self._nodes: Mapping[str, Node] = {}
 
     def bind(
         self,
@@ -59,6 +60,15 @@ class Watches:
             for index in self._objects.values()
             for owned in index.get(key, ())
         }
+
+    def nodes(self) -> Mapping[str, Node]:
+        return self._nodes
+
+    def set_nodes(self, leaving: Mapping[str, Node]) -> list[PoolKey]:
+        """The pools that have pods on nodes of which something has changed."""
+        before, self._nodes = self._nodes, dict(leaving)
+        changed = {n for n in before.keys() | leaving.keys() if before.get(n) != leaving.get(n)}
+        return [key for key, pods in self._pods.items() if any(p.node in changed for p in pods)]
 
 
 def pool_record(body: Body) -> PoolRecord:

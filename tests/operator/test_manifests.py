@@ -7,8 +7,14 @@ import pytest
 from pod_security import violations
 from shunter_api.modelpool import ModelPool
 from shunter_operator.engines import unsupported
-from shunter_operator.manifests import deployment, manifests_of
-from shunter_operator.names import ANNOTATION_SPILLED, service_name
+from shunter_operator.manifests import (
+    Scale,
+    deployment,
+    manifests_of,
+    pod_template,
+    template_digest,
+)
+from shunter_operator.names import ANNOTATION_SPILLED, ANNOTATION_TEMPLATE, service_name
 from shunter_operator.testing import pool_body
 from shunter_operator.values import Desired, Environment, Manifest
 from shunter_operator.watches import pool_record
@@ -27,7 +33,9 @@ def pool_of(**spec: Any) -> ModelPool:
 
 def made(environment: Environment = ENVIRONMENT, **spec: Any) -> Manifest:
     pool = pool_of(**spec)
-    return deployment(Desired(pool, "uid"), pool.profiles[0], environment, 2, 1)
+    desired, profile = Desired(pool, "uid"), pool.profiles[0]
+    template = pod_template(desired, profile, environment)
+    return deployment(desired, profile, template, Scale(2, spilled=1))
 
 
 def pod_spec(**spec: Any) -> dict[str, Any]:
@@ -121,7 +129,10 @@ def test_the_pod_template_is_laid_over_what_we_make() -> None:
     pod = made(podTemplate=template)["spec"]["template"]
     assert pod["metadata"]["labels"]["team"] == "a"
     assert pod["metadata"]["labels"]["shunter.dev/pool"] == "chat"
-    assert pod["metadata"]["annotations"] == {"note": "b"}
+    assert pod["metadata"]["annotations"] == {
+        "note": "b",
+        ANNOTATION_TEMPLATE: template_digest(pod),
+    }
     engine, sidecar = pod["spec"]["containers"]
     assert sidecar == {"name": "sidecar", "image": "s"}
     assert {"name": "HOME", "value": "/home"} in engine["env"]

@@ -87,7 +87,7 @@ async def test_scaling_by_hand_drains_the_victim_first(kube: Cluster) -> None:
         scale = kube.path("modelpools", "chat") + "/scale"
         now = await kube.api.get(scale)
         await kube.api.replace(scale, {**now, "spec": {"replicas": 2}})
-        await kube.conditioned("chat", "Draining", "True", "InstancesLeave")
+        await kube.conditioned("chat", "Draining", "True", "ScaleDown")
         await kube.becomes(lambda: _draining(kube), {cheapest})
         assert await ready(kube, "h100") == [first, cheapest, last]
         kube.scheduler.instances[cheapest] = 0

@@ -93,7 +93,7 @@ async def test_the_victim_is_the_cheapest_and_is_empty_when_it_goes(world: World
     await world.settle(key)
     assert world.scheduler.drained == [cheapest]
     assert world.replicas() == {"chat-h100": 3}, "not before it is empty"
-    assert world.condition(key, "Draining") == ("True", "InstancesLeave")
+    assert world.condition(key, "Draining") == ("True", "ScaleDown")
     world.scheduler.serve(cheapest, 0, "drained")
     await world.settle(key)
     assert world.replicas() == {"chat-h100": 2}

@@ -1,0 +1,42 @@
+"""A rollout that finds no room beside the old pods: one of them is emptied and goes first. Pure.
+
+A Deployment starts a new pod before it ends an old one. On a full cluster the new pod waits for
+ever, so an old pod is emptied, and while it is there the Deployment may end one before it starts
+another: it ends the one that is drained, and the new pod takes its place.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from shunter_operator import scaling
+from shunter_operator.diagnose import unschedulable
+from shunter_operator.values import InstanceLoad, Pod, Why
+
+WHY = Why("Rollout", "no node has room for its successor beside it")
+_ROOM = frozenset({"InsufficientGPU", "InsufficientResources"})
+
+
+def next_to_go(
+    pods: Sequence[Pod],
+    template: str,
+    loads: Mapping[str, InstanceLoad] | None,
+    now: datetime,
+    after_s: float,
+) -> Pod | None:
+    """Of a profile's pods the old one that makes room; None where a rollout finds room by itself.
+
+    `template` is the digest of the new one. A new pod counts as stuck after `after_s`. One old pod
+    goes at a time: the next only when nothing is ending or starting.
+    """
+    new = [p for p in pods if p.template == template]
+    old = [p for p in pods if p.template != template]
+    if any(p.deleting for p in pods) or any(p.scheduled and not p.ready for p in new):
+        return None
+    if not any(scaling.stuck(p, now, after_s) and _lacks_room(p) for p in new):
+        return None
+    return next(iter(scaling.victims(old, 1, loads)), None)
+
+
+def _lacks_room(pod: Pod) -> bool:
+    """What a node that becomes free would change."""
+    return unschedulable(pod.unschedulable_message)[0] in _ROOM
