@@ -1,8 +1,9 @@
 """Which pool a model name, or the name of an object, belongs to: the older one's. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from shunter_api.modelpool import ModelPool
+from shunter_api.positions import Path
 from shunter_operator.names import deployment_name, service_name
 
 
@@ -25,6 +26,27 @@ def conflict_of(pool: ModelPool, others: Iterable[ModelPool]) -> tuple[str, str]
         f"{kind} {name} belongs to the older pool {rival.metadata.key}; "
         "give the pool or its profile another name"
     )
+
+
+def names_taken(pool: ModelPool, others: Iterable[ModelPool]) -> Iterator[tuple[Path, str]]:
+    """Field and reason where an object of `pool` would have the name of another pool's object."""
+    owners = {name: other for other in others for name in _objects(other)}
+    at = pool.metadata.namespace
+    places: list[tuple[Path, tuple[str, str]]] = [
+        (("metadata", "name"), ("Service", f"{at}/{service_name(pool.name)}"))
+    ]
+    for index, profile in enumerate(pool.profiles):
+        name = deployment_name(pool.name, profile.name)
+        places.append((("spec", "profiles", index, "name"), ("Deployment", f"{at}/{name}")))
+    for path, (kind, name) in places:
+        if owner := owners.get((kind, name)):
+            yield (
+                path,
+                (
+                    f"{kind} {name} belongs to pool {owner.metadata.key}; "
+                    "give the pool or its profile another name"
+                ),
+            )
 
 
 def _objects(pool: ModelPool) -> frozenset[tuple[str, str]]:
