@@ -8,6 +8,7 @@ import typer
 
 from shunter.bench.command import bench
 from shunter.commands.demo import demo
+from shunter.commands.doctor import doctor
 from shunter.commands.drain import drain, undrain
 from shunter.commands.engine import engine
 from shunter.commands.explain import explain
@@ -38,7 +39,7 @@ def build_app() -> typer.Typer:
     app.command()(validate)
     app.command()(bench)
     app.add_typer(demo)
-    for operate in (status, top, explain, drain, undrain):
+    for operate in (status, top, explain, drain, undrain, doctor):
         app.command(rich_help_panel=OPERATE)(operate)
     for process in (engine, scheduler, gateway, operator, fetch):
         app.command(rich_help_panel=PROCESSES)(process)

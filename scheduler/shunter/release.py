@@ -63,14 +63,23 @@ class Pause:
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
 
+def version_of(version: Object) -> tuple[int, int]:
+    """Of `GET /version`; clouds write a minor version such as `28+`."""
+    minor = "".join(c for c in str(version.get("minor", "")) if c.isdigit())
+    return int(version.get("major") or 1), int(minor or 0)
+
+
+def definitions(version: tuple[int, int]) -> tuple[Object, ...]:
+    """The CustomResourceDefinitions of this command, as a server of that version takes them."""
+    known = (modelpools(), routingpolicies())
+    return known if version >= CEL_SINCE else tuple(without_cel(known_one) for known_one in known)
+
+
 async def apply_definitions(api: Api) -> None:
     """The CustomResourceDefinitions of this version: Helm itself never changes those that are
     there. Raises `KubeError`."""
-    version = await api.get("/version")
-    minor = "".join(c for c in str(version.get("minor", "")) if c.isdigit())
-    cel = (int(version["major"]), int(minor or 0)) >= CEL_SINCE
-    for definition in (modelpools(), routingpolicies()):
-        body = definition if cel else without_cel(definition)
+    version = version_of(await api.get("/version"))
+    for body in definitions(version):
         name = body["metadata"]["name"]
         try:
             before = await api.get(f"{DEFINITIONS}/{name}")
@@ -78,7 +87,7 @@ async def apply_definitions(api: Api) -> None:
             await api.create(DEFINITIONS, body)
         else:
             await api.replace(f"{DEFINITIONS}/{name}", {**before, "spec": body["spec"]})
-        log.info("release.definition_applied", name=name, cel=cel)
+        log.info("release.definition_applied", name=name, cel=version >= CEL_SINCE)
 
 
 async def prepare_removal(api: Api, release: Release, wait_s: float, pause: Pause) -> None:

@@ -1,0 +1,198 @@
+"""Nodes: what they have, and whether every profile of every pool finds one. Pure."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
+
+from shunter.doctor.facts import ClusterFacts, Object, Unread
+from shunter.doctor.findings import Finding, failed, ok, skipped, warning
+from shunter.doctor.placement import Wish, wishes
+from shunter_operator.merge import quantity
+
+# By extended resource: the prefixes of the labels that the vendor's feature discovery sets, and
+# the add-on that sets them.
+VENDORS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "nvidia.com/gpu": (("nvidia.com/gpu.product",), "NVIDIA's GPU feature discovery"),
+    "amd.com/gpu": (("amd.com/gpu.", "beta.amd.com/gpu."), "AMD's node labeller"),
+}
+PRODUCT_LABEL = "nvidia.com/gpu.product"
+READ_NODES = "run it with a kubeconfig that may read nodes"
+
+
+def gpus(facts: ClusterFacts) -> Iterator[Finding]:
+    """GPUs that nodes offer, and the labels by which pools find them."""
+    if isinstance(facts.nodes, Unread):
+        yield skipped(facts.nodes.why, READ_NODES)
+        return
+    for resource, (prefixes, add_on) in VENDORS.items():
+        having = [node for node in facts.nodes if _amount(node, "capacity", resource)]
+        if not having:
+            continue
+        offered = sum(_amount(node, "allocatable", resource) for node in having)
+        bare = [n for n in having if not any(k.startswith(prefixes) for k in _labels(n))]
+        told = f"{offered} {resource} on {len(having)} nodes{_products(having)}"
+        if bare:
+            yield warning(
+                f"{told}; {_names(bare)} without labels of the product",
+                f"install {add_on}, or label nodes by hand",
+            )
+        else:
+            yield ok(told)
+        sick = [n for n in having if _amount(n, "allocatable", resource) == 0]
+        if sick:
+            yield warning(
+                f"{_names(sick)} offers none of its {resource}", "look at the device plugin's log"
+            )
+    yield from _labelled_only(facts.nodes)
+
+
+def _labelled_only(nodes: Iterable[Object]) -> Iterator[Finding]:
+    named = [n for n in nodes if PRODUCT_LABEL in _labels(n)]
+    without = [n for n in named if not _amount(n, "capacity", "nvidia.com/gpu")]
+    if without:
+        yield ok(f"{_names(without)} with the label of a GPU but none to offer: simulated engines")
+
+
+def placement(facts: ClusterFacts) -> Iterator[Finding]:
+    """A node for every profile: a pool needs one profile that can be placed."""
+    if isinstance(facts.nodes, Unread) or isinstance(facts.pools, Unread):
+        unread = facts.nodes if isinstance(facts.nodes, Unread) else facts.pools
+        assert isinstance(unread, Unread)
+        yield skipped(unread.why, READ_NODES)
+        return
+    wished = wishes(facts.pools)
+    for pool, why in wished.unreadable.items():
+        namespace, _, name = pool.partition("/")
+        yield failed(f"pool {pool} does not read: {why}", f"kubectl -n {namespace} edit smp {name}")
+    placed = 0
+    for pool, of_pool in wished.by_pool.items():
+        refusals = {wish.profile: refusal(wish, facts.nodes) for wish in of_pool}
+        placed += sum(why is None for why in refusals.values())
+        alone = all(refusals.values())
+        for profile, refused in refusals.items():
+            if refused is not None:
+                judge = failed if alone else warning
+                yield judge(f"pool {pool}, profile {profile}: {refused[0]}", refused[1])
+    if placed:
+        yield ok(f"{placed} profiles of {len(wished.by_pool)} pools have nodes that suit them")
+    elif not wished.by_pool and not wished.unreadable:
+        yield skipped("there is no ModelPool", "kubectl apply -f manifests/minimal.yaml")
+
+
+def runtime_classes(facts: ClusterFacts) -> Iterator[Finding]:
+    """Those that pools name in their podTemplate."""
+    if isinstance(facts.pools, Unread) or isinstance(facts.runtime_classes, Unread):
+        unread = facts.runtime_classes if isinstance(facts.runtime_classes, Unread) else facts.pools
+        assert isinstance(unread, Unread)
+        yield skipped(unread.why)
+        return
+    wished = [w for of_pool in wishes(facts.pools).by_pool.values() for w in of_pool]
+    named = {wish.runtime_class: wish.pool for wish in wished if wish.runtime_class}
+    if not named:
+        yield ok("no pool names a runtime class: nodes' own is used")
+    for name, pool in sorted(named.items()):
+        if name in facts.runtime_classes:
+            yield ok(f"runtime class {name} of pool {pool} is there")
+        else:
+            yield failed(
+                f"pool {pool} names the runtime class {name}, which is not there",
+                "install the GPU operator or create the RuntimeClass; or take "
+                "podTemplate.spec.runtimeClassName out",
+            )
+
+
+def refusal(wish: Wish, nodes: Iterable[Object]) -> tuple[str, str] | None:
+    """Why no node can ever take a pod, and the remedy; None where one can. What other pods use is
+    not looked at: that is for the pool's own conditions to say."""
+    nodes = [node for node in nodes if not (node.get("spec") or {}).get("unschedulable")]
+    if not nodes:
+        return "every node is cordoned", "kubectl uncordon one"
+    labelled = [n for n in nodes if wish.node_selector.items() <= _labels(n).items()]
+    if not labelled:
+        key, value = _unmatched(wish, nodes)
+        there = sorted({_labels(node)[key] for node in nodes if key in _labels(node)})
+        return (
+            f"no node has {key}={value}",
+            f"nodes have {', '.join(there[:4])}: correct nodeSelector"
+            if there
+            else f"no node has the label {key} at all: correct nodeSelector, or label nodes",
+        )
+    open_to = [node for node in labelled if _untolerated(wish, node) is None]
+    if not open_to:
+        taint = _untolerated(wish, labelled[0])
+        return (
+            f"all {len(labelled)} nodes with its labels are tainted {taint}",
+            "add it to the profile's tolerations",
+        )
+    short = [_short(wish, node) for node in open_to]
+    if all(short):
+        resource, wanted, most = _nearest(wish, open_to)
+        none = resource in VENDORS and most == 0
+        return (
+            f"no suitable node offers {wanted} {resource}, the most is {most}",
+            "is the device plugin running? kubectl describe node"
+            if none
+            else "lower resources or tensorParallel, or add larger nodes",
+        )
+    return None
+
+
+def _unmatched(wish: Wish, nodes: list[Object]) -> tuple[str, str]:
+    """The label that the fewest nodes have."""
+    have = Counter({pair: 0 for pair in wish.node_selector.items()})
+    for node in nodes:
+        have.update(pair for pair in wish.node_selector.items() if pair in _labels(node).items())
+    return min(have, key=lambda pair: (have[pair], pair))
+
+
+def _untolerated(wish: Wish, node: Object) -> str | None:
+    for taint in (node.get("spec") or {}).get("taints") or ():
+        if taint.get("effect") == "PreferNoSchedule" or taint["key"].startswith(_PASSING):
+            continue
+        if not any(_tolerates(toleration, taint) for toleration in wish.tolerations):
+            value = f"={taint['value']}" if taint.get("value") else ""
+            return f"{taint['key']}{value}:{taint.get('effect')}"
+    return None
+
+
+_PASSING = "node.kubernetes.io/"  # set and taken back by Kubernetes: not ready, under pressure
+
+
+def _tolerates(toleration: Object, taint: Object) -> bool:
+    if toleration.get("effect") not in (None, "", taint.get("effect")):
+        return False
+    if toleration.get("operator") == "Exists":
+        return toleration.get("key") in (None, "", taint["key"])
+    same_value = (toleration.get("value") or "") == (taint.get("value") or "")
+    return toleration.get("key") == taint["key"] and same_value
+
+
+def _short(wish: Wish, node: Object) -> bool:
+    return any(_amount(node, "allocatable", r) < wanted for r, wanted in wish.requests.items())
+
+
+def _nearest(wish: Wish, nodes: list[Object]) -> tuple[str, Decimal, Decimal]:
+    """The resource that keeps the nodes from it: wanted, and the most that any offers."""
+    most = {r: max(_amount(n, "allocatable", r) for n in nodes) for r in wish.requests}
+    worst = min(wish.requests, key=lambda r: (most[r] >= wish.requests[r], r not in VENDORS, r))
+    return worst, wish.requests[worst], most[worst]
+
+
+def _amount(node: Object, kind: str, resource: str) -> Decimal:
+    text = ((node.get("status") or {}).get(kind) or {}).get(resource)
+    return quantity(str(text)) or Decimal(0)
+
+
+def _labels(node: Object) -> Mapping[str, str]:
+    return node["metadata"].get("labels") or {}
+
+
+def _names(nodes: list[Object]) -> str:
+    names = [node["metadata"]["name"] for node in nodes]
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    return ("nodes " if len(names) > 1 else "node ") + ", ".join(names[:2]) + more
+
+
+def _products(nodes: list[Object]) -> str:
+    products = sorted({_labels(n)[PRODUCT_LABEL] for n in nodes if PRODUCT_LABEL in _labels(n)})
+    return f" ({', '.join(products)})" if products else ""

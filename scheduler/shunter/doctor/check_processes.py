@@ -1,0 +1,188 @@
+"""The release's own processes on a cluster, who leads, webhooks, and what pools say. Pure."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from shunter.doctor.facts import PARTS, ClusterFacts, Object, Page, Part, SchedulerPages, Unread
+from shunter.doctor.findings import Finding, failed, ok, skipped, warning
+from shunter_operator.pods import moment
+
+PROCESSES = ("shunter-gateway", "shunter-scheduler", "shunter-operator")
+VERSION_LABEL = "app.kubernetes.io/version"
+LEADING = "shunter_scheduler_leading"
+SHOWN = 5
+
+
+def processes(facts: ClusterFacts) -> Iterator[Finding]:
+    """Each Deployment of the chart, and whether its version is that of this command."""
+    if isinstance(facts.deployments, Unread):
+        yield skipped(facts.deployments.why)
+        return
+    for name in PROCESSES:
+        found = facts.deployments.get(name)
+        if found is None:
+            yield failed(
+                f"there is no Deployment {name} in namespace {facts.place.namespace}",
+                "name the release's namespace with --namespace, or helm install",
+            )
+            continue
+        wanted = (found.get("spec") or {}).get("replicas", 1)
+        ready = (found.get("status") or {}).get("readyReplicas", 0)
+        told = f"{name}: {ready} of {wanted} ready"
+        look = f"kubectl -n {facts.place.namespace} describe pods -l {_selector(found)}"
+        if ready == wanted and ready:
+            yield ok(told)
+        else:
+            yield (warning if ready else failed)(told, look)
+    versions = {_version(d) for d in facts.deployments.values()} - {"", facts.version}
+    if versions:
+        yield warning(
+            f"the release is of version {', '.join(sorted(versions))}, this command of "
+            f"{facts.version}",
+            "ask with the release's own: kubectl exec deploy/shunter-operator -- shunter doctor",
+        )
+
+
+def leaders(facts: ClusterFacts) -> Iterator[Finding]:
+    for part in PARTS:
+        lease = facts.leases[part]
+        if isinstance(lease, Unread):
+            yield skipped(f"Lease shunter-{part}: {lease.why}")
+        else:
+            yield _lease(part, lease, facts.server.now, facts.place.namespace)
+
+
+def _lease(part: Part, lease: Object, now: datetime | None, namespace: str) -> Finding:
+    spec = lease.get("spec") or {}
+    holder, renewed = spec.get("holderIdentity") or "", moment(spec.get("renewTime"))
+    logs = f"kubectl -n {namespace} logs -l app.kubernetes.io/component={part} --tail=50"
+    if not holder or renewed is None:
+        return failed(f"no {part} leads: nobody holds the Lease shunter-{part}", logs)
+    pod = holder.partition("_")[0]
+    if now is None:
+        return ok(f"{pod} holds the Lease shunter-{part}")
+    age_s = max(0.0, (now - renewed).total_seconds())
+    told = f"{pod} holds the Lease shunter-{part}, renewed {age_s:.0f} s ago"
+    # Twice: the API server's clock is read to the second, and the next renewal may be on its way.
+    if age_s > 2 * float(spec.get("leaseDurationSeconds") or 1):
+        return failed(f"{told}: it has run out", f"{logs}; is its node there?")
+    return ok(told)
+
+
+def schedulers(facts: ClusterFacts) -> Iterator[Finding]:
+    """Each scheduler answers, and the one that says it leads is the one with the Lease."""
+    if isinstance(facts.schedulers, Unread):
+        yield skipped(facts.schedulers.why)
+        return
+    leading = []
+    for pod, pages in facts.schedulers.items():
+        if why := _silent(pages):
+            yield failed(
+                f"{pod}: {why}", f"kubectl -n {facts.place.namespace} logs {pod} --tail=50"
+            )
+        elif isinstance(pages.metrics, Page) and f"\n{LEADING} 1" in pages.metrics.text:
+            leading.append(pod)
+    if len(leading) == 1:
+        others = len(facts.schedulers) - 1
+        yield from _holds_the_lease(leading[0], facts)
+        if not others:
+            yield warning("there is no standby scheduler", "set scheduler.replicas to 2")
+    elif leading:
+        yield failed(
+            f"{' and '.join(leading)} both say that they lead",
+            "gateways obey the higher term; delete the older pod",
+        )
+    elif facts.schedulers:
+        yield failed("no scheduler leads", "look at the Lease shunter-scheduler and at their logs")
+
+
+def _holds_the_lease(leading: str, facts: ClusterFacts) -> Iterator[Finding]:
+    lease = facts.leases["scheduler"]
+    holder = "" if isinstance(lease, Unread) else (lease.get("spec") or {}).get("holderIdentity")
+    if holder and not str(holder).startswith(f"{leading}_"):
+        yield warning(
+            f"{leading} leads, and {str(holder).partition('_')[0]} has the Lease",
+            "leadership may be changing hands: look again in ten seconds",
+        )
+    else:
+        yield ok(f"{leading} leads of {len(facts.schedulers)} schedulers")  # type: ignore[arg-type]
+
+
+def _silent(pages: SchedulerPages) -> str:
+    if isinstance(pages.health, Unread):
+        return pages.health.why
+    return "" if pages.health.status == 200 else f"/health says {pages.health.status}"
+
+
+def webhooks(facts: ClusterFacts) -> Iterator[Finding]:
+    """Configurations that call for ModelPools or RoutingPolicies: who checks them can be called."""
+    if isinstance(facts.webhooks, Unread):
+        yield skipped(facts.webhooks.why)
+    elif not facts.webhooks:
+        yield ok("none are installed: resources are checked by schema and by the operator")
+    else:
+        for found in facts.webhooks:
+            bare = [w["name"] for w in found["webhooks"] if not _callable(w["clientConfig"])]
+            name = f"{found['kind']} {found['metadata']['name']}"
+            if bare:
+                yield failed(
+                    f"{name}: {', '.join(bare)} without a caBundle",
+                    "the leading operator writes it; look at its log",
+                )
+            else:
+                yield ok(f"{name}: {len(found['webhooks'])} webhooks with a caBundle")
+
+
+def _callable(config: Object) -> bool:
+    return bool(config.get("caBundle")) or str(config.get("url", "")).startswith("https://")
+
+
+def admission(facts: ClusterFacts) -> Iterator[Finding]:
+    """The server takes a correct pool, all webhooks asked; it is a dry run."""
+    if isinstance(facts.trial, Unread):
+        yield skipped(facts.trial.why)
+    elif facts.trial:
+        yield failed(
+            f"the server refuses a correct ModelPool: {facts.trial}",
+            "where a webhook does not answer: are the operator's pods ready, and may the API "
+            "server reach them?",
+        )
+    else:
+        yield ok("the server takes a ModelPool (dry run)")
+
+
+def pools(facts: ClusterFacts) -> Iterator[Finding]:
+    """What the operator wrote into the pools' status."""
+    if isinstance(facts.pools, Unread):
+        yield skipped(facts.pools.why)
+        return
+    bad = [(pool, why) for pool in facts.pools if (why := _trouble(pool))]
+    for pool, why in bad[:SHOWN]:
+        metadata = pool["metadata"]
+        yield warning(
+            f"pool {metadata['namespace']}/{metadata['name']}: {why}",
+            f"kubectl -n {metadata['namespace']} describe smp/{metadata['name']}",
+        )
+    if len(bad) > SHOWN:
+        yield warning(f"{len(bad) - SHOWN} more pools like these", "kubectl get smp -A")
+    if facts.pools and not bad:
+        yield ok(f"{len(facts.pools)} pools, none Degraded")
+
+
+def _trouble(pool: Object) -> str:
+    conditions = {c["type"]: c for c in (pool.get("status") or {}).get("conditions") or ()}
+    if not conditions:
+        return "no status yet: does an operator watch its namespace?"
+    degraded = conditions.get("Degraded", {})
+    if degraded.get("status") == "True":
+        return f"{degraded.get('reason')}: {degraded.get('message', '')}"[:300]
+    return ""
+
+
+def _selector(deployment: Object) -> str:
+    labels = deployment["spec"]["selector"]["matchLabels"]
+    return f"app.kubernetes.io/component={labels.get('app.kubernetes.io/component', '')}"
+
+
+def _version(deployment: Object) -> str:
+    return str((deployment["metadata"].get("labels") or {}).get(VERSION_LABEL, ""))

@@ -1,0 +1,48 @@
+"""What each process must be allowed to do: of the file that the chart makes its roles of. Pure."""
+
+from collections.abc import Iterator, Mapping
+
+from shunter.doctor.facts import Object, Part, Place, Right
+
+Rules = Mapping[str, list[Object]]
+
+
+def needs(rules: Rules, part: Part, place: Place) -> tuple[Right, ...]:
+    """The part's own rules where the release works, and its Lease in the release's namespace."""
+    scope = "cluster" if place.wide else "namespace"
+    own = [rule for rule in rules[part] if rule.get("scope", scope) == scope]
+    where = "" if place.wide else place.namespace
+    lease = rules[f"{part}-lease"]
+    return (*_rights(part, own, where), *_rights(part, lease, place.namespace))
+
+
+def _rights(part: Part, rules: list[Object], namespace: str) -> Iterator[Right]:
+    for rule in rules:
+        for group in rule["apiGroups"]:
+            for resource in rule["resources"]:
+                for verb in rule["verbs"]:
+                    for name in rule.get("resourceNames") or ("",):
+                        yield Right(part, group, resource, verb, namespace, name)
+
+
+def review(right: Right, user: str) -> Object:
+    """The body that asks an API server for one right; of the asker itself where `user` is empty."""
+    resource, _, subresource = right.resource.partition("/")
+    attributes = {
+        "group": right.group,
+        "resource": resource,
+        "subresource": subresource,
+        "verb": right.verb,
+        "namespace": right.namespace,
+        "name": right.name,
+    }
+    spec: dict[str, object] = {"resourceAttributes": {k: v for k, v in attributes.items() if v}}
+    if not user:
+        return {**_REVIEW, "kind": "SelfSubjectAccessReview", "spec": spec}
+    groups = ["system:serviceaccounts", "system:authenticated"]
+    namespace = user.split(":")[2]
+    spec |= {"user": user, "groups": [*groups, f"system:serviceaccounts:{namespace}"]}
+    return {**_REVIEW, "kind": "SubjectAccessReview", "spec": spec}
+
+
+_REVIEW = {"apiVersion": "authorization.k8s.io/v1"}

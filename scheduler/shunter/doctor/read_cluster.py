@@ -1,0 +1,233 @@
+"""Reads what the API server knows. What may not be read, or is not answered, says so."""
+
+import asyncio
+from collections.abc import Awaitable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+from urllib.parse import quote
+
+from shunter.doctor.facts import (
+    PARTS,
+    ClusterFacts,
+    Object,
+    Part,
+    Place,
+    Right,
+    Rights,
+    SchedulerPages,
+    Server,
+    Unread,
+)
+from shunter.doctor.needs import Rules, needs, review
+from shunter.doctor.reach import Reach, Target
+from shunter.release import DEFINITIONS, definitions
+from shunter_operator.names import GROUP, VERSION
+from shunter_runtime.kube_api import KubeApi, KubeError, NotFound, Refused
+from shunter_scheduler.sources.kubernetes_objects import ENGINE_PODS
+
+AT_ONCE = 8
+METRICS_PORT = "9090"
+COMPONENT = "app.kubernetes.io/component"
+RELEASE_LABELS = "app.kubernetes.io/name=shunter,app.kubernetes.io/part-of=shunter"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Who asks, of what. `user` is the account that this process runs as; empty: a person."""
+
+    api: KubeApi
+    reach: Reach
+    rules: Rules
+    version: str
+    user: str = ""
+
+
+async def read_cluster(asking: Asking, place: Place, server: Server) -> ClusterFacts:
+    api, folder = asking.api, f"/apis/apps/v1/namespaces/{quote(place.namespace)}/deployments"
+    pods, deployments, nodes, runtime_classes, pools = await asyncio.gather(
+        scheduler_pods(api, place),
+        _listed(api, folder, {"labelSelector": RELEASE_LABELS}),
+        _listed(api, "/api/v1/nodes"),
+        _listed(api, "/apis/node.k8s.io/v1/runtimeclasses"),
+        _listed(api, _pools(place)),
+    )
+    return ClusterFacts(
+        place=place,
+        version=asking.version,
+        server=server,
+        definitions=await _definitions(api, server),
+        rights={part: await _rights(asking, part, place) for part in PARTS},
+        nodes=nodes,
+        pools=pools,
+        runtime_classes=runtime_classes
+        if isinstance(runtime_classes, Unread)
+        else frozenset(c["metadata"]["name"] for c in runtime_classes),
+        deployments=deployments
+        if isinstance(deployments, Unread)
+        else {d["metadata"]["name"]: d for d in deployments},
+        leases={part: await _lease(api, part, place) for part in PARTS},
+        schedulers=pods if isinstance(pods, Unread) else await _pages(pods, asking.reach),
+        webhooks=await _webhooks(api),
+        trial=await _trial(api, place),
+    )
+
+
+async def find_place(api: KubeApi, namespace: str) -> Place:
+    """The release in that namespace; without a name the context's own, or else the only one of the
+    cluster. Where there is none, checks say so."""
+    wanted = namespace or api.namespace
+    path = f"/apis/apps/v1/namespaces/{quote(wanted)}/deployments"
+    query = {"labelSelector": f"{RELEASE_LABELS},{COMPONENT}=operator"}
+    found = await _listed(api, path, query)
+    if not found and not namespace:
+        found = await _listed(api, "/apis/apps/v1/deployments", query)
+    if isinstance(found, Unread) or len(found) != 1:
+        return Place(wanted, wide=True)
+    (container,) = found[0]["spec"]["template"]["spec"]["containers"]
+    narrow = any(arg.startswith("--namespace=") for arg in container.get("args") or ())
+    return Place(found[0]["metadata"]["namespace"], wide=not narrow)
+
+
+async def scheduler_pods(api: KubeApi, place: Place) -> tuple[Object, ...] | Unread:
+    path = f"/api/v1/namespaces/{quote(place.namespace)}/pods"
+    pods = await _listed(api, path, {"labelSelector": f"{RELEASE_LABELS},{COMPONENT}=scheduler"})
+    if isinstance(pods, Unread):
+        return pods
+    return tuple(pod for pod in pods if "deletionTimestamp" not in pod["metadata"])
+
+
+async def engine_pods(api: KubeApi, place: Place) -> tuple[Object, ...] | Unread:
+    inside = "" if place.wide else f"/namespaces/{quote(place.namespace)}"
+    return await _listed(api, f"/api/v1{inside}/pods", {"labelSelector": ENGINE_PODS})
+
+
+async def gateway_service(api: KubeApi, place: Place) -> Object | Unread:
+    folder = f"/api/v1/namespaces/{quote(place.namespace)}/services"
+    return await _read(api.get(f"{folder}/shunter-gateway"))
+
+
+async def _listed(
+    api: KubeApi, path: str, query: Mapping[str, str] | None = None
+) -> tuple[Object, ...] | Unread:
+    found = await _read(api.list(path, query))
+    return found if isinstance(found, Unread) else found.items
+
+
+async def _read(call: Awaitable[T]) -> T | Unread:
+    try:
+        return await call
+    except Refused as error:
+        if error.status == 403:
+            return Unread(f"may not be read: {str(error).removeprefix('403: ')}")
+        return Unread(str(error))
+    except KubeError as error:
+        return Unread(str(error))
+
+
+def _pools(place: Place) -> str:
+    inside = "" if place.wide else f"/namespaces/{quote(place.namespace)}"
+    return f"/apis/{GROUP}/{VERSION}{inside}/modelpools"
+
+
+async def _definitions(api: KubeApi, server: Server) -> Mapping[str, Object | None] | Unread:
+    found: dict[str, Object | None] = {}
+    for definition in definitions(server.version):
+        name = definition["metadata"]["name"]
+        try:
+            found[name] = await api.get(f"{DEFINITIONS}/{name}")
+        except NotFound:
+            found[name] = None
+        except KubeError as error:
+            return Unread(f"may not be read: {error}")
+    return found
+
+
+async def _rights(asking: Asking, part: Part, place: Place) -> Rights | Unread:
+    """Asked for the account of the process, by itself or by somebody who may ask for others."""
+    account = f"system:serviceaccount:{place.namespace}:shunter-{part}"
+    user = "" if asking.user == account else account
+    wanted = needs(asking.rules, part, place)
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def refused(right: Right) -> bool:
+        async with room:
+            body = review(right, user)
+            plural = f"{body['kind'].lower()}s"
+            path = f"/apis/authorization.k8s.io/v1/{plural}"
+            return not (await asking.api.create(path, dict(body)))["status"]["allowed"]
+
+    answers = await _read(_all(refused(right) for right in wanted))
+    if isinstance(answers, Unread):
+        return answers
+    missing = tuple(r for r, no in zip(wanted, answers, strict=True) if no)
+    return Rights(len(wanted), missing)
+
+
+async def _all(calls: Iterable[Awaitable[bool]]) -> list[bool]:
+    return list(await asyncio.gather(*calls))
+
+
+async def _lease(api: KubeApi, part: Part, place: Place) -> Object | Unread:
+    folder = f"/apis/coordination.k8s.io/v1/namespaces/{quote(place.namespace)}/leases"
+    return await _read(api.get(f"{folder}/shunter-{part}"))
+
+
+async def _pages(pods: Iterable[Object], reach: Reach) -> Mapping[str, SchedulerPages]:
+    found: dict[str, SchedulerPages] = {}
+    for pod in pods:
+        target = pod_target(pod, METRICS_PORT)
+        found[pod["metadata"]["name"]] = SchedulerPages(
+            await reach.call(target, "/health"), await reach.call(target, "/metrics")
+        )
+    return found
+
+
+def pod_target(pod: Object, port: str) -> Target:
+    metadata, host = pod["metadata"], (pod.get("status") or {}).get("podIP") or ""
+    host = f"[{host}]" if ":" in host else host
+    return Target(f"{host}:{port}", "pods", metadata["namespace"], metadata["name"], port)
+
+
+async def _webhooks(api: KubeApi) -> tuple[Object, ...] | Unread:
+    """Those that are asked about our resources, whoever made them."""
+    ours: list[Object] = []
+    for kind in ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"):
+        path = f"/apis/admissionregistration.k8s.io/v1/{kind.lower()}s"
+        found = await _listed(api, path)
+        if isinstance(found, Unread):
+            return found
+        ours += [{**item, "kind": kind} for item in found if _about_us(item)]
+    return tuple(ours)
+
+
+def _about_us(configuration: Object) -> bool:
+    return any(
+        GROUP in rule.get("apiGroups", ())
+        for webhook in configuration.get("webhooks") or ()
+        for rule in webhook.get("rules") or ()
+    )
+
+
+async def _trial(api: KubeApi, place: Place) -> str | Unread:
+    """A pool that is only looked at: what the server says against it."""
+    path = f"/apis/{GROUP}/{VERSION}/namespaces/{quote(place.namespace)}/modelpools?dryRun=All"
+    try:
+        answer = await api.ask("POST", path, TRIAL)
+    except KubeError as error:
+        return Unread(str(error))
+    if answer.status in (403, 404):
+        return Unread(f"the server does not let this user try one ({answer.status})")
+    return "" if answer.status < 300 else answer.body.decode("utf-8", "replace")[:500]
+
+
+TRIAL: dict[str, object] = {
+    "apiVersion": f"{GROUP}/{VERSION}",
+    "kind": "ModelPool",
+    "metadata": {"name": "shunter-doctor-trial"},
+    "spec": {
+        "model": {"source": "sim://llama-3.1-8b"},
+        "engine": {"type": "simulated"},
+        "profiles": [{"name": "l4", "accelerator": "l4-24gb"}],
+    },
+}

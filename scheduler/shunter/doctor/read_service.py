@@ -1,0 +1,168 @@
+"""Asks the processes: the scheduler by gRPC, the gateway and the engines by HTTP."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import grpc
+import msgspec
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from shunter.doctor.facts import (
+    EngineFacts,
+    InstanceFacts,
+    ModelFacts,
+    PoolFacts,
+    SchedulerFacts,
+    Unread,
+)
+from shunter.doctor.reach import Reach, Target
+from shunter_api.modelpool import EngineType, ModelPool
+from shunter_gateway.engines import llamacpp, openai, simulated, vllm
+from shunter_gateway.ports import Capabilities
+from shunter_gateway.tokenizers import PROBE
+from shunter_proto.v1 import scheduler_pb2 as pb
+from shunter_proto.v1 import scheduler_pb2_grpc as pb_grpc
+from shunter_runtime.tls import TlsFiles, channel_credentials
+from shunter_text.sources import TokenizerUnavailable, load_tokenizer
+
+CALL_TIMEOUT_S = 5.0
+MAX_ENGINES = 64  # asked; a larger fleet is sampled
+MAX_SOURCES = 16
+AT_ONCE = 8
+SERVICE = pb.DESCRIPTOR.services_by_name["Scheduler"].full_name
+
+_CAPABILITIES: Mapping[EngineType, Capabilities] = MappingProxyType(
+    {
+        "simulated": simulated.CAPABILITIES,
+        "numpy": simulated.CAPABILITIES,
+        "vllm": vllm.CAPABILITIES,
+        "llamacpp": llamacpp.CAPABILITIES,
+        "openai": openai.CAPABILITIES,
+    }
+)
+
+
+def model_of(pool: ModelPool) -> ModelFacts:
+    return ModelFacts(
+        engine_type=pool.engine_type,
+        declared=_CAPABILITIES[pool.engine_type].token_ids,
+        source=pool.spec.model.source,
+        name=pool.model_names[0],
+        context_length=pool.context_length,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePlace:
+    name: str
+    pool: str
+    target: Target
+    model: ModelFacts | None
+
+
+async def read_scheduler(
+    address: str, tls: TlsFiles | None, name: str = ""
+) -> SchedulerFacts | Unread:
+    """`name`: what the certificate says, where it is not the address. Raises `TlsError`."""
+    async with _channel(address, tls, name) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        try:
+            alive = await _serves(health, "")
+            if not alive or not await _serves(health, SERVICE):
+                return SchedulerFacts(address, alive, leads=False)
+            request = pb.StatusRequest()
+            reply = await pb_grpc.SchedulerStub(channel).Status(request, timeout=CALL_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                return SchedulerFacts(address, alive=False, leads=False)
+            return Unread(f"{address}: {error.details() or error.code()}")
+    return _facts(address, reply)
+
+
+def _channel(address: str, tls: TlsFiles | None, name: str) -> grpc.aio.Channel:
+    if tls is None:
+        return grpc.aio.insecure_channel(address)
+    options = [("grpc.ssl_target_name_override", name)] if name else []
+    return grpc.aio.secure_channel(address, channel_credentials(tls), options)
+
+
+async def _serves(health: health_pb2_grpc.HealthStub, service: str) -> bool:
+    request = health_pb2.HealthCheckRequest(service=service)
+    reply = await health.Check(request, timeout=CALL_TIMEOUT_S)
+    return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def _facts(address: str, reply: pb.StatusReply) -> SchedulerFacts:
+    return SchedulerFacts(
+        address,
+        alive=True,
+        leads=True,
+        term=reply.term,
+        gateways=reply.gateways,
+        config_error=reply.config_error,
+        pools=tuple(PoolFacts(p.name, p.ready_instances) for p in reply.pools),
+        instances=tuple(InstanceFacts(i.name, i.pool, i.address, i.state) for i in reply.instances),
+    )
+
+
+async def read_engines(places: Iterable[EnginePlace], reach: Reach) -> tuple[EngineFacts, ...]:
+    """A few at a time."""
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def one(place: EnginePlace) -> EngineFacts:
+        async with room:
+            return await _engine(place, reach)
+
+    return tuple(await asyncio.gather(*map(one, places)))
+
+
+async def _engine(place: EnginePlace, reach: Reach) -> EngineFacts:
+    health, models, metrics = [
+        await reach.call(place.target, path) for path in ("/health", "/v1/models", "/metrics")
+    ]
+    return EngineFacts(
+        name=place.name,
+        pool=place.pool,
+        model=place.model,
+        health=health,
+        models=models,
+        metrics=metrics,
+        token_ids=await _token_ids(place, reach),
+    )
+
+
+class _Tokens(msgspec.Struct):
+    tokens: list[int]
+
+
+async def _token_ids(place: EnginePlace, reach: Reach) -> tuple[int, ...] | Unread:
+    """As the adapters ask: llama-server calls the text `content`, the others `prompt`."""
+    model = place.model
+    body: dict[str, object] = {"prompt": PROBE, "content": PROBE, "add_special": True}
+    if model is not None:
+        body["model"] = model.name
+    page = await reach.call(place.target, "/tokenize", body)
+    if isinstance(page, Unread):
+        return page
+    if page.status != 200:
+        return Unread(f"/tokenize answers {page.status}")
+    try:
+        return tuple(msgspec.json.decode(page.text, type=_Tokens).tokens)
+    except msgspec.DecodeError as error:
+        return Unread(f"/tokenize: {error}")
+
+
+async def read_tokenizers(sources: Iterable[str]) -> dict[str, tuple[int, ...] | Unread]:
+    """What this machine makes of the probe text. Sources that only engines can read are absent."""
+    found: dict[str, tuple[int, ...] | Unread] = {}
+    for source in sorted(set(sources))[:MAX_SOURCES]:
+        try:
+            tokenizer = await asyncio.to_thread(load_tokenizer, source)
+        except TokenizerUnavailable as error:
+            found[source] = Unread(str(error))
+            continue
+        if tokenizer is not None:
+            found[source] = tuple(tokenizer.encode(PROBE))
+    return found
