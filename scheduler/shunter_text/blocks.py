@@ -16,6 +16,7 @@ _TOKEN_BYTES = 4
 
 def block_hashes(token_ids: Sequence[int], root: int, block_tokens: int = BLOCK_TOKENS) -> bytes:
     """Packed little-endian uint64, one for each full block of `token_ids`; the rest is left out.
+    The ids may be the bytes of a text that nothing tokenises.
 
     Every block is hashed as little-endian uint32 ids by XXH3-64 (https://xxhash.com), seeded by
     the block before it, the first one by `root` (see `chain_root`). Raises `OverflowError` for an
@@ -23,7 +24,8 @@ def block_hashes(token_ids: Sequence[int], root: int, block_tokens: int = BLOCK_
     """
     if block_tokens < 1:
         raise ValueError(f"block_tokens must be at least 1, not {block_tokens}")
-    packed = array("I", token_ids)
+    # An array would take bytes for its own memory, four to an item.
+    packed = array("I", list(token_ids) if isinstance(token_ids, bytes) else token_ids)
     if sys.byteorder == "big":
         packed.byteswap()
     data = packed.tobytes()

@@ -24,6 +24,11 @@ def test_equals_a_naive_chain(token_ids: list[int], root: int, block_tokens: int
     assert unpack(block_hashes(token_ids, root, block_tokens)) == tuple(expected)
 
 
+@given(st.binary(max_size=40), st.integers(1, 9))
+def test_each_byte_of_a_text_is_an_id(text: bytes, block_tokens: int) -> None:
+    assert block_hashes(text, 7, block_tokens) == block_hashes(list(text), 7, block_tokens)
+
+
 @given(TOKEN_IDS, TOKEN_IDS)
 def test_shared_prefix_gives_shared_hashes_and_nothing_more(a: list[int], b: list[int]) -> None:
     blocks = 4
