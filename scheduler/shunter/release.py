@@ -1,4 +1,4 @@
-"""What the chart's hooks do on a cluster: before an upgrade, and before the removal."""
+"""What the chart's hooks do on a cluster: before and after an upgrade, and before the removal."""
 
 import asyncio
 import time
@@ -8,13 +8,24 @@ from typing import Protocol
 from urllib.parse import quote
 
 import structlog
+import yaml
 
 from shunter_api.crd import modelpools, routingpolicies, without_cel
 from shunter_operator.names import FINALIZER, GROUP, VERSION
-from shunter_runtime.kube_api import MERGE, Conflict, Listing, NotFound, Object
+from shunter_runtime.kube_api import (
+    APPLY,
+    MERGE,
+    Conflict,
+    Listing,
+    NotFound,
+    Object,
+    Unreachable,
+)
 
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 OPERATOR = "shunter-operator"
+DEMO = "shunter-demo"
+_PLURALS = {"ModelPool": "modelpools", "RoutingPolicy": "routingpolicies"}
 CEL_SINCE = (1, 25)  # rules in schemas: on by default from Kubernetes 1.25 on (KEP-2876)
 POLL_S = 1.0
 
@@ -32,7 +43,9 @@ class Api(Protocol):
 
     async def replace(self, path: str, body: Object) -> Object: ...
 
-    async def patch(self, path: str, body: Object, content_type: str) -> Object: ...
+    async def patch(
+        self, path: str, body: Object, content_type: str, query: Mapping[str, str] | None = None
+    ) -> Object: ...
 
     async def delete(self, path: str) -> Object: ...
 
@@ -88,6 +101,33 @@ async def apply_definitions(api: Api) -> None:
         else:
             await api.replace(f"{DEFINITIONS}/{name}", {**before, "spec": body["spec"]})
         log.info("release.definition_applied", name=name, cel=version >= CEL_SINCE)
+
+
+async def apply_demo(api: Api, namespace: str, wait_s: float, pause: Pause) -> None:
+    """The objects in the ConfigMap of the chart's demo, which owns them: they go with it.
+
+    A server that cannot take them yet, because definitions or webhooks are only starting, is asked
+    again for `wait_s` at most. Raises `KubeError`.
+    """
+    folder = f"/api/v1/namespaces/{quote(namespace)}/configmaps"
+    config = await api.get(f"{folder}/{DEMO}")
+    uid = config["metadata"]["uid"]
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": DEMO, "uid": uid}
+    deadline = pause.clock() + wait_s
+    for body in yaml.safe_load_all(config["data"]["demo.yaml"]):
+        metadata = {**body["metadata"], "namespace": namespace, "ownerReferences": [owner]}
+        path = f"/apis/{GROUP}/{VERSION}/namespaces/{quote(namespace)}/{_PLURALS[body['kind']]}"
+        path = f"{path}/{quote(metadata['name'])}"
+        query = {"fieldManager": DEMO, "force": "true"}
+        while True:
+            try:
+                await api.patch(path, {**body, "metadata": metadata}, APPLY, query)
+                break
+            except (Unreachable, NotFound):
+                if pause.clock() >= deadline:
+                    raise
+                await pause.sleep(POLL_S)
+        log.info("release.demo_applied", kind=body["kind"], name=metadata["name"])
 
 
 async def prepare_removal(api: Api, release: Release, wait_s: float, pause: Pause) -> None:

@@ -21,6 +21,8 @@ EVERYTHING = (
     "networkPolicy.enabled=true",
     "gateway.autoscaling.enabled=true",
     "gateway.tls.secretName=cert",
+    "scheduler.tls.secretName=internal",
+    "scheduler.tls.clientSecretName=clients",
 )
 WAYS = [(), EVERYTHING, ("scope=namespace",), ("scope=namespace", *EVERYTHING)]
 ROLES = ("Role", "ClusterRole")
@@ -43,6 +45,7 @@ def test_lint_finds_nothing(helm: Helm) -> None:
         ("gateway.service.port=99999", "/gateway/service/port"),
         ("scope=galaxy", "/scope"),
         ("gateway.auth.mode=existing", "/gateway/auth/existingSecret"),
+        ("scheduler.tls.clientSecretName=clients", "/scheduler/tls/secretName"),
         ("gateway.auth.existingSecret=No_Name", "/gateway/auth/existingSecret"),
         ("scheduler.replicas=0", "/scheduler/replicas"),
         ("operator.logLevel=loud", "/operator/logLevel"),
@@ -134,6 +137,32 @@ def test_a_namespaced_install_makes_nothing_outside_its_namespace(helm: Helm) ->
     for value in helm.template("scope=namespace", *EVERYTHING):
         assert value["metadata"].get("namespace") == "serving", value["metadata"]["name"]
         assert not value["kind"].startswith("Cluster")
+
+
+@pytest.mark.parametrize(
+    ("settings", "may"),
+    [
+        ((), True),
+        (("operator.watchNodes=never",), False),
+        (("scope=namespace",), False),
+        (("scope=namespace", "operator.watchNodes=always"), True),
+    ],
+)
+def test_nodes_are_read_where_that_is_wanted(
+    helm: Helm, settings: tuple[str, ...], may: bool
+) -> None:
+    rules = [
+        rule
+        for role in of_kind(helm.template(*settings), "ClusterRole", "Role")
+        for rule in role["rules"]
+        if "nodes" in rule["resources"]
+    ]
+    assert (
+        rules
+        == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]}][
+            : int(may)
+        ]
+    )
 
 
 def test_two_releases_share_no_object(helm: Helm) -> None:
@@ -243,8 +272,33 @@ def test_who_may_ask(helm: Helm, settings: tuple[str, ...], argument: str) -> No
     assert ("--insecure-open" in container["args"]) == (argument == "--insecure-open")
 
 
+def demo_of(objects: list[Object]) -> list[Object]:
+    """What the job after the installation applies."""
+    return list(
+        yaml.safe_load_all(named(objects, "ConfigMap", "shunter-demo")["data"]["demo.yaml"])
+    )
+
+
+def test_the_demo_is_applied_once_the_release_serves(helm: Helm) -> None:
+    objects = helm.template("demo.enabled=true")
+    assert of_kind(objects, "ModelPool", "RoutingPolicy") == []
+    job = named(objects, "Job", "shunter-demo")
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "post-install,post-upgrade"
+    role = named(objects, "Role", "shunter-demo")
+    assert role["metadata"]["namespace"] == "serving"
+    assert "helm.sh/hook" not in named(objects, "ConfigMap", "shunter-demo")["metadata"].get(
+        "annotations", {}
+    )
+
+
+def test_without_hooks_the_demo_is_among_the_other_objects(helm: Helm) -> None:
+    plain = helm.template("demo.enabled=true", "hooks.enabled=false")
+    hooked = demo_of(helm.template("demo.enabled=true"))
+    assert of_kind(plain, "ModelPool", "RoutingPolicy") == hooked
+
+
 def test_the_demo_is_valid_and_wants_no_gpu(helm: Helm) -> None:
-    demo = of_kind(helm.template("demo.enabled=true"), "ModelPool", "RoutingPolicy")
+    demo = demo_of(helm.template("demo.enabled=true"))
     configuration = load_configuration([("demo.yaml", yaml.safe_dump_all(demo))], KNOWN)
     (pool,) = configuration.pools
     assert pool.engine_type == "simulated"
@@ -259,12 +313,17 @@ def test_the_demo_can_be_placed_by_gpu(helm: Helm) -> None:
     kind = yaml.safe_load((CHART.parents[1] / "kind-config.yaml").read_text())
     label = "nvidia.com/gpu.product"
     nodes = [node["labels"][label] for node in kind["nodes"] if node["role"] == "worker"]
-    (pool,) = of_kind(objects, "ModelPool")
+    pool = demo_of(objects)[0]
     assert [p["nodeSelector"][label] for p in pool["spec"]["profiles"]] == nodes
 
 
 def test_nothing_of_the_demo_is_there_unasked(helm: Helm) -> None:
-    assert of_kind(helm.template(), "ModelPool", "RoutingPolicy") == []
+    objects = helm.template()
+    assert of_kind(objects, "ModelPool", "RoutingPolicy", "ConfigMap") == []
+    assert [j["metadata"]["name"] for j in of_kind(objects, "Job")] == [
+        "shunter-upgrade",
+        "shunter-removal",
+    ]
 
 
 def test_the_notes_show_a_request(helm: Helm) -> None:
@@ -303,3 +362,50 @@ def test_the_roles_are_those_of_the_rules_file(helm: Helm, scope: str) -> None:
         (role,) = [r for r in roles if r["metadata"]["name"] == f"shunter-{part}{suffix}"]
         own = [r for r in wanted[part] if r.pop("scope", scope) == scope]
         assert role["rules"] == own
+
+
+def test_only_the_scheduler_gets_its_key(helm: Helm) -> None:
+    """Those who call it get the authority's certificate, and what they show themselves."""
+    objects = helm.template("scheduler.tls.secretName=own", "scheduler.tls.clientSecretName=mine")
+    for part, wanted in (
+        ("scheduler", {"own": None}),
+        ("gateway", {"own": ["ca.crt"], "mine": ["tls.crt", "tls.key"]}),
+        ("operator", {"own": ["ca.crt"], "mine": ["tls.crt", "tls.key"]}),
+    ):
+        spec = named(objects, "Deployment", f"shunter-{part}")["spec"]["template"]["spec"]
+        found = dict(
+            pair
+            for volume in spec["volumes"]
+            if volume["name"] in ("tls", "scheduler-tls")
+            for pair in _secrets(volume)
+        )
+        assert found == wanted, part
+        (container,) = spec["containers"]
+        folders = [m["mountPath"] for m in container["volumeMounts"]]
+        files = [a.partition("=")[2] for a in container["args"] if "/etc/shunter/" in a]
+        certificates = [f for f in files if f.endswith((".crt", ".key"))]
+        assert len(certificates) == 3
+        assert all(f.rpartition("/")[0] in folders for f in certificates)
+
+
+def _secrets(volume: dict[str, Any]) -> Iterator[tuple[str, list[str] | None]]:
+    """Name, and the keys that are mounted; None: all."""
+    if "secret" in volume:
+        yield volume["secret"]["secretName"], None
+        return
+    for source in volume["projected"]["sources"]:
+        yield source["secret"]["name"], [item["key"] for item in source["secret"]["items"]]
+
+
+def test_without_client_certificates_the_scheduler_asks_for_none(helm: Helm) -> None:
+    objects = helm.template("scheduler.tls.secretName=own")
+    args = {
+        part: named(objects, "Deployment", f"shunter-{part}")["spec"]["template"]["spec"][
+            "containers"
+        ][0]["args"]
+        for part in ("scheduler", "gateway", "operator")
+    }
+    assert not any(a.startswith("--tls-ca") for a in args["scheduler"])
+    for part in ("gateway", "operator"):
+        assert "--scheduler-ca=/etc/shunter/scheduler-tls/ca.crt" in args[part]
+        assert not any(a.startswith("--scheduler-cert") for a in args[part])

@@ -7,9 +7,24 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from shunter.release import DEFINITIONS, Pause, Release, apply_definitions, prepare_removal
+from shunter.release import (
+    DEFINITIONS,
+    Pause,
+    Release,
+    apply_definitions,
+    apply_demo,
+    prepare_removal,
+)
 from shunter_operator.names import FINALIZER
-from shunter_runtime.kube_api import MERGE, Conflict, Listing, NotFound, Object
+from shunter_runtime.kube_api import (
+    APPLY,
+    MERGE,
+    Conflict,
+    Listing,
+    NotFound,
+    Object,
+    Unreachable,
+)
 
 RELEASE = Release("r", "serving", wide=False)
 POOLS = "/apis/shunter.dev/v1alpha1/namespaces/serving/modelpools"
@@ -51,7 +66,9 @@ class ApiInMemory:
         self.objects[path] = body
         return body
 
-    async def patch(self, path: str, body: Object, content_type: str) -> Object:
+    async def patch(
+        self, path: str, body: Object, content_type: str, query: Mapping[str, str] | None = None
+    ) -> Object:
         assert content_type == MERGE
         if path.endswith("/scale"):
             await self.get(path.removesuffix("/scale"))
@@ -175,3 +192,60 @@ async def test_servers_without_cel_get_no_rules(minor: str, cel: bool) -> None:
     await apply_definitions(api)
     text = repr(api.objects[f"{DEFINITIONS}/modelpools.shunter.dev"])
     assert ("x-kubernetes-validations" in text) == cel
+
+
+DEMO = """\
+apiVersion: shunter.dev/v1alpha1
+kind: ModelPool
+metadata: {name: chat}
+spec: {}
+---
+apiVersion: shunter.dev/v1alpha1
+kind: RoutingPolicy
+metadata: {name: main}
+spec: {}
+"""
+CONFIG = "/api/v1/namespaces/serving/configmaps/shunter-demo"
+
+
+@dataclass
+class StartingApi(ApiInMemory):
+    """Takes nothing before its webhooks answer, `starts_at`."""
+
+    starts_at: float = 0.0
+    applied: dict[str, Object] = field(default_factory=dict)
+
+    async def patch(
+        self, path: str, body: Object, content_type: str, query: Mapping[str, str] | None = None
+    ) -> Object:
+        assert content_type == APPLY
+        assert query == {"fieldManager": "shunter-demo", "force": "true"}
+        if self.now < self.starts_at:
+            raise Unreachable("500: failed calling webhook")
+        self.applied[path.removeprefix("/apis/shunter.dev/v1alpha1/")] = body
+        return body
+
+
+def starting_api(starts_at: float) -> StartingApi:
+    config = {"metadata": {"uid": "u-1"}, "data": {"demo.yaml": DEMO}}
+    return StartingApi({CONFIG: config}, starts_at=starts_at)
+
+
+async def test_the_demo_waits_for_webhooks_and_belongs_to_its_config_map() -> None:
+    api = starting_api(starts_at=7.0)
+    await apply_demo(api, "serving", WAIT_S, api.pause)
+    assert api.applied.keys() == {
+        "namespaces/serving/modelpools/chat",
+        "namespaces/serving/routingpolicies/main",
+    }
+    owners = [body["metadata"]["ownerReferences"] for body in api.applied.values()]
+    assert [[o["name"], o["uid"]] for (o,) in owners] == [["shunter-demo", "u-1"]] * 2
+    assert api.now >= 7.0
+
+
+async def test_the_demo_fails_where_webhooks_never_answer() -> None:
+    api = starting_api(starts_at=10_000.0)
+    with pytest.raises(Unreachable, match="failed calling webhook"):
+        await apply_demo(api, "serving", WAIT_S, api.pause)
+    assert api.now <= WAIT_S + 1
+    assert api.applied == {}

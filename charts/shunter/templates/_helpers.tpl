@@ -111,3 +111,35 @@ shunter-api-key
 {{ required "gateway.auth.mode is existing: gateway.auth.existingSecret must name a Secret with the key file under keys.yaml" .Values.gateway.auth.existingSecret }}
 {{- end -}}
 {{- end }}
+
+{{/* TLS between the scheduler and those who call it. */}}
+{{- define "shunter.schedulerTls.args" -}}
+{{- if .Values.scheduler.tls.secretName }}
+- --scheduler-ca=/etc/shunter/scheduler-tls/ca.crt
+{{- if .Values.scheduler.tls.clientSecretName }}
+- --scheduler-cert=/etc/shunter/scheduler-tls/tls.crt
+- --scheduler-key=/etc/shunter/scheduler-tls/tls.key
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "shunter.schedulerTls.mount" -}}
+{{- if .Values.scheduler.tls.secretName }}
+- {name: scheduler-tls, mountPath: /etc/shunter/scheduler-tls, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{/* Callers get the authority's certificate, never the scheduler's key. */}}
+{{- define "shunter.schedulerTls.volume" -}}
+{{- with .Values.scheduler.tls }}
+{{- if .secretName }}
+- name: scheduler-tls
+  projected:
+    sources:
+      - secret: {name: {{ .secretName }}, items: [{key: ca.crt, path: ca.crt}]}
+      {{- if .clientSecretName }}
+      - secret: {name: {{ .clientSecretName }}, items: [{key: tls.crt, path: tls.crt}, {key: tls.key, path: tls.key}]}
+      {{- end }}
+{{- end }}
+{{- end }}
+{{- end }}

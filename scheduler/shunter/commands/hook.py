@@ -1,4 +1,4 @@
-"""`shunter hook`: what the chart runs around an upgrade and before the removal."""
+"""`shunter hook`: what the chart runs around an upgrade, and before the removal."""
 
 import asyncio
 import os
@@ -21,6 +21,17 @@ def upgrade() -> None:
     from shunter.release import apply_definitions
 
     _run(apply_definitions)
+
+
+@hook.command()
+def demo(
+    namespace: Annotated[str, typer.Option(help="Where the release is installed.")],
+    wait: Annotated[float, typer.Option(min=0, help="Seconds for the server to take it.")] = 120.0,
+) -> None:
+    """Apply the demo that the chart has in its ConfigMap."""
+    from shunter.release import Pause, apply_demo
+
+    _run(lambda api: apply_demo(api, namespace, wait, Pause()))
 
 
 @hook.command()
