@@ -67,6 +67,20 @@ class RouteTable:
         default = self._policies[0] if self._policies else None
         return Resolution((own_pool,), self._class_of(default, None, own_pool), "", default)
 
+    def targets(self, model: str) -> tuple[str, ...]:
+        """Every pool that the rules may give a model name to that no pool has as its own, in order
+        of name; pools that do not exist are left out."""
+        found: set[str] = set()
+        for _, rule in self._rules:
+            when = rule.when
+            if when and when.models and model not in when.models:
+                continue
+            found.update(target.pool for target in rule.route)
+            found.update(rule.fallback if rule.route else ())
+            if rule.route and not (when and (when.headers or when.tenants or when.prompt_tokens)):
+                break  # it always holds: no later rule is reached
+        return tuple(sorted(found & self._pools.keys()))
+
     def slo_class(self, name: str, policy: RoutingPolicy | None = None) -> SloClass | None:
         """The class of that name: of `policy` if it has it, else of the first policy that does."""
         for candidate in (policy, *self._policies):

@@ -50,5 +50,9 @@ def choose_instance(
 
 
 def choose_pool(topology: Topology, model: str, pinned: str) -> Pool | None:
-    """Without rules: the pool of that name; None where only a rule could tell."""
-    return topology.pools.get(pinned) if pinned else topology.pools_by_model.get(model)
+    """Without rules: the pool of that name, or the only one that rules lead to; None where only a
+    rule could tell."""
+    if pinned:
+        return topology.pools.get(pinned)
+    pools = topology.pools_of(model)
+    return pools[0] if len(pools) == 1 else None

@@ -41,9 +41,10 @@ class Binding:
         """Why ids are not sent; empty if they are."""
         if self._spec.prompt_token_ids is None or not self.adapter.capabilities.token_ids:
             return "text_level"
-        if self._tokenizer_source() not in ("", self.pool.model_source):
+        source, decoders = self._tokenizer_source(), self._services.decoders
+        if source and not decoders.same_tokenizer(source, self.pool.model_source):
             return "other_tokenizer"
-        return "tokenizer_mismatch" if self._services.decoders.mismatch(self.pool) else ""
+        return "tokenizer_mismatch" if decoders.mismatch(self.pool) else ""
 
     def _tokenizer_source(self) -> str:
         """The model source whose tokenizer made the prompt's ids."""

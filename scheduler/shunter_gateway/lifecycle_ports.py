@@ -55,6 +55,9 @@ class Decoders(Protocol):
 
     def decoder(self, pool: Pool, context_ids: tuple[int, ...]) -> StreamDecoder | None: ...
     def eos_token_ids(self, pool: Pool) -> frozenset[int]: ...
+    def same_tokenizer(self, source: str, other: str) -> bool:
+        """Whether tokens of one model source are tokens of the other."""
+
     def mismatch(self, pool: Pool) -> str:
         """Why tokens of this pool's engines cannot be trusted; empty if they can."""
 

@@ -70,6 +70,9 @@ class LetterDecoders:
     def eos_token_ids(self, pool: Pool) -> frozenset[int]:
         return frozenset()
 
+    def same_tokenizer(self, source: str, other: str) -> bool:
+        return source == other
+
     def mismatch(self, pool: Pool) -> str:
         return self.reason
 

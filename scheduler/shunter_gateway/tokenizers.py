@@ -48,6 +48,7 @@ class TokenizerRegistry:
         self._time = asyncio.get_running_loop().time
         self._entries: dict[str, _Entry] = {}
         self._checks = _Checks()
+        self._same: dict[frozenset[str], bool] = {}  # pairs of sources that were compared
 
     # ------------------------------------------------------------ for the edge
 
@@ -107,6 +108,19 @@ class TokenizerRegistry:
         entry = self._entries.get(pool.model_source)
         return entry.eos if entry is not None else frozenset()
 
+    def same_tokenizer(self, source: str, other: str) -> bool:
+        """False too where one of them is not loaded."""
+        if source == other:
+            return True
+        one, two = self.known(source), self.known(other)
+        if one is None or two is None:
+            return False
+        key = frozenset((source, other))
+        same = self._same.get(key)
+        if same is None:
+            same = self._same[key] = one.interchangeable(two, PROBE)
+        return same
+
     def mismatch(self, pool: Pool) -> str:
         return self._checks.mismatch.get(pool.name, "")
 
@@ -126,6 +140,7 @@ class TokenizerRegistry:
         return entry
 
     async def _load_entry(self, source: str, entry: _Entry) -> None:
+        self._same.clear()
         try:
             entry.tokenizer = await asyncio.to_thread(self._load, source)
             entry.retry_at = 0.0

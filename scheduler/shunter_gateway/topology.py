@@ -43,11 +43,17 @@ class Topology:
     instances_by_pool: Mapping[str, tuple[Instance, ...]]
     rule_headers: frozenset[str]
     rule_models: frozenset[str]
+    rule_targets: Mapping[str, tuple[Pool, ...]]  # by model names that no pool has as its own
     block_tokens: int
 
     def serves(self, model: str) -> bool:
         """Whether clients may ask for this name."""
         return model in self.pools_by_model or model in self.rule_models
+
+    def pools_of(self, model: str) -> tuple[Pool, ...]:
+        """Where a request for this name may go: its own pool, or all that rules lead it to."""
+        own = self.pools_by_model.get(model)
+        return (own,) if own is not None else self.rule_targets.get(model, ())
 
 
 def topology_from_proto(message: pb.Topology) -> Topology:
@@ -64,6 +70,10 @@ def topology_from_proto(message: pb.Topology) -> Topology:
         instances_by_pool={name: tuple(members) for name, members in by_pool.items()},
         rule_headers=frozenset(message.rule_headers),
         rule_models=frozenset(message.rule_models),
+        rule_targets={
+            target.model: tuple(pools[name] for name in target.pools if name in pools)
+            for target in message.rule_targets
+        },
         block_tokens=message.block_tokens,
     )
 

@@ -40,6 +40,7 @@ class Tokenizer:
         self._token_bytes = token_bytes_of(tokenizer)
         self._longest_token_bytes = longest_token_bytes(tokenizer, self._token_bytes)
         self._template = ChatTemplate(chat_template or CHATML, special_tokens)
+        self._prompt_form = (chat_template or CHATML, dict(special_tokens or {}))
         self.eos_token_ids = tuple(eos_token_ids)
         self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
 
@@ -93,6 +94,16 @@ class Tokenizer:
         special token. Exact for byte-level vocabularies, else of `token_text`."""
         exact = self._token_bytes[token_id] if self._token_bytes is not None else b""
         return exact or self.token_text(token_id).encode()
+
+    def interchangeable(self, other: "Tokenizer", probe: str) -> bool:
+        """Whether prompts by one are prompts by the other, and answers read alike: same template
+        and ends of sequence, same size, same ids for `probe`. Models of one family often are."""
+        return self is other or (
+            self.vocab_size == other.vocab_size
+            and set(self.eos_token_ids) == set(other.eos_token_ids)
+            and self._prompt_form == other._prompt_form
+            and self.encode(probe) == other.encode(probe)
+        )
 
 
 def agrees(tokenizer: Tokenizer, engine_token_ids: Sequence[int], text: str) -> bool:

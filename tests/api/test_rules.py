@@ -53,6 +53,40 @@ def test_a_rule_can_name_a_model_of_its_own() -> None:
     assert RouteTable([make_policy(rules=[rule])], POOLS).rule_models == {"auto"}
 
 
+def test_targets_of_a_rules_own_model_are_all_that_it_may_lead_to() -> None:
+    split = {
+        "name": "gold",
+        "when": {"models": ["auto"], "tenants": ["acme"]},
+        "route": [{"pool": "big"}, {"pool": "gone"}],
+        "fallback": ["code"],
+    }
+    always = {"name": "all", "when": {"models": ["auto"]}, "route": [{"pool": "chat"}]}
+    unreached = {"name": "never", "route": [{"pool": "next"}]}
+    other = {"name": "other", "when": {"models": ["smart"]}, "route": [{"pool": "big"}]}
+    pools = (*POOLS, make_pool("next"))
+    table = RouteTable([make_policy(rules=[other, split, always, unreached])], pools)
+    assert table.targets("auto") == ("big", "chat", "code")
+    assert table.targets("smart") == ("big",)
+    only_class = {"name": "c", "when": {"models": ["auto"]}, "class": "standard"}
+    assert RouteTable([make_policy(rules=[only_class])], POOLS).targets("auto") == ()
+
+
+@given(draw=st.floats(0, 0.999), tenant=st.sampled_from(["acme", "other"]))
+def test_a_request_goes_to_targets_only(draw: float, tenant: str) -> None:
+    rules = [
+        {
+            "name": "gold",
+            "when": {"models": ["auto"], "tenants": ["acme"]},
+            "route": [{"pool": "big", "weight": 2}, {"pool": "chat", "weight": 1}],
+        },
+        {"name": "rest", "when": {"models": ["auto"]}, "route": [{"pool": "code"}]},
+    ]
+    policy = make_policy(rules=rules)
+    table = RouteTable([policy], POOLS)
+    resolution = go(policy, model="auto", tenant=tenant, draw=draw)
+    assert set(pools_of(resolution)) <= set(table.targets("auto")) == {"big", "chat", "code"}
+
+
 def test_all_conditions_must_hold() -> None:
     when = {
         "models": ["chat"],

@@ -51,7 +51,13 @@ class PoolOf:
             for name, address in self.engines.items()
         ]
         return pb.Topology(
-            version=1, pools=[pool], instances=instances, rule_models=self.rule_models
+            version=1,
+            pools=[pool],
+            instances=instances,
+            rule_models=self.rule_models,
+            rule_targets=[
+                pb.Topology.RuleTarget(model=name, pools=["chat"]) for name in self.rule_models
+            ],
         )
 
 

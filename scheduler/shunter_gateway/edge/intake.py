@@ -67,7 +67,8 @@ class Intake:
         _check_lengths(body, max_tokens)
         ids = None if reason else await self._encode_chat(model, body)
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        draft = Draft(CHAT_PATH, body, raw, max_tokens, logprobs, reason, body.messages)
+        source = model.tokenizer_source
+        draft = Draft(CHAT_PATH, body, raw, max_tokens, logprobs, reason, body.messages, source)
         return self._job(draft, model, [ids], caller, created)
 
     async def completion(
@@ -95,7 +96,8 @@ class Intake:
         encoded: list[Ids | None] = [None]
         if not reason:
             encoded = [await self._encode_prompt(model, prompt) for prompt in prompts]
-        draft = Draft(COMPLETION_PATH, body, raw, max_tokens, body.logprobs, reason, body.prompt)
+        prompt, source = body.prompt, model.tokenizer_source
+        draft = Draft(COMPLETION_PATH, body, raw, max_tokens, body.logprobs, reason, prompt, source)
         return self._job(draft, model, encoded, caller, created)
 
     def _model(self, body: Generation) -> ServedModel:
@@ -187,7 +189,8 @@ class Intake:
         text = msgspec.json.encode(draft.prompt)
         hashes = self._models.text_block_hashes(model, caller.tenant, text)
         estimate = max(1, len(text) // BYTES_PER_TOKEN)
-        return choice_spec(draft, caller, None, estimate, hashes, 0, reason or "no_tokenizer")
+        reason = reason or self._models.why_text(model)
+        return choice_spec(draft, caller, None, estimate, hashes, 0, reason)
 
 
 async def _tokenised(encoding: Awaitable[Ids | None], param: str) -> Ids | None:

@@ -68,10 +68,16 @@ class LiveModels:
         topology = self._topology()
         if topology is None or not topology.serves(name):
             return None
-        pool = topology.pools_by_model.get(name)
-        if pool is None:
-            return ServedModel(name, "", "", 0)
-        return ServedModel(name, pool.name, pool.engine_type, pool.context_length)
+        own, pools = topology.pools_by_model.get(name), topology.pools_of(name)
+        types = {pool.engine_type for pool in pools}
+        return ServedModel(
+            name=name,
+            pool=own.name if own is not None else "",
+            engine_type=types.pop() if len(types) == 1 else "",
+            context_length=_longest_context(pools),
+            model_sources=tuple(dict.fromkeys(pool.model_source for pool in pools)),
+            revision=pools[0].revision if pools else name,
+        )
 
     async def encode_text(self, model: ServedModel, text: str) -> tuple[int, ...] | None:
         tokenizer = await self._tokenizer(model)
@@ -106,6 +112,10 @@ class LiveModels:
         except TextTooLong as error:
             raise _too_long(error) from error
 
+    def why_text(self, model: ServedModel) -> str:
+        several = len(model.model_sources) > 1 and not self._alike(model.model_sources)
+        return "several_tokenizers" if several else "no_tokenizer"
+
     def block_hashes(self, model: ServedModel, tenant: str, ids: Sequence[int]) -> bytes:
         return block_hashes(ids, self._root(model, "", tenant), self._block_tokens())
 
@@ -114,8 +124,8 @@ class LiveModels:
         return block_hashes(text, root, self._block_tokens() * _BYTES_PER_TOKEN)
 
     def token_bytes(self, model: ServedModel, token_id: int) -> bytes:
-        pool = self._pool(model)
-        tokenizer = self._tokenizers.known(pool.model_source) if pool is not None else None
+        sources = model.model_sources
+        tokenizer = self._tokenizers.known(sources[0]) if sources else None
         return tokenizer.token_bytes(token_id) if tokenizer is not None else b""
 
     async def forward(self, model: ServedModel, path: str, body: bytes) -> tuple[int, bytes]:
@@ -149,22 +159,30 @@ class LiveModels:
         return topology.pools.get(model.pool) if topology is not None else None
 
     async def _tokenizer(self, model: ServedModel) -> Tokenizer | None:
-        pool = self._pool(model)
-        if pool is None:
-            return None
+        """None without one, or where the pools that the model may go to differ in it."""
+        sources = model.model_sources
         try:
             async with asyncio.timeout(self._load_wait_s):
-                return await self._tokenizers.tokenizer(pool.model_source)
+                loaded = [await self._tokenizers.tokenizer(source) for source in sources]
         except TimeoutError:
             raise ModelLoading(f"the tokenizer of {model.name} is still being loaded") from None
+        return loaded[0] if loaded and self._alike(sources) else None
+
+    def _alike(self, sources: Sequence[str]) -> bool:
+        return all(self._tokenizers.same_tokenizer(sources[0], other) for other in sources[1:])
 
     def _root(self, model: ServedModel, kind: str, tenant: str) -> int:
-        pool = self._pool(model)
-        return chain_root(pool.revision if pool is not None else model.name, kind, tenant)
+        return chain_root(model.revision, kind, tenant)
 
     def _block_tokens(self) -> int:
         topology = self._topology()
         return (topology.block_tokens if topology is not None else 0) or BLOCK_TOKENS
+
+
+def _longest_context(pools: Sequence[Pool]) -> int:
+    """Tokens; what fits none of the pools is refused here, what fits some the scheduler places."""
+    lengths = [pool.context_length for pool in pools]
+    return max(lengths) if lengths and all(lengths) else 0
 
 
 async def _in_thread(chars: int, encode: Callable[[], list[int]]) -> tuple[int, ...]:

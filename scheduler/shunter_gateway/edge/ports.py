@@ -13,8 +13,15 @@ class ServedModel:
 
     name: str
     pool: str  # empty where a rule chooses among pools
-    engine_type: str  # empty where a rule chooses among pools
+    engine_type: str  # empty where a rule chooses among pools of several types
     context_length: int  # tokens; 0: not known
+    model_sources: tuple[str, ...] = ()  # of the pools that it may go to, each once
+    revision: str = ""  # of the first of them
+
+    @property
+    def tokenizer_source(self) -> str:
+        """The model source whose tokenizer makes the prompt's ids; empty: none."""
+        return self.model_sources[0] if self.model_sources else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,10 @@ class Models(Protocol):
     async def encode_chat(self, model: ServedModel, chat: ChatPrompt) -> tuple[int, ...] | None:
         """Token ids of a conversation by the model's chat template; None without a tokenizer.
         Raises `PromptInvalid`."""
+
+    def why_text(self, model: ServedModel) -> str:
+        """The reason where there are no ids: `no_tokenizer`, or `several_tokenizers` where rules
+        choose among pools whose models are tokenised differently."""
 
     def block_hashes(self, model: ServedModel, tenant: str, ids: Sequence[int]) -> bytes:
         """Packed chain hashes of the prompt's full blocks, for the scheduler's prefix index."""

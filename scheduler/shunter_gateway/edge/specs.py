@@ -25,6 +25,7 @@ class Draft(msgspec.Struct, frozen=True):
     logprobs: int | None
     reason: str
     prompt: Any  # what counts as the prompt where it is not tokenised
+    tokenizer_source: str  # model source whose tokenizer makes the ids
 
 
 def token_spec(
@@ -72,6 +73,7 @@ def choice_spec(
         unmovable_reason=reason,
         include_stop=bool(body.include_stop_str_in_output),
         trace_parent=caller.trace_parent,
+        tokenizer_source=draft.tokenizer_source,
     )
 
 

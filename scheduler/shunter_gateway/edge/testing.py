@@ -154,6 +154,9 @@ class FakeModels:
         lines = [f"{message['role']}: {message['content']}\n" for message in chat.messages]
         return await self.encode_text(model, "".join(lines) + str(chat.tools or ""))
 
+    def why_text(self, model: ServedModel) -> str:
+        return "no_tokenizer"
+
     def block_hashes(self, model: ServedModel, tenant: str, ids: Sequence[int]) -> bytes:
         return b"\0" * 8 * (len(ids) // 16)
 

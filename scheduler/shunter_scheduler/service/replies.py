@@ -36,8 +36,17 @@ def to_topology(
         ],
         rule_headers=sorted(rules.rule_headers),
         rule_models=sorted(rules.rule_models),
+        rule_targets=[
+            pb.Topology.RuleTarget(model=model, pools=pools)
+            for model in sorted(rules.rule_models - _own_names(topology))
+            if (pools := rules.targets(model))
+        ],
         block_tokens=block_tokens,
     )
+
+
+def _own_names(topology: Topology) -> set[str]:
+    return {name for pool in topology.pools for name in pool.model_names}
 
 
 def _pool(pool: ModelPool) -> pb.Topology.Pool:

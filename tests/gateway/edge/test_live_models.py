@@ -1,10 +1,13 @@
 """The catalogue's tokenizers: what is too long is refused before it is tokenised."""
 
+import json
 import random
 import threading
 from datetime import UTC, datetime
+from importlib.resources import files
 
 import pytest
+import tokenizers
 
 from shunter_gateway.edge.errors import RequestError
 from shunter_gateway.edge.intake import Intake, parse_completion
@@ -12,7 +15,7 @@ from shunter_gateway.edge.job import Caller, Limits
 from shunter_gateway.edge.live_models import LiveModels
 from shunter_gateway.edge.ports import ChatPrompt, PromptInvalid
 from shunter_gateway.tokenizers import TokenizerRegistry
-from shunter_gateway.topology import topology_from_proto
+from shunter_gateway.topology import Topology, topology_from_proto
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_text.sources import sim_tokenizer
 from shunter_text.tokenizer import Tokenizer
@@ -82,4 +85,57 @@ async def test_a_tokenizer_that_takes_too_long_to_load() -> None:
     await registry.tokenizer("sim://llama-3.1-8b")
     job = await intake.completion(body, raw, caller, 0)
     assert job.specs[0].prompt_token_ids == (300, 301)
+    await registry.close()
+
+
+def family(*sources: str) -> Topology:
+    """A pool for each source; rules lead `auto` to all of them, `nowhere` to none."""
+    pools = [
+        pb.Topology.Pool(
+            name=source[-1], model_source=source, revision=source, context_length=64 * (i + 1)
+        )
+        for i, source in enumerate(sources)
+    ]
+    target = pb.Topology.RuleTarget(model="auto", pools=[pool.name for pool in pools])
+    models = ["auto", "nowhere"]
+    return topology_from_proto(pb.Topology(pools=pools, rule_models=models, rule_targets=[target]))
+
+
+def other_tokenizer() -> Tokenizer:
+    alike = json.loads(files("shunter_text").joinpath("data", "sim_tokenizer.json").read_text())
+    return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(alike)), eos_token_ids=[7])
+
+
+@pytest.mark.parametrize(
+    ("name", "sources", "tokenised", "why"),
+    [
+        ("auto", ("sim://a",), True, "no_tokenizer"),
+        ("auto", ("sim://a", "sim://b"), True, "no_tokenizer"),  # one family: tokenised alike
+        ("auto", ("sim://a", "sim://other"), False, "several_tokenizers"),
+        ("auto", ("sim://a", "pvc://c"), False, "several_tokenizers"),
+        ("nowhere", ("sim://a",), False, "no_tokenizer"),
+    ],
+)
+async def test_name_of_a_rule_is_tokenised_where_all_its_pools_are_alike(
+    name: str, sources: tuple[str, ...], tokenised: bool, why: str
+) -> None:
+    def load(source: str) -> Tokenizer | None:
+        if source.startswith("pvc:"):
+            return None
+        return other_tokenizer() if source == "sim://other" else sim_tokenizer()
+
+    registry, topology = TokenizerRegistry({}, load), family(*sources)
+    models = LiveModels(
+        lambda: topology, registry, {}, random.Random(0), lambda: datetime(2026, 1, 1, tzinfo=UTC)
+    )
+    raw = b'{"model":"%s","prompt":"word"}' % name.encode()
+    job = await Intake(models, Limits()).completion(parse_completion(raw), raw, Caller("r1"), 0)
+    spec = job.specs[0]
+    assert (spec.prompt_token_ids is not None) == tokenised
+    assert spec.unmovable_reason == ("" if tokenised else why)
+    if tokenised:
+        assert spec.prompt_token_ids == tuple(sim_tokenizer().encode("word"))
+        assert spec.tokenizer_source == "sim://a"
+        model = models.find(name)
+        assert model is not None and model.context_length == 64 * len(sources)
     await registry.close()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from shunter_api.testing import make_pool
+from shunter_api.testing import make_policy, make_pool
 from shunter_scheduler.domain.cluster import Topology
 from shunter_scheduler.service.replies import to_topology
 
@@ -25,3 +25,15 @@ def test_gateways_hear_how_many_requests_a_pool_at_zero_holds(
     pool = make_pool("chat", spec={"profiles": [PROFILE], "scaling": scaling})
     message = to_topology(Topology(1, (pool,), (), ()), frozenset(), {}, 64)
     assert [(p.max_held, p.hold_timeout_ms) for p in message.pools] == [told]
+
+
+def test_gateways_hear_where_a_rules_own_model_leads() -> None:
+    rules = [
+        {"name": "r", "when": {"models": ["auto", "chat"]}, "route": [{"pool": "code"}]},
+        {"name": "c", "when": {"models": ["nowhere"]}, "class": "standard"},
+    ]
+    pools = (make_pool("chat"), make_pool("code"))
+    topology = Topology(1, pools, (make_policy(rules=rules),), ())
+    message = to_topology(topology, frozenset(), {}, 64)
+    assert [(t.model, list(t.pools)) for t in message.rule_targets] == [("auto", ["code"])]
+    assert list(message.rule_models) == ["auto", "chat", "nowhere"]
