@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from shunter_operator.cluster import ClusterError
 from shunter_operator.controller import Controller, Pace
+from shunter_operator.from_zero import wake_held
 from shunter_operator.handlers import registry_of, settings_of
 from shunter_operator.kubernetes import (
     KubernetesCluster,
@@ -156,6 +157,8 @@ async def _work(
                 stop_flag=stop,
             )
             log.info("operator.watching", namespaces=options.namespaces or "all")
+            held = wake_held(parts.watches, parts.scheduler, parts.pools.wake)
+            working.append(tasks.create_task(held))
             started()
             await _end_of(watching)
             for task in working:

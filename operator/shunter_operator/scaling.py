@@ -76,7 +76,8 @@ def manual(pool: ModelPool) -> dict[str, int]:
 
 def _auto(desired: Desired, observed: Observed, profile: Profile, now: datetime) -> int:
     """The scheduler's advice within the profile's bounds. Without advice nothing changes; fewer
-    only after fewer have been enough for `scaleDownAfter`."""
+    only after fewer have been enough for `scaleDownAfter`, or none for `scaleToZero.after`, which
+    the scheduler has waited for."""
     least, most = profile.replicas.min, profile.replicas.max
     there = current(desired, observed, profile.name)
     if there is None:
@@ -85,11 +86,19 @@ def _auto(desired: Desired, observed: Observed, profile: Profile, now: datetime)
     advised = advised_replicas(observed, profile)
     if advised is None or advised == held:
         return held
-    if advised > held:
+    if advised > held or idle(desired, observed):
         return advised
     since = observed.low_since.get(profile.name)
     after = timedelta(seconds=desired.pool.spec.scaling.scale_down_after_s)
     return advised if since is not None and now - since >= after else held
+
+
+def idle(desired: Desired, observed: Observed) -> bool:
+    """Whether the scheduler says that no instance is needed, and none needs to be."""
+    pool = desired.pool
+    return pool.spec.scaling.from_zero is not None and all(
+        advised_replicas(observed, profile) == 0 for profile in pool.profiles
+    )
 
 
 def advised_replicas(observed: Observed, profile: Profile) -> int | None:

@@ -14,14 +14,13 @@ from shunter_api.status import (
     ProfileStatus,
     Serving,
 )
+from shunter_operator.autoscaler import Verdict, at_zero, autoscaler
 from shunter_operator.diagnose import Cause, cause_of, refused, worst
 from shunter_operator.engines import unsupported
 from shunter_operator.names import Ref, deployment_name, selector
 from shunter_operator.scaling import Count
 from shunter_operator.values import Desired, Environment, Manifest, Observed, Pod, PoolLoad
 
-# Whether a condition holds (None: unknown), the reason, the message.
-_Verdict = tuple[bool | None, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,11 +196,11 @@ def _stamped(facts: _Facts, before: PoolStatus, now: datetime) -> tuple[Conditio
 
 
 def _conditions(facts: _Facts, now: datetime) -> Iterable[Condition]:
-    verdicts: tuple[tuple[ConditionType, _Verdict], ...] = (
+    verdicts: tuple[tuple[ConditionType, Verdict], ...] = (
         ("Ready", _ready(facts)),
         ("Progressing", _progressing(facts)),
         ("Degraded", _degraded(facts)),
-        ("AutoscalerActive", _autoscaler(facts)),
+        ("AutoscalerActive", autoscaler(facts.desired, facts.observed)),
         ("SLOMet", _slo_met(facts)),
         ("SpilledOver", _spilled(facts)),
         ("Draining", _draining(facts)),
@@ -210,7 +209,7 @@ def _conditions(facts: _Facts, now: datetime) -> Iterable[Condition]:
         yield _condition(kind, verdict, facts, now)
 
 
-def _condition(kind: ConditionType, verdict: _Verdict, facts: _Facts, now: datetime) -> Condition:
+def _condition(kind: ConditionType, verdict: Verdict, facts: _Facts, now: datetime) -> Condition:
     holds, reason, message = verdict
     return Condition(
         type=kind,
@@ -223,7 +222,7 @@ def _condition(kind: ConditionType, verdict: _Verdict, facts: _Facts, now: datet
     )
 
 
-def _ready(facts: _Facts) -> _Verdict:
+def _ready(facts: _Facts) -> Verdict:
     if facts.desired.deleted_at is not None:
         return False, "Deleting", "the pool is deleted and lets its requests finish elsewhere"
     if facts.ready:
@@ -231,11 +230,11 @@ def _ready(facts: _Facts) -> _Verdict:
     if facts.cause is not None:
         return False, facts.cause.reason, facts.cause.message
     if not facts.wanted:
-        return False, "ScaledToZero", "no instance is wanted"
+        return False, "ScaledToZero", at_zero(facts.desired)
     return False, "Loading", f"0 of {facts.wanted} instances serve so far"
 
 
-def _progressing(facts: _Facts) -> _Verdict:
+def _progressing(facts: _Facts) -> Verdict:
     if facts.blocked is not None:
         return False, facts.blocked.reason, facts.blocked.message
     if facts.desired.deleted_at is not None or facts.draining:
@@ -248,23 +247,13 @@ def _progressing(facts: _Facts) -> _Verdict:
     return True, "InstancesStarting", f"{facts.ready} of {facts.wanted} instances serve"
 
 
-def _degraded(facts: _Facts) -> _Verdict:
+def _degraded(facts: _Facts) -> Verdict:
     if facts.cause is not None:
         return True, facts.cause.reason, facts.cause.message
     return False, "AsExpected", "nothing is wrong"
 
 
-def _autoscaler(facts: _Facts) -> _Verdict:
-    if facts.desired.pool.spec.scaling.mode == "Manual":
-        return False, "ManualMode", "spec.replicas decides"
-    if facts.observed.scheduler is None:
-        return False, "MetricMissing", "the scheduler does not answer; nothing is scaled meanwhile"
-    if not facts.observed.scheduler.advice:
-        return False, "MetricMissing", "the scheduler does not know this pool yet"
-    return True, "AdviceFollowed", "the scheduler's advice is followed"
-
-
-def _slo_met(facts: _Facts) -> _Verdict:
+def _slo_met(facts: _Facts) -> Verdict:
     load = facts.observed.scheduler.pool if facts.observed.scheduler else None
     if load is None:
         return None, "MetricMissing", "the scheduler does not tell"
@@ -274,7 +263,7 @@ def _slo_met(facts: _Facts) -> _Verdict:
     return False, "TargetMissed", f"fewer than {100 * target:g} % of requests met their targets"
 
 
-def _spilled(facts: _Facts) -> _Verdict:
+def _spilled(facts: _Facts) -> Verdict:
     spilled = {name: c.spilled for name, c in facts.counts.items() if c.spilled}
     if not spilled:
         return False, "PreferredProfilesServe", "no profile stands in for another"
@@ -285,7 +274,7 @@ def _spilled(facts: _Facts) -> _Verdict:
     return True, why.reason or "Unschedulable", f"{where}, since {why.name}: {why.message}"
 
 
-def _draining(facts: _Facts) -> _Verdict:
+def _draining(facts: _Facts) -> Verdict:
     """The reason that leaves the least time is told first."""
     leaving = {p.name: _drain_reason(p, facts.observed) for p in facts.observed.pods if _leaving(p)}
     if not leaving:
