@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from shunter_operator import scaling
-from shunter_operator.draining import empty_victim
+from shunter_operator.draining import empty_victim, goes_first
 from shunter_operator.values import (
     Action,
     Desired,
@@ -46,7 +46,7 @@ class Evictions:
     draining: frozenset[str]  # are emptied now, or have been
     released: frozenset[str]  # serve on, and an eviction may take them as they are
 
-    def replaced(self, alive: Iterable[Pod], wanted: int) -> list[Pod]:
+    def replaced(self, alive: Iterable[Pod], wanted: int, environment: Environment) -> list[Pod]:
         """Of a profile's pods, those that are empty and that nobody needs to stand there any more:
         the others are as many as are `wanted`, and all serve, so that a smaller Deployment deletes
         none of them."""
@@ -54,7 +54,7 @@ class Evictions:
         staying = [p for p in pods if p.name not in self.leavers]
         if not all(p.ready for p in staying):
             return []
-        empty = (p for p in pods if p.name in self.draining and (p.drained or not p.ready))
+        empty = (p for p in pods if p.name in self.draining and goes_first(p, environment))
         return list(empty)[: max(0, len(pods) - wanted)]
 
 

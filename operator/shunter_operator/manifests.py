@@ -63,13 +63,13 @@ def manifests_of(desired: Desired, environment: Environment) -> list[Manifest]:
 @dataclass(frozen=True, slots=True)
 class Scale:
     """`spilled` of the `replicas` stand in for profiles that are preferred, `surge` of them replace
-    pods whose node is about to go. `in_place`: a rollout has no room for a new pod beside the old
-    ones, and one of these is empty and may go first."""
+    pods whose node is about to go. `missing` is how many may be missing while a rollout has no room
+    for a new pod beside the old ones; 0: a new one serves before an old one goes."""
 
     replicas: int
     spilled: int = 0
     surge: int = 0
-    in_place: bool = False
+    missing: int = 0
 
 
 def deployment(desired: Desired, profile: Profile, template: Manifest, scale: Scale) -> Manifest:
@@ -84,12 +84,11 @@ def deployment(desired: Desired, profile: Profile, template: Manifest, scale: Sc
     manifest["spec"] = {
         "replicas": scale.replicas,
         "revisionHistoryLimit": 2,
-        # Where there is room, a new pod serves before an old one goes.
         "strategy": {
             "type": "RollingUpdate",
             "rollingUpdate": {
-                "maxSurge": 0 if scale.in_place else 1,
-                "maxUnavailable": 1 if scale.in_place else 0,
+                "maxSurge": 0 if scale.missing else 1,
+                "maxUnavailable": scale.missing,
             },
         },
         "progressDeadlineSeconds": STARTUP_BUDGET_S + 600,

@@ -118,7 +118,7 @@ def _profile(
     there = scaling.current(desired, observed, profile.name)
     alive = [p for p in observed.pods if p.profile == profile.name and not p.deleting]
     has = there.total if there is not None else 0
-    replaced = leaving.replaced(alive, count.total)
+    replaced = leaving.replaced(alive, count.total, environment)
     leavers = [p for p in alive if p.name in leaving.leavers and p not in replaced]
     count = replace(count, surge=len(leavers))
     replicas = count.total
@@ -142,8 +142,10 @@ def _profile(
         going = {p.name for p in (*chosen, *leavers, making_room) if p is not None}
         yield from draining.keep(p for p in alive if p.name not in going)
     shown = _attributed(count, there, replicas)
-    in_place = making_room is not None and goes_first(making_room, environment)
-    scale = Scale(replicas, shown.spilled, shown.surge, in_place)
+    missing = 0
+    if making_room is not None and goes_first(making_room, environment):
+        missing = rollout.may_miss(alive, template_digest(template), replicas)
+    scale = Scale(replicas, shown.spilled, shown.surge, missing)
     yield from _apply(deployment(desired, profile, template, scale), observed)
     yield from _told(desired, observed, profile, there, shown)
 

@@ -37,6 +37,17 @@ def next_to_go(
     return next(iter(scaling.victims(old, 1, loads)), None)
 
 
+def may_miss(pods: Sequence[Pod], template: str, wanted: int) -> int:
+    """The maxUnavailable with which a Deployment of `wanted` replicas ends exactly one old pod.
+
+    Solved from how many the Deployment controller may end (`reconcileOldReplicaSets` in
+    Kubernetes' rolling.go): all pods - (wanted - maxUnavailable) - new pods that do not serve.
+    """
+    alive = [p for p in pods if not p.deleting]
+    starting = sum(p.template == template and not p.ready for p in alive)
+    return max(1, 1 + wanted + starting - len(alive))
+
+
 def _lacks_room(pod: Pod) -> bool:
     """What a node that becomes free would change."""
     return unschedulable(pod.unschedulable_message)[0] in _ROOM

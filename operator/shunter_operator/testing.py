@@ -142,8 +142,9 @@ class FakeCluster:
     async def set_pod_condition(self, pod: Ref, kind: str, holds: bool) -> None:
         """The kubelet counts a readiness gate into Ready."""
         self._called("condition", pod)
-        since = self.now if holds else None
-        self.engines[pod.name] = replace(self.engines[pod.name], gated=holds, ready_since=since)
+        before = self.engines[pod.name]
+        since = before.ready_since if holds else None
+        self.engines[pod.name] = replace(before, gated=holds, ready_since=since)
 
     async def emit(self, about: Body, event: Event) -> None:
         self.events.append(event)

@@ -152,6 +152,30 @@ def test_the_readiness_gate_is_for_clusters_without_deletion_costs() -> None:
     old = Environment(image="shunter:1", deletion_cost=False)
     gates = made(old)["spec"]["template"]["spec"]["readinessGates"]
     assert gates == [{"conditionType": "shunter.dev/in-service"}]
+@pytest.mark.parametrize(
+    ("environment", "spec"),
+    [
+        (Environment(image="i"), {"maxUnavailable": 1}),
+        (
+            Environment(image="i", watches_nodes=True),
+            {"maxUnavailable": 0, "unhealthyPodEvictionPolicy": "AlwaysAllow"},
+        ),
+        (
+            Environment(image="i", watches_nodes=True, unhealthy_eviction=False),
+            {"maxUnavailable": 0},
+        ),
+    ],
+)
+def test_evictions_of_busy_pods_are_held_where_nodes_are_watched(
+    environment: Environment, spec: dict[str, Any]
+) -> None:
+    *_, budget = manifests_of(Desired(pool_of(), "uid"), environment)
+    labels = {"shunter.dev/pool": "chat"}
+    if environment.watches_nodes:
+        labels["shunter.dev/busy"] = "true"
+    assert budget["spec"] == {**spec, "selector": {"matchLabels": labels}}
+
+
 
 
 def test_what_a_pool_has_beside_deployments() -> None:

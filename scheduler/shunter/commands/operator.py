@@ -31,6 +31,12 @@ def operator(
     lease_namespace: Annotated[
         str, typer.Option(help="Of that Lease; default: the process's own.")
     ] = "",
+    notice_taint: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Key of a taint, beside the known ones, that announces a node's end; repeatable."
+        ),
+    ] = None,
     scheduler_ca: Annotated[Path | None, typer.Option(help="PEM file.", exists=True)] = None,
     scheduler_cert: Annotated[Path | None, typer.Option(help="PEM file.", exists=True)] = None,
     scheduler_key: Annotated[Path | None, typer.Option(help="PEM file.", exists=True)] = None,
@@ -46,6 +52,7 @@ def operator(
 
     try:
         from shunter_operator.__main__ import OperatorOptions, StartError, run
+        from shunter_operator.nodes import NOTICE_TAINTS
     except ImportError as error:
         raise Failure(
             f"the operator needs more packages: {error}",
@@ -67,6 +74,7 @@ def operator(
                 metrics_port=metrics_port,
                 leader_election=leader_election,
                 lease_namespace=lease_namespace,
+                notice_taints=(*NOTICE_TAINTS, *(notice_taint or ())),
                 log_level=log_level,
             )
         )

@@ -1,0 +1,245 @@
+"""Nodes that are about to go, in a cluster in memory: which pods are emptied, and may be evicted."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from operator_world import World
+from shunter_operator.names import FINALIZER, PoolKey
+from shunter_operator.testing import pool_body
+from shunter_operator.values import Node
+
+MANUAL = {"mode": "Manual", "spillAfter": "20s", "returnAfter": "5s"}
+NOTICE = "aws-node-termination-handler/spot-itn"
+
+
+def profile(name: str, most: int = 4) -> dict[str, Any]:
+    return {"name": name, "accelerator": "l4-24gb", "replicas": {"min": 0, "max": most}}
+
+
+@pytest.fixture(params=[True, False], ids=["deletion cost", "readiness gate"])
+def world(request: pytest.FixtureRequest) -> World:
+    return made(deletion_cost=request.param)
+
+
+def made(**changes: Any) -> World:
+    world = World()
+    world.environment = replace(world.environment, watches_nodes=True, **changes)
+    world.cluster.machines = {name: Node(name) for name in ("a", "b", "c")}
+    world.cluster.room = 1
+    world.cluster.ends_s = 2.0
+    world.reconciler = world.operator()
+    return world
+
+
+async def serving(world: World, replicas: int, running: int = 3) -> PoolKey:
+    """A pool of so many pods, each with requests."""
+    key = world.cluster.put(pool_body(profiles=[profile("h")], scaling=MANUAL, replicas=replicas))
+    await world.settle(key, seconds=10)
+    for name in world.ready("h"):
+        world.scheduler.serve(name, running)
+    await world.settle(key)
+    return key
+
+
+def on(world: World, node: str) -> str:
+    """The pod there."""
+    (name,) = [p.name for p in world.cluster.engines.values() if p.node == node and not p.deleting]
+    return name
+
+
+def cordon(world: World, node: str, cordoned: bool = True) -> None:
+    world.cluster.machines[node] = Node(node, cordoned)
+
+
+async def test_pods_that_serve_are_labelled_once_and_held(world: World) -> None:
+    key = await serving(world, 2)
+    assert not world.cluster.evict(on(world, "a"))
+    assert all(pod.busy for pod in world.cluster.engines.values())
+    world.writes()
+    assert await world.reconciler.reconcile(key) == 0
+    assert await world.operator().reconcile(key) == 0, "nor does a new operator write"
+
+
+async def test_a_single_instance_is_replaced_emptied_and_only_then_let_go(world: World) -> None:
+    key = await serving(world, 1)
+    leaving = on(world, "a")
+    world.cluster.starts_s = 10.0
+    cordon(world, "a")
+    await world.settle(key, seconds=5)
+    assert world.replicas() == {"chat-h": 2}
+    assert world.scheduler.drained == [], "it serves until the replacement does"
+    assert not world.cluster.evict(leaving)
+    await world.settle(key, seconds=15)
+    assert world.scheduler.drained == [leaving]
+    assert world.condition(key, "Draining") == ("True", "NodeCordoned")
+    assert not world.cluster.evict(leaving), "it still has requests"
+    assert world.replicas() == {"chat-h": 2}
+    world.scheduler.serve(leaving, 0, "drained")
+    await world.settle(key, seconds=10)
+    assert world.replicas() == {"chat-h": 1}
+    assert [p.node for p in world.cluster.engines.values()] == ["b"]
+    assert world.condition(key, "Draining") == ("False", "NothingLeaves")
+    world.writes()
+    assert await world.reconciler.reconcile(key) == 0, "it settles"
+    reasons = [event.reason for event in world.cluster.events]
+    assert reasons.count("Leaving") == 1 and reasons.count("Draining") == 1
+    assert "ScaledUp" not in reasons and "ScaledDown" not in reasons, "nobody asked for either"
+
+
+async def test_without_room_a_pod_that_is_not_alone_is_emptied_and_can_be_evicted(
+    world: World,
+) -> None:
+    del world.cluster.machines["c"]
+    key = await serving(world, 2)
+    leaving = on(world, "a")
+    cordon(world, "a")
+    await world.settle(key, seconds=15)
+    assert world.scheduler.drained == [], "a node may be found until spillAfter"
+    await world.settle(key, seconds=15)
+    assert world.scheduler.drained == [leaving] and not world.cluster.evict(leaving)
+    world.scheduler.serve(leaving, 0, "drained")
+    await world.settle(key)
+    assert world.replicas() == {"chat-h": 3}, "its replacement stays Pending"
+    assert world.cluster.evict(leaving)
+    await world.settle(key)
+    assert world.replicas() == {"chat-h": 2}
+    cordon(world, "a", False)
+    await world.settle(key)
+    assert len(world.ready("h")) == 2
+    assert world.scheduler.undrained == []
+
+
+async def test_the_last_instance_serves_on_and_is_released_after_the_wait(world: World) -> None:
+    world.cluster.machines = {"a": Node("a")}
+    key = await serving(world, 1)
+    leaving = on(world, "a")
+    cordon(world, "a")
+    await world.settle(key, seconds=590, step=10)
+    assert not world.cluster.evict(leaving)
+    await world.settle(key, seconds=30, step=10)
+    assert world.scheduler.drained == [], "nobody can take its requests"
+    assert world.ready("h") == [leaving]
+    world.writes()
+    await world.settle(key, seconds=30, step=10)
+    assert world.writes() == []
+    assert world.cluster.evict(leaving)
+
+
+async def test_an_uncordoned_node_keeps_its_pod(world: World) -> None:
+    world.cluster.machines = {"a": Node("a"), "b": Node("b")}
+    key = await serving(world, 2)
+    leaving = on(world, "a")
+    cordon(world, "a")
+    await world.settle(key, seconds=30)
+    assert world.scheduler.drained == [leaving]
+    world.scheduler.serve(leaving, 0, "drained")
+    await world.settle(key)
+    cordon(world, "a", False)
+    await world.settle(key, seconds=10)
+    assert world.scheduler.undrained == [leaving]
+    pod = world.cluster.engines[leaving]
+    assert pod.ready and pod.busy and not pod.drained and pod.leave_since is None
+    assert world.replicas() == {"chat-h": 2} and len(world.cluster.engines) == 2
+    assert not world.cluster.evict(leaving)
+
+
+async def test_a_node_with_a_notice_is_emptied_without_waiting(world: World) -> None:
+    key = await serving(world, 1)
+    leaving = on(world, "a")
+    world.cluster.starts_s = 60.0
+    world.cluster.machines["a"] = Node("a", notice=NOTICE)
+    await world.settle(key, seconds=3)
+    assert world.scheduler.drained == [leaving]
+    assert world.replicas() == {"chat-h": 2}, "and its replacement is on its way"
+    assert world.condition(key, "Draining") == ("True", "SpotNotice")
+    world.scheduler.serve(leaving, 0, "drained")
+    await world.settle(key, seconds=3)
+    assert world.cluster.evict(leaving)
+    await world.settle(key, seconds=60)
+    assert [p.node for p in world.cluster.engines.values()] == ["b"]
+    assert world.replicas() == {"chat-h": 1}
+
+
+async def test_another_profile_stands_in_where_the_own_has_no_room(world: World) -> None:
+    world.cluster.places["h"] = 1
+    profiles = [profile("h"), profile("l")]
+    key = world.cluster.put(pool_body(profiles=profiles, scaling=MANUAL, replicas=1))
+    await world.settle(key, seconds=10)
+    leaving = on(world, "a")
+    world.scheduler.serve(leaving, 2)
+    cordon(world, "a")
+    await world.settle(key, seconds=40)
+    assert world.ready("l") and world.scheduler.drained == [leaving]
+    world.scheduler.serve(leaving, 0, "drained")
+    await world.settle(key)
+    assert world.cluster.evict(leaving)
+    await world.settle(key, seconds=30)
+    assert world.replicas() == {"chat-h": 1, "chat-l": 0}, "it came back, in another place"
+    assert [p.node for p in world.cluster.engines.values()] == ["c"]
+
+
+async def test_both_of_two_pods_leave_as_replacements_serve(world: World) -> None:
+    world.cluster.room = 2
+    del world.cluster.machines["c"]
+    key = await serving(world, 2)
+    cordon(world, "a")
+    await world.settle(key, seconds=10)
+    assert len(world.scheduler.drained) == 2
+    for name in world.scheduler.drained:
+        world.scheduler.serve(name, 0, "drained")
+    await world.settle(key, seconds=10)
+    assert {p.node for p in world.cluster.engines.values()} == {"b"}
+    assert world.replicas() == {"chat-h": 2}
+
+
+async def test_a_scale_down_takes_the_pod_that_must_go_anyway(world: World) -> None:
+    key = await serving(world, 2)
+    leaving = on(world, "b")
+    cordon(world, "b")
+    world.cluster.put(pool_body(profiles=[profile("h")], scaling=MANUAL, replicas=1))
+    await world.settle(key, seconds=5)
+    assert world.scheduler.drained == [leaving]
+    world.scheduler.serve(leaving, 0, "drained")
+    await world.settle(key, seconds=10)
+    assert world.replicas() == {"chat-h": 1} and on(world, "a")
+    assert len(world.cluster.engines) == 1
+
+
+async def test_a_pool_that_does_not_read_holds_no_node_back(world: World) -> None:
+    key = await serving(world, 1)
+    world.cluster.put(pool_body(profiles=[]))
+    await world.settle(key)
+    assert not world.cluster.evict(on(world, "a"))
+    cordon(world, "a")
+    await world.settle(key)
+    assert world.cluster.evict(on(world, "a"))
+
+
+async def test_without_the_right_to_watch_nodes_nothing_is_labelled() -> None:
+    world = made()
+    world.environment = replace(world.environment, watches_nodes=False)
+    world.reconciler = world.operator()
+    await serving(world, 1)
+    assert not world.cluster.engines[on(world, "a")].busy
+    assert world.cluster.evict(on(world, "a")), "one at a time, as its grace period allows"
+
+
+async def test_in_a_namespace_that_ends_a_deleted_pool_is_let_go_at_once(world: World) -> None:
+    key = await serving(world, 1)
+    world.cluster.ending_namespaces = {"serving"}
+    world.cluster.delete_pool(key)
+    await world.reconciler.reconcile(key)
+    assert key not in world.cluster.bodies
+
+
+async def test_an_operator_that_ends_with_its_namespace_takes_its_finalizers_off(
+    world: World,
+) -> None:
+    key = await serving(world, 1)
+    await world.reconciler.release()
+    assert world.cluster.bodies[key]["metadata"]["finalizers"] == [FINALIZER], "an upgrade"
+    world.cluster.ending_namespaces = {"serving"}
+    await world.reconciler.release()
+    assert world.cluster.bodies[key]["metadata"]["finalizers"] == []
