@@ -35,6 +35,7 @@ _UNAUTHORIZED = re.compile(
     r"GatedRepoError|RepositoryNotFoundError|Invalid (?:user )?token|\b40[13] Client Error"
     r"|Access to model \S+ is restricted|(?:401|403) (?:Unauthorized|Forbidden)",
 )
+_FRAME = " \t│┃║|─━═╭╮╰╯┌┐└┘"
 _STOPPED_BY_SIGNAL = frozenset({0, 137, 143})
 
 
@@ -120,8 +121,9 @@ def _never_ready(ended: Termination, startup: Startup | None) -> bool:
 
 
 def last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:MAX_QUOTED] if lines else ""
+    """The last one with words in it: some programs draw a frame around what they say."""
+    lines = (line.strip(_FRAME) for line in reversed(text.splitlines()))
+    return next((line[:MAX_QUOTED] for line in lines if any(map(str.isalnum, line))), "")
 
 
 def _joined(what: str, detail: str) -> str:

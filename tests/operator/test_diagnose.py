@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from shunter_operator.diagnose import Cause, cause_of, refused, worst
+from shunter_operator.diagnose import Cause, cause_of, last_line, refused, worst
 from shunter_operator.pods import pod_of
 from shunter_operator.testing import EPOCH
 from shunter_operator.values import Pod, Startup, Termination
@@ -93,6 +93,13 @@ def test_why_an_engine_ended(ended: Termination, reason: str, told: str) -> None
     cause = cause_of(replace(POD, terminated=ended, restarts=3))
     assert cause is not None and cause.reason == reason and told in cause.message
     assert cause.fatal
+
+
+def test_the_last_line_has_words() -> None:
+    assert last_line("Usage: x\n╭─ Error ───╮\n│ No such option: --a │\n╰───────────╯\n\n") == (
+        "No such option: --a"
+    )
+    assert last_line("---\n") == last_line("") == ""
 
 
 def test_an_engine_has_the_time_to_start_that_its_own_probe_gives() -> None:
