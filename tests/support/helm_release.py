@@ -3,7 +3,10 @@
 import contextlib
 import http.client
 import json
+import os
 import subprocess
+import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -13,12 +16,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import yaml
 
 from helm_chart import CHART, ROOT, find_tool, kube_tools
 
 POOLS = "h100=1:nvidia.com/gpu=8,a100=1:nvidia.com/gpu=8,l4=1:nvidia.com/gpu=1"
-IMAGE = "shunter:e2e"
+# With a tag of their own several may test different trees on one cluster.
+IMAGE = os.environ.get("SHUNTER_E2E_IMAGE", "shunter:e2e")
 REAL_NODE = "shunter-e2e"  # label of nodes that run what is scheduled on them
+READY_S = 180.0
+PROFILES = ("h100", "a100", "l4")  # of the demo's pool
+DEMO = ("demo.enabled=true", "demo.placeByGpuLabel=true")
 T = TypeVar("T")
 
 
@@ -54,7 +62,8 @@ class Machine:
 
 
 def machine() -> Machine:
-    """Three GPU pools and the image. Skips where they cannot be had."""
+    """Three GPU pools, the CRDs and the image, which is built but where `$SHUNTER_E2E_IMAGE` names
+    one that is there. Skips where they cannot be had."""
     tools, helm, kubectl = kube_tools(), find_tool("helm"), find_tool("kubectl")
     if tools is None:
         pytest.skip("needs nodes that run pods: set SHUNTER_KUBE to the cluster tools")
@@ -66,14 +75,26 @@ def machine() -> Machine:
     if up.returncode:
         pytest.fail(f"the cluster does not come up: {up.stderr[-2000:]}")
     found = Machine(tools, helm, kubectl, up.stdout.strip())
+    _label_real_nodes(found)
+    _apply_crds(found)
+    if "SHUNTER_E2E_IMAGE" in os.environ:
+        return found
     build = [str(tools / "images"), "build", str(ROOT), IMAGE]
     done = subprocess.run(build, capture_output=True, text=True, timeout=900)
     if done.returncode:
         pytest.fail(f"the image does not build: {done.stderr[-2000:]}")
-    for node in found.get("nodes", "--selector=node-type!=fake")["items"]:
-        name = node["metadata"]["name"]
-        found.run(kubectl, "label", "--overwrite", "node", name, f"{REAL_NODE}=yes")
     return found
+
+
+def _label_real_nodes(machine: Machine) -> None:
+    for node in machine.get("nodes", "--selector=node-type!=fake")["items"]:
+        name = node["metadata"]["name"]
+        machine.run(machine.kubectl, "label", "--overwrite", "node", name, f"{REAL_NODE}=yes")
+
+
+def _apply_crds(machine: Machine) -> None:
+    command = [sys.executable, "-m", "shunter", "hook", "upgrade"]
+    subprocess.run(command, env={"KUBECONFIG": machine.kubeconfig}, check=True, timeout=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +119,60 @@ class Installed:
     def address(self, service: str) -> str:
         return str(self.get("service", service)["spec"]["clusterIP"])
 
+    def pods(self, selector: str) -> list[dict[str, Any]]:
+        """Those that are Ready and not deleted."""
+        found = self.get("pods", f"--selector={selector}")["items"]
+        return [p for p in found if "deletionTimestamp" not in p["metadata"] and _is_ready(p)]
+
+    def whole(self) -> bool:
+        """The demo's pool and the chart's processes serve, each of them, and nothing leaves."""
+        parts = {"operator": 1, "scheduler": 2, "gateway": 2}
+        if any(len(self.part(name)) != count for name, count in parts.items()):
+            return False
+        status = self.get("modelpool", "chat").get("status", {})
+        conditions = {c["type"]: c["status"] for c in status.get("conditions", ())}
+        settled = conditions.get("Ready") == "True" and conditions.get("Progressing") == "False"
+        return settled and status.get("readyReplicas") == len(PROFILES)
+
+    def fix_replicas(self) -> None:
+        """One instance of each profile, whatever the scheduler advises."""
+        replicas = {"op": "replace", "value": {"min": 1, "max": 1}}
+        patch = [{**replicas, "path": f"/spec/profiles/{n}/replicas"} for n in range(len(PROFILES))]
+        self.kubectl("patch", "modelpool", "chat", "--type=json", f"--patch={json.dumps(patch)}")
+
+    def part(self, component: str) -> list[dict[str, Any]]:
+        """The Ready pods of a process of the chart."""
+        return self.pods(f"app.kubernetes.io/component={component}")
+
+    def kill(self, pod: str, container: str) -> None:
+        """SIGKILL of the container's first process, by its node: nobody is told before."""
+        found = self.get("pod", pod)
+        statuses = {s["name"]: s for s in found["status"]["containerStatuses"]}
+        _, _, identity = statuses[container]["containerID"].partition("://")
+        self.machine.run(
+            str(self.machine.tools / "node"), "exec", found["spec"]["nodeName"],
+            *("ctr", "--namespace=k8s.io", "task", "kill", "--signal=SIGKILL", identity),
+        )  # fmt: skip
+
+    def condition(self, pool: str, kind: str) -> dict[str, str]:
+        """Empty where the operator has not told yet."""
+        conditions = self.get("modelpool", pool).get("status", {}).get("conditions", ())
+        return next((c for c in conditions if c["type"] == kind), {})
+
+    def apply(self, *objects: Mapping[str, Any]) -> None:
+        """Changed where they are there."""
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            yaml.safe_dump_all(objects, file)
+            file.flush()
+            self.kubectl("apply", f"--filename={file.name}")
+
     def key(self) -> str:
         template = "--output=go-template={{.data.key | base64decode}}"
         return self.kubectl("get", "secret", "shunter-api-key", template)
 
     def ask(self, body: Mapping[str, Any], key: str, timeout_s: float = 60.0) -> Answer:
         """A chat through the gateway Service."""
-        connection = http.client.HTTPConnection(
-            self.address("shunter-gateway"), 80, timeout=timeout_s
-        )
-        with contextlib.closing(connection):
-            headers = {"content-type": "application/json"}
-            if key:
-                headers["authorization"] = f"Bearer {key}"
-            connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
-            reply = connection.getresponse()
+        with self.post(self.address("shunter-gateway"), 80, body, key, timeout_s) as reply:
             return Answer(
                 status=reply.status,
                 text=reply.read().decode(),
@@ -120,21 +180,44 @@ class Installed:
                 decision=reply.headers.get("x-shunter-decision", ""),
             )
 
+    @contextmanager
+    def post(
+        self, host: str, port: int, body: Mapping[str, Any], key: str, timeout_s: float
+    ) -> Iterator[http.client.HTTPResponse]:
+        """A chat through one gateway. Raises what the connection raises."""
+        connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+        with contextlib.closing(connection):
+            headers = {"content-type": "application/json"}
+            if key:
+                headers["authorization"] = f"Bearer {key}"
+            connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+            yield connection.getresponse()
+
+
+def _is_ready(pod: Mapping[str, Any]) -> bool:
+    conditions = pod["status"].get("conditions", ())
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
 
 @contextmanager
 def installed(on: Machine, *settings: str) -> Iterator[Installed]:
     """In a namespace of its own, and for that namespace alone. At the end nothing is left."""
     release = Installed(on, f"shunter-e2e-{uuid.uuid4().hex[:8]}")
-    flags = [f"--set={setting}" for setting in settings]
+    flags = [f"--set={setting}" for setting in (*image_settings(), *settings)]
     try:
         release.helm(
             "install", "shunter", str(CHART), "--create-namespace", "--skip-crds", "--wait",
-            "--timeout=180s", "--set=scope=namespace", "--set=image.repository=shunter",
-            "--set=image.tag=e2e", f"--set=nodeSelector.{REAL_NODE}=yes", *flags,
+            "--timeout=180s", "--set=scope=namespace",
+            f"--set=nodeSelector.{REAL_NODE}=yes", *flags,
         )  # fmt: skip
         yield release
     finally:
         _remove(release)
+
+
+def image_settings() -> tuple[str, str]:
+    repository, _, tag = IMAGE.partition(":")
+    return f"image.repository={repository}", f"image.tag={tag}"
 
 
 def _remove(release: Installed) -> None:
