@@ -14,6 +14,7 @@ import kopf
 import structlog
 from prometheus_client import CollectorRegistry
 
+from shunter_operator.admission.service import Place, WebhookOptions, Webhooks
 from shunter_operator.cluster import ClusterError
 from shunter_operator.controller import Controller, Pace
 from shunter_operator.from_zero import wake_held
@@ -33,7 +34,7 @@ from shunter_operator.telemetry import Telemetry
 from shunter_operator.values import Environment, Node
 from shunter_operator.watches import Watches
 from shunter_runtime.kube_access import KubeAccessError, find_access
-from shunter_runtime.kube_api import KubeApi, kube_api
+from shunter_runtime.kube_api import KubeApi, KubeError, kube_api
 from shunter_runtime.lease_election import LeaderElection
 from shunter_runtime.lease_kubernetes import KubernetesLease
 from shunter_runtime.logs import configure_logging
@@ -66,6 +67,7 @@ class OperatorOptions:
     leader_election: bool = True
     lease_namespace: str = ""  # empty: the process's own
     notice_taints: tuple[str, ...] = NOTICE_TAINTS  # of nodes that end soon
+    webhooks: WebhookOptions | None = None
 
 
 class StartError(Exception):
@@ -99,10 +101,18 @@ async def serve(
         except (KubeAccessError, ClusterError) as error:
             raise StartError(str(error)) from error
         telemetry = Telemetry(CollectorRegistry())
-        port = await _metrics(options, telemetry, stop, stack)
+        webhooks = Webhooks(options.webhooks)
+        port = await _metrics(options, telemetry, webhooks, stop, stack)
+        try:
+            namespace = options.lease_namespace or api.namespace
+            place = Place(namespace, options.namespaces, await server_version(api))
+            await stack.enter_async_context(webhooks.running(api, place, telemetry, stop))
+        except (ClusterError, KubeError, OSError) as error:
+            raise StartError(f"the webhooks: {error}") from error
         if options.leader_election:
             await stack.enter_async_context(_leadership(options, api, telemetry, stop))
         if not stop.is_set():
+            webhooks.lead()
             parts = Parts.build(options, api, environment, telemetry)
             if environment.watches_nodes:
                 await stack.enter_async_context(_nodes(options, api, parts, stop))
@@ -265,15 +275,20 @@ async def _environment(options: OperatorOptions, api: KubeApi) -> Environment:
 
 
 async def _metrics(
-    options: OperatorOptions, telemetry: Telemetry, stop: asyncio.Event, stack: AsyncExitStack
+    options: OperatorOptions,
+    telemetry: Telemetry,
+    webhooks: Webhooks,
+    stop: asyncio.Event,
+    stack: AsyncExitStack,
 ) -> int:
-    """Raises `StartError`."""
+    """A replica is ready once the API server can call its webhooks. Raises `StartError`."""
     try:
         runner = await serve_metrics(
             telemetry.registry,
             options.metrics_host,
             options.metrics_port,
             lambda: not stop.is_set(),
+            lambda: not stop.is_set() and webhooks.ready,
         )
     except OSError as error:
         raise StartError(str(error)) from error

@@ -47,3 +47,15 @@ class Telemetry:
             labelnames=["reason"],
             registry=registry,
         )
+        self.reviews = Counter(
+            "shunter_operator_admission_reviews",
+            "Answers of the webhooks, by outcome (allowed, warned, refused, defaulted, complete, "
+            "broken).",
+            labelnames=["outcome"],
+            registry=registry,
+        )
+        self.webhook_certificate_ends = Gauge(
+            "shunter_operator_webhook_certificate_end_seconds",
+            "When the certificate that the webhooks serve expires, in seconds since 1970; 0: none.",
+            registry=registry,
+        )

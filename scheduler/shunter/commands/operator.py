@@ -37,6 +37,21 @@ def operator(
             help="Key of a taint, beside the known ones, that announces a node's end; repeatable."
         ),
     ] = None,
+    webhooks: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Serve the admission webhooks; both configurations have this name."
+        ),
+    ] = "",
+    webhook_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of the webhooks; 0: any free port.")
+    ] = 9443,
+    webhook_host: Annotated[
+        str,
+        typer.Option(
+            help="Where the API server reaches this process; default: the Service shunter-webhook."
+        ),
+    ] = "",
     scheduler_ca: Annotated[Path | None, typer.Option(help="PEM file.", exists=True)] = None,
     scheduler_cert: Annotated[Path | None, typer.Option(help="PEM file.", exists=True)] = None,
     scheduler_key: Annotated[Path | None, typer.Option(help="PEM file.", exists=True)] = None,
@@ -52,6 +67,7 @@ def operator(
 
     try:
         from shunter_operator.__main__ import OperatorOptions, StartError, run
+        from shunter_operator.admission.service import WebhookOptions
         from shunter_operator.nodes import NOTICE_TAINTS
     except ImportError as error:
         raise Failure(
@@ -59,6 +75,7 @@ def operator(
             "install them with `pip install 'shunter[kubernetes]'`",
         ) from error
     from shunter_runtime.tls import TlsError, TlsFiles
+    from shunter_scheduler.sources.files import KNOWN
 
     try:
         tls = TlsFiles(scheduler_cert, scheduler_key, scheduler_ca)
@@ -74,6 +91,11 @@ def operator(
                 metrics_port=metrics_port,
                 leader_election=leader_election,
                 lease_namespace=lease_namespace,
+                webhooks=(
+                    WebhookOptions(webhooks, webhook_host, port=webhook_port, known=KNOWN)
+                    if webhooks
+                    else None
+                ),
                 notice_taints=(*NOTICE_TAINTS, *(notice_taint or ())),
                 log_level=log_level,
             )

@@ -64,8 +64,7 @@ def told(problems: tuple[Any, ...]) -> list[str]:
 
 @pytest.mark.parametrize("good", [POOL, POLICY], ids=["pool", "policy"])
 def test_what_is_right_is_taken(good: Object) -> None:
-    others = (pool("code", model=model(name="code")),)
-    others += (pool("chat", model=model(name="x")),) if good is POLICY else ()
+    others = [pool("code"), *([pool("chat")] if good is POLICY else [])]
     assert created(good, *others) == Findings()
 
 
