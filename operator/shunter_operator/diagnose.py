@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shunter_operator.values import Manifest, Pod, Startup, Termination
+from shunter_operator.weights import fetch_failure
 
 MAX_QUOTED = 400
 STOPPING_S = 60.0  # a late look, a slow kubelet
@@ -35,6 +36,7 @@ _UNAUTHORIZED = re.compile(
     r"GatedRepoError|RepositoryNotFoundError|Invalid (?:user )?token|\b40[13] Client Error"
     r"|Access to model \S+ is restricted|(?:401|403) (?:Unauthorized|Forbidden)",
 )
+_BACKING_OFF = "CrashLoopBackOff"
 _FRAME = " \t│┃║|─━═╭╮╰╯┌┐└┘"
 _STOPPED_BY_SIGNAL = frozenset({0, 137, 143})
 
@@ -58,6 +60,10 @@ def cause_of(pod: Pod) -> Cause | None:
         return Cause("ImagePullFailed", _joined(pod.waiting_reason, pod.waiting_message))
     if pod.waiting_reason in ("CreateContainerConfigError", "CreateContainerError"):
         return Cause("ContainerNotCreated", _joined(pod.waiting_reason, pod.waiting_message))
+    if pod.fetch_ended is not None:
+        failure = fetch_failure(pod.fetch_ended, running=pod.waiting_reason != _BACKING_OFF)
+        if failure is not None:
+            return Cause(*failure)
     if pod.terminated is not None:
         return _ended(pod.terminated, pod)
     return None

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from shunter_api.modelpool import EngineType, ModelPool, Profile
 from shunter_operator.names import DEFAULT_ENGINE_PORT
 from shunter_operator.values import Environment
+from shunter_operator.weights import model_path
 
 Arguments = Callable[[ModelPool, Profile], list[str]]
 
@@ -30,16 +31,11 @@ def engine_image(pool: ModelPool, environment: Environment) -> str:
 
 def unsupported(pool: ModelPool, environment: Environment) -> tuple[str, str] | None:
     """Reason and remedy where no pod can be made of a pool."""
-    engine, source = pool.spec.engine, pool.spec.model.source
+    engine = pool.spec.engine
     if not engine_image(pool, environment):
         return (
             "EngineImageMissing",
             f"the operator has no image for engine type {engine.type}; set spec.engine.image",
-        )
-    if engine.type == "llamacpp" and pool.spec.model.source_scheme == "pypi":
-        return (
-            "SourceNotSupported",
-            f"{source}: llama-server reads a file on a cluster; mount one, give its file:// path",
         )
     return None
 
@@ -57,7 +53,7 @@ def arguments(pool: ModelPool, profile: Profile) -> list[str]:
 def _shunter(pool: ModelPool, profile: Profile) -> list[str]:
     return [
         "--backend", pool.engine_type,
-        "--model", pool.spec.model.source,
+        "--model", f"file://{path}" if (path := model_path(pool)) else pool.spec.model.source,
         "--served-name", pool.model_names[0],
         "--accelerator", profile.accelerator,
         "--tensor-parallel", str(profile.tensor_parallel),
@@ -70,7 +66,7 @@ def _shunter(pool: ModelPool, profile: Profile) -> list[str]:
 def _vllm(pool: ModelPool, profile: Profile) -> list[str]:
     """`--enable-scale-out` serves the call that aborts requests, `priority` orders the queue."""
     return [
-        *_vllm_model(pool),
+        "--model", model_path(pool),
         "--served-model-name", *pool.model_names,
         "--host", "0.0.0.0",
         "--port", str(engine_port(pool)),
@@ -84,7 +80,7 @@ def _vllm(pool: ModelPool, profile: Profile) -> list[str]:
 
 def _llamacpp(pool: ModelPool, profile: Profile) -> list[str]:
     return [
-        "--model", pool.spec.model.source.partition("://")[2],
+        "--model", model_path(pool),
         "--alias", pool.model_names[0],
         "--host", "0.0.0.0",
         "--port", str(engine_port(pool)),
@@ -95,17 +91,9 @@ def _llamacpp(pool: ModelPool, profile: Profile) -> list[str]:
 
 
 def _openai(pool: ModelPool, profile: Profile) -> list[str]:
-    """Somebody else's server: its arguments are the pool's business."""
+    """Somebody else's server: its arguments are the pool's business, and may hold
+    `$(SHUNTER_MODEL_PATH)`."""
     return []
-
-
-def _vllm_model(pool: ModelPool) -> list[str]:
-    """A path, or ORG/NAME with or without @REVISION."""
-    name = pool.spec.model.source.partition("://")[2]
-    if pool.spec.model.source_scheme != "hf":
-        return ["--model", name]
-    name, _, revision = name.partition("@")
-    return ["--model", name, *(("--revision", revision) if revision else ())]
 
 
 _COMMANDS: Mapping[EngineType, tuple[str, ...]] = MappingProxyType(

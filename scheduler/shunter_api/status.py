@@ -10,7 +10,10 @@ from shunter_api.base import ComputedDuration, DecimalText, Int, Resource
 ConditionType = Literal[
     "Ready", "Progressing", "Degraded", "AutoscalerActive", "SLOMet", "SpilledOver", "Draining"
 ]
-ProfilePhase = Literal["Idle", "Scheduling", "Loading", "Ready", "Draining", "Failed"]
+StartingPhase = Literal["Scheduling", "PullingImage", "Downloading", "Loading"]
+ProfilePhase = Literal[
+    "Idle", "Scheduling", "PullingImage", "Downloading", "Loading", "Ready", "Draining", "Failed"
+]
 Count = Annotated[Int, Field(ge=0, le=1_000_000)]
 
 
@@ -48,6 +51,20 @@ class Condition(Written):
     """The root cause in a sentence, and what to do."""
 
 
+class Starting(Written):
+    """Instances that are equally far on their way to serve."""
+
+    phase: StartingPhase
+    """Scheduling waits for a node; PullingImage mounts volumes and fetches images; Downloading
+    fetches weights or waits for the pod that does; Loading brings them into the accelerator."""
+
+    replicas: Count
+    """How many they are."""
+
+    since: AwareDatetime | None = None
+    """When the first of them came so far."""
+
+
 class ProfileStatus(Written):
     """The instances of one profile."""
 
@@ -70,7 +87,12 @@ class ProfileStatus(Written):
     """Pods that are being emptied before they go."""
 
     phase: ProfilePhase = "Idle"
-    """How far the profile is: Loading fetches the image or the weights."""
+    """How far the profile is: as the least far of its starting instances."""
+
+    starting: Annotated[
+        tuple[Starting, ...], Field(max_length=4, json_schema_extra=list_by("phase"))
+    ] = ()
+    """Instances that do not serve yet."""
 
     reason: Annotated[str, Field(max_length=1024)] | None = None
     """Why it is not further, in one word."""

