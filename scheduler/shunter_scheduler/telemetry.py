@@ -4,7 +4,7 @@ from collections import Counter as _Count
 from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from shunter_scheduler.domain.decisions import Assign, Cancel, Decision, Hold, Move, Reject
@@ -99,6 +99,11 @@ class ClusterCollector(Collector):
         status = self._status()
         yield from self._pools(status)
         yield from self._instances(status)
+        yield CounterMetricFamily(
+            "shunter_resumed_requests",
+            "Requests placed again after an engine failure.",
+            value=status.resumed_total,
+        )
         yield GaugeMetricFamily(
             "shunter_topology_version",
             "Version of the configuration in force.",

@@ -137,6 +137,10 @@ def test_demo_failover_passes_and_the_killed_engine_comes_back(up: Up) -> None:
     changed = [name for name, pid in after.items() if before[name] != pid]
     assert len(changed) == 1
     assert f"killed {changed[0]}" in result.stdout
+    resumed = up.status().resumed_total
+    assert resumed > 0, "the killed engine had streams"
+    assert f"{resumed} resumed after a failure" in up.run("status").stdout
+    until(lambda: f"{resumed} resumed after a failure" in up.screen, "the screen does not tell")
 
 
 def test_drain_and_undrain(up: Up) -> None:

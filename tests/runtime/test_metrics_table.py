@@ -24,6 +24,7 @@ STATUS = ClusterStatus(
     instances=(InstanceStatus("i", "chat", "h", "a:1", "ready", 0, 0, 1, 0.0, 0, 0, 0.0),),
     dispatched_total=0,
     moved_total=0,
+    resumed_total=0,
     topology_version=1,
 )
 

@@ -77,8 +77,8 @@ def render(reply: "StatusReply") -> "Group":
     from rich.text import Text
 
     totals = (
-        f"{counted(reply.gateways, 'gateway')}, {reply.dispatched_total} dispatched "
-        f"(resumed ones included), {reply.moved_total} moved live, "
+        f"{counted(reply.gateways, 'gateway')}, {reply.dispatched_total} dispatched, "
+        f"{reply.moved_total} moved live, {reply.resumed_total} resumed after a failure, "
         f"configuration {reply.topology_version}"
     )
     parts: list[RenderableType] = [_pools(reply), "", _instances(reply), "", Text(totals)]

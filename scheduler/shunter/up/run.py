@@ -184,14 +184,17 @@ class _Life:
                 await system.start(self._files, self._configuration)
             screen.show(self._console, self._configuration, system.plans, system.served)
             following = asyncio.create_task(system.follow(self._files))
+            counting = asyncio.create_task(system.follow_resumes())
             try:
                 await asyncio.wait(
-                    {probing, following},
+                    {probing, following, counting},
                     timeout=duration_s,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
             finally:
                 following.cancel()
+                counting.cancel()
+                await _settled(counting)
                 await _settled(following)
             down = [name for name, child in system.fleet.children.items() if not child.ready]
             if down:

@@ -1,6 +1,7 @@
 """What `shunter up` asks of its scheduler."""
 
 import asyncio
+from collections.abc import Callable
 
 import grpc
 
@@ -11,6 +12,7 @@ from shunter_proto.v1.scheduler_pb2_grpc import SchedulerStub
 CALL_TIMEOUT_S = 5.0
 DRAIN_TIMEOUT_S = 3600.0
 POLL_S = 0.1
+RESUME_POLL_S = 1.0
 
 
 class SchedulerCalls:
@@ -40,6 +42,24 @@ class SchedulerCalls:
         except TimeoutError:
             what = f"{missing[0]} is not ready for it" if missing else "no gateway has reached it"
             raise Failure(f"the scheduler serves, but {what} after {deadline_s:g} s") from None
+
+    async def follow_resumes(self, tell: Callable[[str], None]) -> None:
+        """Tells how many requests went on elsewhere after an engine failed, once no more do. Ends
+        by cancellation."""
+        told = seen = 0
+        while True:
+            await asyncio.sleep(RESUME_POLL_S)
+            try:
+                reply = await self._stub.Status(pb.StatusRequest(), timeout=CALL_TIMEOUT_S)
+            except grpc.RpcError:
+                continue
+            total = reply.resumed_total
+            if total < told:  # another scheduler counts anew
+                told = 0
+            if total == seen and total > told:
+                tell(f"{total - told} resumed after a failure")
+                told = total
+            seen = total
 
     async def drain(self, instance: str) -> None:
         """Until it is empty or its deadline has passed; without a scheduler there is no moving."""

@@ -90,6 +90,10 @@ class System:
                         if failure.next_step:
                             self._tell(f"next: {failure.next_step}")
 
+    async def follow_resumes(self) -> None:
+        """Says when requests went on after a failure. Ends by cancellation."""
+        await self._scheduler.follow_resumes(self._tell)
+
     async def close(self) -> None:
         await self.fleet.stop()
         await self._scheduler.close()

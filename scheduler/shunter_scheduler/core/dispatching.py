@@ -127,6 +127,9 @@ def place(state: CoreState, entry: Entry, now: float, kept: tuple[int, ...] = ()
     )
     entry.pool.level.assigned(now)
     state.dispatched_total += 1
+    if entry.trail.failures > entry.trail.resumes:
+        entry.trail.resumes = entry.trail.failures
+        state.resumed_total += 1
     state.assign(entry, record.name)
     return True
 

@@ -18,6 +18,7 @@ def cluster_status(state: CoreState, now: float) -> ClusterStatus:
         instances=tuple(record.status(now) for record in state.instances.values()),
         dispatched_total=state.dispatched_total,
         moved_total=state.moved_total,
+        resumed_total=state.resumed_total,
         topology_version=state.topology.version,
     )
 

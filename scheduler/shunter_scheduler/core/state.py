@@ -43,6 +43,7 @@ class CoreState:
     latest: str = ""
     dispatched_total: int = 0
     moved_total: int = 0
+    resumed_total: int = 0  # placed again after an engine failure
 
     def add_entry(self, entry: Entry) -> None:
         self.entries[entry.request_id] = entry

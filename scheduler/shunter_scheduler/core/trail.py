@@ -107,6 +107,7 @@ class Trail:
     ended_epoch: int = -1  # highest epoch that is over
     failures: int = 0
     failed_on: str = ""  # instance of the last failure
+    resumes: int = 0  # failures after which it was placed again
     first_token_at: float | None = None  # of the whole request, not of one engine call
     met_ttft: bool = True
 

@@ -43,6 +43,7 @@ class ClusterStatus:
     instances: tuple[InstanceStatus, ...]
     dispatched_total: int
     moved_total: int
+    resumed_total: int
     topology_version: int
 
 

@@ -154,6 +154,7 @@ def to_status(status: ClusterStatus, gateways: int, config_error: str) -> pb.Sta
         gateways=gateways,
         dispatched_total=status.dispatched_total,
         moved_total=status.moved_total,
+        resumed_total=status.resumed_total,
         topology_version=status.topology_version,
         config_error=config_error,
     )

@@ -11,7 +11,7 @@ from shunter_scheduler.core.settings import CoreSettings, Retries
 from shunter_scheduler.core.testing import CoreHarness, make_instances, make_request, only
 from shunter_scheduler.core.windows import OutputLengths, RetryBudget
 from shunter_scheduler.domain.decisions import Reject
-from shunter_scheduler.domain.events import Finished, FirstToken, Submitted
+from shunter_scheduler.domain.events import Failed, Finished, FirstToken, Submitted
 
 
 def test_status_counts_what_runs_and_what_users_saw() -> None:
@@ -34,6 +34,19 @@ def test_status_counts_what_runs_and_what_users_saw() -> None:
     assert pool_status.output_tokens_per_s == pytest.approx(4 * 61 / 60)
     assert status.dispatched_total == 5
     assert harness.core.status(90.0).pools[0].slo_attainment == 1.0
+
+
+def test_status_counts_what_was_placed_again_after_a_failure() -> None:
+    harness = CoreHarness()
+    for i in range(3):
+        instance = harness.assign(f"r{i}").instance
+        if i < 2:
+            harness.apply(Failed(f"r{i}", 1, instance, "connection"))
+    assert harness.core.status(0.0).resumed_total == 0, "they wait"
+    for i in range(2):
+        harness.assign(f"r{i}", epoch=2, output_tokens=5 * i)
+    status = harness.core.status(0.0)
+    assert (status.resumed_total, status.dispatched_total) == (2, 5)
 
 
 def test_a_cancelled_request_does_not_count_against_the_slo() -> None:
