@@ -1,7 +1,10 @@
 from pathlib import Path
 
+import pytest
+
 from shunter.up.config_directory import ConfigDirectory
 from shunter_api.instances import InstanceEntry
+from shunter_api.problems import ConfigurationError
 from shunter_api.validate import load_configuration
 from shunter_scheduler.sources.files import read_files
 
@@ -38,3 +41,12 @@ def test_two_files_of_one_name_are_both_kept(tmp_path: Path) -> None:
     directory.publish([("x/a.yaml", "# one"), ("y/a.yaml", "# two")], [])
     texts = [text for _, text in read_files([directory.path])]
     assert texts[:2] == ["# one", "# two"]
+
+
+def test_a_refused_copy_is_called_by_the_users_own_file(tmp_path: Path) -> None:
+    directory, own = ConfigDirectory(tmp_path / "state"), tmp_path / "pools.yaml"
+    (tmp_path / "state").mkdir()
+    directory.publish([(str(own), POOL.replace("h100}]", "h10}]"))], [])
+    with pytest.raises(ConfigurationError) as refused:
+        load_configuration(read_files([directory.path]))
+    assert [problem.place for problem in refused.value.problems] == [f"{own}:7"]

@@ -189,7 +189,8 @@ def test_a_bad_edit_is_refused_with_its_place_and_the_rest_goes_on(up: Up) -> No
     good = up.file.read_text()
     up.file.write_text(good.replace("accelerator: h100", "accelerator: h10"))
     until(lambda: f"{up.file}:7: spec.profiles[0].accelerator" in up.screen, "not refused")
-    until(lambda: "spec.profiles[0].accelerator" in up.status().config_error, "not told")
+    place = f"{up.file}:7: spec.profiles[0].accelerator"
+    until(lambda: place in up.status().config_error, "not told by its own name")
     assert up.ready() == ["chat-h100-0"]
     up.file.write_text(good)
     until(lambda: not up.status().config_error, "the mended file is not taken")

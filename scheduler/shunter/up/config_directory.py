@@ -5,10 +5,12 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
 import yaml
 
 from shunter_api.base import API_VERSION
 from shunter_api.instances import InstanceEntry
+from shunter_scheduler.sources.files import NAMES
 
 INSTANCES = "instances.yaml"
 
@@ -27,8 +29,12 @@ class ConfigDirectory:
         new = self._parent / f"config.{self._version}"
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
+        names: dict[str, str] = {}  # of the copies: the files that people know
         for index, (name, text) in enumerate(files):
-            (new / f"{index:03d}-{Path(name).stem}.yaml").write_text(text)
+            copy = f"{index:03d}-{Path(name).stem}.yaml"
+            (new / copy).write_text(text)
+            names[copy] = str(Path(name).absolute())
+        (new / NAMES).write_bytes(msgspec.json.encode(names))
         (new / INSTANCES).write_text(instance_list(instances))
         link = self._parent / "config.next"
         link.unlink(missing_ok=True)

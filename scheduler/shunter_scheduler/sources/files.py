@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from shunter_api.problems import ConfigurationError, Problem
@@ -20,6 +21,9 @@ from shunter_scheduler.sources.feasible import infeasible
 
 # What this scheduler can do with a configuration.
 KNOWN = Known(dispatch_policies=DISPATCH_POLICIES, pool_check=infeasible)
+
+NAMES = "names.json"
+"""In a directory: the names that its files are reported by, for one that holds copies."""
 
 MAX_FILES = 1000
 MAX_FILE_BYTES = 4 * 1024 * 1024
@@ -134,29 +138,30 @@ def read_files(paths: Sequence[Path]) -> Files:
     """Raises `ConfigurationError` where something cannot be read, or is far too large."""
     problems: list[Problem] = []
     files: list[tuple[str, str]] = []
-    for path in _expand(paths, problems):
+    for path, name in _expand(paths, problems):
         try:
             with path.open("rb") as stream:
                 content = stream.read(MAX_FILE_BYTES + 1)
             if len(content) > MAX_FILE_BYTES:
                 message = f"is larger than {MAX_FILE_BYTES} bytes"
-                problems.append(Problem(str(path), 0, "", message))
-            files.append((str(path), content.decode()))
+                problems.append(Problem(name, 0, "", message))
+            files.append((name, content.decode()))
         except OSError as error:
-            problems.append(Problem(str(path), 0, "", f"cannot be read: {error.strerror}"))
+            problems.append(Problem(name, 0, "", f"cannot be read: {error.strerror}"))
         except UnicodeDecodeError as error:
             line = content[: error.start].count(b"\n") + 1
-            problems.append(Problem(str(path), line, "", "is not UTF-8 text"))
+            problems.append(Problem(name, line, "", "is not UTF-8 text"))
     if problems:
         raise ConfigurationError(tuple(problems))
     return tuple(files)
 
 
-def _expand(paths: Sequence[Path], problems: list[Problem]) -> list[Path]:
-    found: list[Path] = []
+def _expand(paths: Sequence[Path], problems: list[Problem]) -> list[tuple[Path, str]]:
+    """Each file with the name that it is reported by."""
+    found: list[tuple[Path, str]] = []
     for path in paths:
         if not path.is_dir():
-            found.append(path)
+            found.append((path, str(path)))
             continue
         try:
             inside = sorted(
@@ -167,11 +172,20 @@ def _expand(paths: Sequence[Path], problems: list[Problem]) -> list[Path]:
         except OSError as error:
             problems.append(Problem(str(path), 0, "", f"cannot be read: {error.strerror}"))
             continue
-        found.extend(inside)
+        names = _names(path)
+        found.extend((child, names.get(child.name, str(child))) for child in inside)
     if len(found) > MAX_FILES:
         problems.append(Problem(str(paths[0]), 0, "", f"more than {MAX_FILES} files"))
         return []
     return found
+
+
+def _names(directory: Path) -> dict[str, str]:
+    """Empty without a list, or with one that is broken: the files' own names are true as well."""
+    try:
+        return msgspec.json.decode((directory / NAMES).read_bytes(), type=dict[str, str])
+    except (OSError, msgspec.DecodeError):
+        return {}
 
 
 def _same(one: Files | ConfigurationError | None, other: Files | ConfigurationError | None) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shunter_scheduler.domain.cluster import Topology
-from shunter_scheduler.sources.files import ConfigRefused, FileSource
+from shunter_scheduler.sources.files import ConfigRefused, FileSource, read_files
 
 POOL = """\
 apiVersion: shunter.dev/v1alpha1
@@ -154,3 +154,15 @@ async def test_not_text_and_too_large_are_refused(tmp_path: Path) -> None:
 async def test_a_directory_without_pools_is_an_empty_configuration(tmp_path: Path) -> None:
     async with Follow(tmp_path) as follow:
         assert (await follow.topology()).pools == ()
+
+
+def test_files_of_a_directory_are_called_as_its_list_says(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("# a")
+    (tmp_path / "b.yaml").write_text("# b")
+    (tmp_path / "names.json").write_text('{"a.yaml": "/home/me/pools.yaml"}')
+    named = [("/home/me/pools.yaml", "# a"), (str(tmp_path / "b.yaml"), "# b")]
+    assert list(read_files([tmp_path])) == named
+    (tmp_path / "names.json").write_text('["broken"]')
+    assert [name for name, _ in read_files([tmp_path])] == [
+        str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml"),
+    ]  # fmt: skip
