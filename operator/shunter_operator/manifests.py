@@ -8,6 +8,7 @@ from shunter_operator import weights
 from shunter_operator.engines import CACHE_PATH, arguments, command, engine_image, engine_port
 from shunter_operator.merge import digest, sealed, strategic_merge
 from shunter_operator.names import (
+    ANNOTATION_RECLAIMED,
     ANNOTATION_SPILLED,
     ANNOTATION_SURGE,
     ANNOTATION_TEMPLATE,
@@ -26,6 +27,7 @@ from shunter_operator.names import (
     deployment_name,
     service_name,
 )
+from shunter_operator.reclaimed import reclaim_text
 from shunter_operator.revision import revision_label
 from shunter_operator.values import Desired, Environment, Manifest
 
@@ -80,6 +82,8 @@ def deployment(desired: Desired, profile: Profile, template: Manifest, scale: Sc
     manifest = _object(desired, "apps/v1", "Deployment", deployment_name(pool.name, profile.name))
     manifest["metadata"]["labels"] |= labels
     manifest["metadata"]["annotations"] = {ANNOTATION_SPILLED: str(scale.spilled)}
+    if reclaim := desired.reclaims.get(profile.name):
+        manifest["metadata"]["annotations"][ANNOTATION_RECLAIMED] = reclaim_text(reclaim)
     if scale.surge:
         manifest["metadata"]["annotations"][ANNOTATION_SURGE] = str(scale.surge)
     manifest["spec"] = {

@@ -21,6 +21,8 @@ ANNOTATION_APPLIED = f"{GROUP}/applied"
 ANNOTATION_SPILLED = f"{GROUP}/spilled-replicas"
 # Of a Deployment: how many of its replicas replace pods whose node is about to go.
 ANNOTATION_SURGE = f"{GROUP}/surge-replicas"
+# Of a Deployment: what it gives up for a pool of a higher priority.
+ANNOTATION_RECLAIMED = f"{GROUP}/reclaimed"
 # Of a pod template and its pods: a digest of the template.
 ANNOTATION_TEMPLATE = f"{GROUP}/template"
 # Of a pod: since when it is being emptied, and why.

@@ -24,6 +24,7 @@ from shunter_operator.manifests import (
 )
 from shunter_operator.merge import differs
 from shunter_operator.names import FINALIZER, LABEL_PROFILE, Ref
+from shunter_operator.scaled import reclaimed_why, scaled
 from shunter_operator.scaling import Count
 from shunter_operator.status import status_of
 from shunter_operator.values import (
@@ -130,8 +131,9 @@ def _profile(
         chosen = scaling.victims(
             candidates, has - count.total + given_up, draining.loads_of(observed)
         )
+        why = reclaimed_why(desired, profile.name) or SCALE_DOWN
         for pod in chosen:
-            yield from empty_victim(desired, observed, environment, pod, SCALE_DOWN, now)
+            yield from empty_victim(desired, observed, environment, pod, why, now)
         gone = sum(goes_first(pod, environment) for pod in chosen)
         replicas = max(count.total, min(has, len(alive) - gone))
     template = pod_template(desired, profile, environment)
@@ -147,7 +149,7 @@ def _profile(
         missing = rollout.may_miss(alive, template_digest(template), replicas)
     scale = Scale(replicas, shown.spilled, shown.surge, missing)
     yield from _apply(deployment(desired, profile, template, scale), observed)
-    yield from _told(desired, observed, profile, there, shown)
+    yield from scaled(desired, observed, profile, there, shown)
 
 
 def _making_room(
@@ -164,26 +166,6 @@ def _attributed(count: Count, there: Count | None, replicas: int) -> Count:
     leaving = max(0, there.spilled - count.spilled) if there is not None else 0
     spilled = count.spilled + min(surplus, leaving)
     return Count(replicas - spilled - count.surge, spilled, count.surge)
-
-
-def _told(
-    desired: Desired, observed: Observed, profile: Profile, there: Count | None, count: Count
-) -> Iterator[Action]:
-    """Kubernetes Events for what an owner wants to know, with the why."""
-    before = there or Count(0)
-    if count.spilled > before.spilled:
-        why = next((p.unschedulable_message for p in observed.pods if p.unschedulable_message), "")
-        more = count.spilled - before.spilled
-        yield Event("SpilledOver", f"{more} more on {profile.name}: {why}".rstrip(": "), True)
-    elif count.spilled < before.spilled:
-        fewer = before.spilled - count.spilled
-        yield Event("Returned", f"{fewer} fewer on {profile.name}: preferred profiles serve again")
-    elif there is not None and count.own != there.own:
-        reason = "ScaledUp" if count.own > there.own else "ScaledDown"
-        advice = observed.scheduler.advice.get(profile.name) if observed.scheduler else None
-        manual = desired.pool.spec.scaling.mode == "Manual" or advice is None
-        why = "as the resource says" if manual or advice is None else advice.reason
-        yield Event(reason, f"{profile.name}: {there.own} to {count.own}: {why}")
 
 
 def _in_service(observed: Observed) -> Iterator[Action]:

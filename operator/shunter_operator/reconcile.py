@@ -1,6 +1,6 @@
 """One pass over one pool: read, plan, carry out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, assert_never
@@ -14,6 +14,7 @@ from shunter_operator import scaling
 from shunter_operator.cluster import Cluster, ClusterError, Mirror, PoolRecord
 from shunter_operator.conflicts import conflict_of
 from shunter_operator.evictions import let_pass
+from shunter_operator.holdings import holdings_of
 from shunter_operator.names import (
     ANNOTATION_DELETION_COST,
     ANNOTATION_DRAIN_REASON,
@@ -29,6 +30,7 @@ from shunter_operator.names import (
 from shunter_operator.plan import plan
 from shunter_operator.pods import moment, time_text
 from shunter_operator.policies import in_force, missing_pools, policy_status
+from shunter_operator.reclaim import reclaims
 from shunter_operator.scheduler_client import SchedulerPort, SchedulerUnavailable
 from shunter_operator.status import refused_status
 from shunter_operator.telemetry import Telemetry
@@ -45,6 +47,7 @@ from shunter_operator.values import (
     MarkLeaving,
     MarkVictim,
     Observed,
+    Reclaim,
     SetBusy,
     SetFinalizer,
     SetInService,
@@ -167,10 +170,10 @@ class Reconciler:
 
     def _desired(self, record: PoolRecord, pool: ModelPool) -> Desired:
         metadata = record.body["metadata"]
-        others = (
+        others = [
             r.pool for r in self._outside.mirror.pools()
             if r.pool is not None and "deletionTimestamp" not in r.body["metadata"]
-        )  # fmt: skip
+        ]  # fmt: skip
         return Desired(
             pool=pool,
             uid=metadata["uid"],
@@ -178,7 +181,18 @@ class Reconciler:
             deleted_at=moment(metadata.get("deletionTimestamp")),
             conflict=conflict_of(pool, others),
             policy=in_force(r.policy for r in self._outside.mirror.policies() if r.policy),
+            reclaims=self._reclaims(pool, others, record.key),
         )
+
+    def _reclaims(
+        self, pool: ModelPool, others: Iterable[ModelPool], key: PoolKey
+    ) -> Mapping[str, Reclaim]:
+        """Every pass over a pool that somebody could take something of looks at all pools."""
+        priority = pool.spec.scaling.priority
+        if all(other.spec.scaling.priority <= priority for other in others):
+            return {}
+        outside = self._outside
+        return reclaims(holdings_of(outside.mirror), outside.clock()).get(key, {})
 
     async def _carry_out(self, record: PoolRecord, action: Action) -> None:
         cluster = self._outside.cluster

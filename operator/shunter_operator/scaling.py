@@ -132,16 +132,26 @@ def _spill(
     counts: dict[str, Count] = {}
     homeless = 0
     for index, profile in enumerate(profiles):
-        taken = max(0, min(homeless, profile.replicas.max - own[profile.name]))
-        count = counts[profile.name] = Count(own[profile.name], taken)
+        most = most_of(desired, profile)
+        kept = min(own[profile.name], most)
+        taken = max(0, min(homeless, most - kept))
+        count = counts[profile.name] = Count(kept, taken)
         homeless -= taken
+        given = own[profile.name] - kept
         pods = [p for p in observed.pods if p.profile == profile.name and not p.deleting]
         lost = sum(stuck(p, now, scaling.spill_after_s) for p in _homeless(observed, profile.name))
         settled = sum(_settled(p, now, scaling.return_after_s) for p in pods)
         below = sum(stand_ins.get(later.name, 0) for later in profiles[index + 1 :])
         missing = max(0, count.total - settled)
-        homeless += max(min(lost, count.total), min(missing, below))
+        homeless += max(min(lost, count.total) + given, min(missing + given, below))
     return counts
+
+
+def most_of(desired: Desired, profile: Profile) -> int:
+    """Pods that a profile may have: fewer while a pool of a higher priority needs its GPUs."""
+    reclaim = desired.reclaims.get(profile.name)
+    most = profile.replicas.max
+    return min(most, reclaim.limit) if reclaim is not None else most
 
 
 def _homeless(observed: Observed, profile: str) -> list[Pod]:

@@ -18,10 +18,10 @@ from shunter_operator.autoscaler import Verdict, at_zero, autoscaler
 from shunter_operator.diagnose import Cause, cause_of, refused, worst
 from shunter_operator.engines import unsupported
 from shunter_operator.names import Ref, deployment_name, selector
+from shunter_operator.scaled import reclaimed_why
 from shunter_operator.scaling import Count
 from shunter_operator.stages import starting, starting_text
 from shunter_operator.values import Desired, Environment, Manifest, Observed, Pod, PoolLoad
-
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,9 @@ def _profiles(
         pods = [p for p in observed.pods if p.profile == name]
         count = counts.get(name, Count(0))
         ref = Ref("Deployment", desired.key.namespace, deployment_name(desired.key.name, name))
-        cause = worst([*map(cause_of, pods), _refusal(observed.objects.get(ref))])
+        cause = worst(
+            [*map(cause_of, pods), _refusal(observed.objects.get(ref)), _given(desired, name)]
+        )
         yield ProfileStatus(
             name=name,
             desired_replicas=count.total,
@@ -119,6 +121,12 @@ def _profiles(
             reason=cause.reason if cause else None,
             message=(cause.message or cause.reason) if cause else None,
         )
+
+
+def _given(desired: Desired, profile: str) -> Cause | None:
+    """To a pool of a higher priority."""
+    why = reclaimed_why(desired, profile)
+    return Cause(why.reason, why.detail, fatal=False) if why is not None else None
 
 
 def _refusal(deployment: Manifest | None) -> Cause | None:
