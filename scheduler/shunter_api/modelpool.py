@@ -283,6 +283,10 @@ class ModelPool(Resource):
         return self.spec.model.source
 
     @property
+    def tokenizer_source(self) -> str:
+        return self.spec.model.tokenizer or self.spec.model.source
+
+    @property
     def context_length(self) -> int:
         return self.spec.model.context_length
 

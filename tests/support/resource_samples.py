@@ -108,6 +108,8 @@ def _model(name: str, model: Object, says: str) -> Bad:
 # The API server refuses these on every version, by schema alone.
 BY_SCHEMA = (
     _pool("no such scheme", ("spec", "model", "source"), "ftp://x", "model source"),
+    _pool("a tokenizer out of reach", ("spec", "model", "tokenizer"), "s3://b/x",
+          "a tokenizer source"),
     _pool("no such engine", ("spec", "engine", "type"), "triton", "'vllm', 'llamacpp'"),
     _pool("no such accelerator", (*_PROFILE, "accelerator"), "h1000", "did you mean"),
     _pool("no profile", ("spec", "profiles"), [], "at least 1 item"),

@@ -530,6 +530,7 @@ class Topology(_message.Message):
         HOLD_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         model_source: _builtins.str
+        """where its tokenizer is found"""
         revision: _builtins.str
         """weights digest or source; equal means movable between"""
         engine_type: _builtins.str

@@ -54,7 +54,7 @@ def _pool(pool: ModelPool) -> pb.Topology.Pool:
     return pb.Topology.Pool(
         name=pool.name,
         model_names=pool.model_names,
-        model_source=pool.spec.model.source,
+        model_source=pool.tokenizer_source,
         revision=pool.revision,
         engine_type=pool.engine_type,
         context_length=pool.context_length,

@@ -27,6 +27,19 @@ def test_gateways_hear_how_many_requests_a_pool_at_zero_holds(
     assert [(p.max_held, p.hold_timeout_ms) for p in message.pools] == [told]
 
 
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ({"source": "s3://models/llama", "tokenizer": "hf://org/llama"}, "hf://org/llama"),
+        ({"source": "hf://org/llama"}, "hf://org/llama"),
+    ],
+)
+def test_gateways_hear_where_the_tokenizer_is(model: dict[str, str], told: str) -> None:
+    spec = {"profiles": [PROFILE], "model": model, "engine": {"type": "vllm"}}
+    message = to_topology(Topology(1, (make_pool("chat", spec=spec),), (), ()), frozenset(), {}, 64)
+    assert [(p.model_source, p.revision) for p in message.pools] == [(told, model["source"])]
+
+
 def test_gateways_hear_where_a_rules_own_model_leads() -> None:
     rules = [
         {"name": "r", "when": {"models": ["auto", "chat"]}, "route": [{"pool": "code"}]},
