@@ -39,6 +39,11 @@ class RouteTable:
             header for _, rule in self._rules if rule.when for header in rule.when.headers
         )
 
+    @property
+    def has_rules(self) -> bool:
+        """Without any only the model's name counts."""
+        return bool(self._rules)
+
     def resolve(
         self,
         *,

@@ -1,7 +1,8 @@
 """From Submitted to a place in a pool's queue, or to a clear refusal."""
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
 
 from shunter_api.routingpolicy import RoutingPolicySpec, SloClass
 from shunter_api.rules import DEFAULT_CLASS, Resolution
@@ -12,20 +13,47 @@ from shunter_scheduler.core.trail import Trail
 from shunter_scheduler.domain.decisions import RejectReason
 from shunter_scheduler.domain.request import Request
 from shunter_scheduler.policies import DISPATCH_POLICIES
+from shunter_scheduler.policies.policy import DispatchPolicy
 from shunter_scheduler.policies.predicted_cost import PREDICTED_COST
 
 NO_INSTANCE_RETRY_S = 5.0
 STANDARD = SloClass(name=DEFAULT_CLASS, priority=50)
 
 
-class Route(NamedTuple):
+class Route(Struct, frozen=True, eq=False):
     """Where a request may go and as what."""
 
-    pools: tuple[PoolRecord, ...]
+    pool: PoolRecord
+    fallback: tuple[str, ...]  # names of further pools, in order
     slo_class: SloClass
+    rank: int  # of the class's priority
     rule: str
-    spec: RoutingPolicySpec
+    policy: DispatchPolicy
+    queue_timeout_s: float
+    max_queued: int
     preferred: PoolRecord  # by the rule, whether it serves or not
+
+
+def make_route(
+    state: CoreState,
+    preferred: Sequence[PoolRecord],
+    slo_class: SloClass,
+    rule: str,
+    spec: RoutingPolicySpec,
+) -> Route:
+    """`preferred` in the rule's order."""
+    pools = sorted(preferred, key=_serves_least) if len(preferred) > 1 else preferred
+    return Route(
+        pools[0],
+        tuple(pool.name for pool in pools[1:]),
+        slo_class,
+        state.ranks.get(slo_class.priority, 0),
+        rule,
+        DISPATCH_POLICIES.get(spec.dispatch.policy, PREDICTED_COST),
+        spec.admission.queue_timeout_s,
+        spec.admission.max_queued,
+        preferred[0],
+    )
 
 
 class Refused(Exception):
@@ -42,7 +70,7 @@ def admit(state: CoreState, request: Request, now: float) -> None:
     trail = state.ended.take_back(request.request_id)
     try:
         route = find_route(state, request)
-        pool = route.pools[0]
+        pool = route.pool
         _check(request, pool)
         _check_retry(state, request, pool, trail, now)
     except Refused as refused:
@@ -67,6 +95,15 @@ def enqueue(state: CoreState, entry: Entry) -> None:
 
 def find_route(state: CoreState, request: Request, owner: PoolRecord | None = None) -> Route:
     """`owner` is the pool of a request that runs already. Raises `Refused`."""
+    if owner or request.pool or request.slo_class or state.table.has_rules:
+        return _resolve(state, request, owner)
+    known = state.plain_routes.get(request.model)
+    if known is None:
+        known = state.plain_routes[request.model] = _resolve(state, request, None)
+    return known
+
+
+def _resolve(state: CoreState, request: Request, owner: PoolRecord | None) -> Route:
     found = state.table.resolve(
         model=request.model,
         headers=request.headers,
@@ -75,14 +112,13 @@ def find_route(state: CoreState, request: Request, owner: PoolRecord | None = No
         draw=state.rng.random(),
     )
     preferred = [owner] if owner else _pools_for(state, request, found)
-    pools = tuple(sorted(preferred, key=_serves_least)) if len(preferred) > 1 else (*preferred,)
     slo_class = _asked_class(state, request, found) if request.slo_class else None
-    return Route(
-        pools,
+    return make_route(
+        state,
+        preferred,
         slo_class or (found.slo_class if found else STANDARD),
         found.rule if found else "",
         spec_of(found.policy if found else None),
-        preferred[0],
     )
 
 
@@ -162,7 +198,7 @@ def make_trail(request: Request, route: Route | None) -> Trail:
     return Trail(
         request.request_id,
         request.model,
-        route.pools[0].name if route else request.pool,
+        route.pool.name if route else request.pool,
         route.slo_class.name if route else request.slo_class,
         route.rule if route else "",
         request.prompt_tokens,
@@ -172,30 +208,31 @@ def make_trail(request: Request, route: Route | None) -> Trail:
 def make_entry(
     state: CoreState, request: Request, route: Route, trail: Trail | None, now: float
 ) -> Entry:
-    pool, slo_class = route.pools[0], route.slo_class
-    trail = trail or make_trail(request, route)
+    pool, slo_class, output_tokens = route.pool, route.slo_class, request.output_tokens
+    if trail is None:
+        trail = make_trail(request, route)
     trail.state = "waiting"
-    trail.output_tokens = request.output_tokens
+    trail.output_tokens = output_tokens
     limit = request.max_output_tokens
-    whole = state.lengths.expected(request.model, slo_class.name, limit)
-    expected = max(1.0, whole - request.output_tokens)
-    admission = route.spec.admission
-    pool.max_queued = admission.max_queued
-    return Entry(
-        request=request,
-        request_id=request.request_id,
-        epoch=request.epoch,
-        pool=pool,
-        fallback=tuple([p.name for p in route.pools[1:]]) if len(route.pools) > 1 else (),
-        policy=DISPATCH_POLICIES.get(route.spec.dispatch.policy, PREDICTED_COST),
-        slo_class=slo_class,
-        rank=state.ranks.get(slo_class.priority, 0),
-        queued_at=now,
-        timeout_at=now + admission.queue_timeout_s,
-        latest_start_at=_latest_start(request, slo_class, pool, expected),
-        expected_tokens=expected,
-        trail=trail,
-        output_tokens=request.output_tokens,
+    rest = state.lengths.expected(request.model, slo_class.name, limit) - output_tokens
+    expected = rest if rest > 1.0 else 1.0
+    pool.max_queued = route.max_queued
+    return Entry(  # by position: naming twenty fields takes as long as filling them
+        request,
+        request.request_id,
+        request.epoch,
+        pool,
+        route.fallback,
+        route.policy,
+        slo_class,
+        route.rank,
+        now,
+        now + route.queue_timeout_s,
+        _latest_start(request, slo_class, pool, expected),
+        expected,
+        trail,
+        "waiting",
+        output_tokens,
     )
 
 
@@ -203,14 +240,15 @@ def _latest_start(
     request: Request, slo_class: SloClass, pool: PoolRecord, expected_tokens: float
 ) -> float:
     """Deadline minus predicted service time. A class without a deadline has its TTFT target."""
-    tokens = request.prompt_tokens + request.output_tokens
-    first_token_s, per_token_s = pool.typical_speed(tokens)
+    model, tokens = pool.typical_model(), request.prompt_tokens + request.output_tokens
+    first_token_s = model.prefill_s(tokens) if model else 0.0
     deadline_at = request.deadline_at
     if deadline_at is None and slo_class.deadline_s is not None:
         deadline_at = request.arrived_at + slo_class.deadline_s
-    if deadline_at is not None:
-        return deadline_at - first_token_s - expected_tokens * per_token_s
-    return request.arrived_at + (slo_class.ttft_s or PATIENCE_S) - first_token_s
+    if deadline_at is None:
+        return request.arrived_at + (slo_class.ttft_s or PATIENCE_S) - first_token_s
+    per_token_s = model.decode_step_s(16, 16 * tokens) if model else 0.0  # in a middling batch
+    return deadline_at - first_token_s - expected_tokens * per_token_s
 
 
 PATIENCE_S = 30.0  # of a class that has neither a deadline nor a TTFT target

@@ -1,9 +1,9 @@
 """Filter, score, pick: one request against the instances of its pool."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 from numpy.random import Generator
 
 from shunter_scheduler.core.entry import Entry
@@ -17,8 +17,7 @@ from shunter_scheduler.policies.policy import DispatchPolicy
 from shunter_scheduler.policies.predicted_cost import ttft_s
 
 
-@dataclass(slots=True)
-class Pick:
+class Pick(Struct, eq=False, gc=False):
     instance: InstanceRecord
     predicted_ttft_s: float
     cached_tokens: int
@@ -61,8 +60,7 @@ def pick(entry: Entry, now: float, rng: Generator, excluded: tuple[int, ...]) ->
     pool, policy = entry.pool, entry.policy
     pool.refresh(now)
     columns, ask = pool.columns, make_ask(entry, now)
-    columns.exclude(ask.kv_tokens, excluded)
-    eligible = columns.capacity - int(np.count_nonzero(columns.excluded))
+    eligible = columns.exclude(ask.kv_tokens, excluded)
     if not eligible:
         return None
     match = None
@@ -71,13 +69,14 @@ def pick(entry: Entry, now: float, rng: Generator, excluded: tuple[int, ...]) ->
         limit = ask.prefill_tokens - 1  # the last token is always computed
         pool.prefix.fill(match, pool.settings.block_tokens, limit, columns.cached_tokens)
     policy.score(columns, ask, rng)
-    np.putmask(columns.score, columns.excluded, np.inf)
-    slot = int(columns.score.argmin())
-    cached = int(columns.cached_tokens.item(slot)) if match else 0
-    row = columns.rows[slot]
-    assert row is not None
+    score = columns.score
+    if eligible < columns.capacity:
+        np.putmask(score, columns.excluded, np.inf)
+    slot = int(score.argmin())
+    cached = 0 if match is None else int(columns.cached_tokens.item(slot))
     ranking = _ranking(pool, policy, ask, excluded, eligible, slot)
-    return Pick(pool.at_slot(slot), ttft_s(row, ask, cached), cached, ranking, match)
+    predicted_s = ttft_s(columns.row(slot), ask, cached)
+    return Pick(pool.at_slot(slot), predicted_s, cached, ranking, match)
 
 
 def nothing_fits(entry: Entry, now: float) -> Ranking:
@@ -133,16 +132,14 @@ def _ranking(
     best = columns.slots
     if columns.capacity > 2 * MAX_CANDIDATES:
         best = columns.score.argpartition(MAX_CANDIDATES)[:MAX_CANDIDATES]
-    slots = best.tolist()
-    if winner is not None and winner not in slots:  # more than a few have the lowest score
-        best[0] = slots[0] = winner
-    rows = columns.rows
+    if winner is not None and winner not in best.tolist():  # more than a few have the lowest score
+        best[0] = winner
+    standings, numbers = columns.seen(best)
     return Ranking(
         policy,
         ask,
-        tuple([rows[slot] for slot in slots]),
-        columns.score[best],
-        columns.cached_tokens[best] if policy.uses_prefix else None,
+        standings,
+        numbers,
         excluded,
         eligible,
         len(pool.instances),

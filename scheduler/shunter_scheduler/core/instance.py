@@ -137,35 +137,34 @@ class InstanceRecord:
         self.queued_until = now + self.load.prefill_ns / NS
 
     def blocked_because(self, now: float, settings: CoreSettings) -> str:
-        room = settings.head_room
-        if self.observed is None:
+        room, load, seen = settings.head_room, self.load, self.observed
+        if seen is None:
             return "starting: not seen yet"
-        if not self.observed.healthy:
+        if not seen.healthy:
             return "unhealthy"
         if self.drain is not None:
             return "draining"
         if self.ejected_until is not None:
             if now < self.ejected_until:
                 return f"ejected after {self.failures} failures in a row"
-            if self.load.requests:
+            if load.requests:
                 return "being probed after failures"
-        if self.load.requests + self.foreign[0] >= room.max_requests:
-            return f"no head room: {self.load.requests} requests"
-        queued_s = self.load.prefill_ns / NS
-        if self.load.prefilling > 1 and queued_s > room.max_queue_s:
-            return f"no head room: {queued_s:.1f} s of prefills ahead"
+        if load.requests + self.foreign[0] >= room.max_requests:
+            return f"no head room: {load.requests} requests"
+        if load.prefilling > 1 and load.prefill_ns > room.max_queue_s * NS:
+            return f"no head room: {load.prefill_ns / NS:.1f} s of prefills ahead"
         return ""
 
     def row(self, now: float, settings: CoreSettings) -> InstanceRow:
         load, model, room, value = self.load, self.model, settings.head_room, self.value
-        capacity = self.kv_capacity_tokens
+        capacity, reserved = self.kv_capacity_tokens, load.requests
         foreign_requests, foreign_tokens = self.foreign
-        requests = load.requests + foreign_requests
+        requests = reserved + foreign_requests
         used = load.kv_tokens + foreign_tokens
         tpot_s = model.decode_step_s(requests + 1, used)
         kv_wait_s_per_token = 0.0
-        if load.requests and used:  # what is used now comes free over the mean time that is left
-            kv_wait_s_per_token = tpot_s * load.decode_tokens / load.requests / used
+        if reserved and used:  # what is used now comes free over the mean time that is left
+            kv_wait_s_per_token = tpot_s * load.decode_tokens / reserved / used
         return InstanceRow(
             value.name,
             value.profile,

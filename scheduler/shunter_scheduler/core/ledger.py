@@ -3,13 +3,12 @@
 A reservation is made at the pick and released exactly once, by whichever event ends it first.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 NS = 1_000_000_000
 
 
-@dataclass(slots=True)
-class Load:
+class Load(Struct):
     """Sum of the reservations on one instance."""
 
     requests: int = 0
@@ -27,8 +26,7 @@ class Load:
             self.prefill_ns += sign * other.prefill_ns
 
 
-@dataclass(slots=True)
-class Reservation:
+class Reservation(Struct, eq=False):
     """Room for one request on one instance: KV tokens, prefill work, output tokens to come."""
 
     load: Load | None

@@ -5,10 +5,10 @@ import math
 from shunter_scheduler.core.admission import (
     STANDARD,
     Refused,
-    Route,
     admit,
     find_route,
     make_entry,
+    make_route,
 )
 from shunter_scheduler.core.dispatch import SHORTEST_REST, left_to_generate
 from shunter_scheduler.core.entry import Entry
@@ -73,7 +73,7 @@ def adopt(state: CoreState, event: Running, trail: Trail | None, now: float) -> 
     try:
         route = find_route(state, request, pool)
     except Refused:  # configured otherwise since; it runs all the same
-        route = Route((pool,), STANDARD, "", spec_of(None), pool)
+        route = make_route(state, (pool,), STANDARD, "", spec_of(None))
     entry = make_entry(state, request, route, trail, now)
     entry.state = entry.trail.state = "running"
     entry.instance_name = event.instance
@@ -153,11 +153,12 @@ def finished(state: CoreState, event: Finished, now: float) -> None:
     record = entry.instance
     if record is not None and record.drain is not None:
         record.drain.finished += 1
-    trail = entry.trail
-    trail.output_tokens = max(trail.output_tokens, event.output_tokens)
+    trail, reason = entry.trail, event.finish_reason
+    if event.output_tokens > trail.output_tokens:
+        trail.output_tokens = event.output_tokens
     trail.ended_epoch = event.epoch
-    trail.state = "cancelled" if event.finish_reason == "cancelled" else "finished"
-    if event.finish_reason in ("error", "expired"):
+    trail.state = "cancelled" if reason == "cancelled" else "finished"
+    if reason in ("error", "expired"):
         trail.state = "failed"
     state.end(entry, now)
 

@@ -56,12 +56,9 @@ class PoolRecord:
     def any_in_service(self) -> bool:
         return any(record.in_service for record in self.instances.values())
 
-    def typical_speed(self, prompt_tokens: int) -> tuple[float, float]:
-        """Seconds to the first token on an idle instance, and per token in a middling batch, of
-        the profile that is used first."""
-        for model in self.models.values():
-            return model.prefill_s(prompt_tokens), model.decode_step_s(16, 16 * prompt_tokens)
-        return 0.0, 0.0
+    def typical_model(self) -> ProfileModel | None:
+        """Of the profile that is used first."""
+        return next(iter(self.models.values()), None)
 
     def add(self, value: Instance, cost: ProfileCost) -> InstanceRecord:
         slot = self._free_slot()

@@ -9,6 +9,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 
 import numpy as np
+from msgspec import Struct, field
 from numpy.typing import NDArray
 
 HASH_BYTES = 8
@@ -19,31 +20,31 @@ MANY = 64  # holders of a first node (a system prompt) from which whole columns 
 _NO_CHILDREN: dict[bytes, "_Node"] = {}  # of all leaves, never written to: most nodes are leaves
 
 
-class _Node:
-    __slots__ = ("_ones", "_slots", "blocks", "children", "edge", "holders", "parent")
-
-    def __init__(self, edge: bytes, parent: "_Node | None", holders: int) -> None:
-        self.edge = edge
-        self.blocks = len(edge) // HASH_BYTES
-        self.parent = parent
-        self.holders = holders
-        self.children = _NO_CHILDREN
-        self._slots: NDArray[np.intp] | None = None
-        self._ones: NDArray[np.float64] | None = None
+class _Node(Struct, eq=False):
+    edge: bytes
+    parent: "_Node | None"
+    holders: int
+    blocks: int  # of the edge
+    end: int  # blocks from the root to the end of the edge
+    children: dict[bytes, "_Node"] = _NO_CHILDREN
+    _slots: NDArray[np.intp] | None = None
+    _ones: NDArray[np.float64] | None = None
 
     def adopt(self, child: "_Node") -> None:
         if self.children is _NO_CHILDREN:
             self.children = {}
         self.children[child.edge[:HASH_BYTES]] = child
 
-    def hold(self, holders: int) -> None:
-        self.holders = holders
-        self._slots = self._ones = None
-
-    def cut(self, at_bytes: int) -> None:
-        """Drops the upper part of the edge."""
-        self.edge = self.edge[at_bytes:]
-        self.blocks = len(self.edge) // HASH_BYTES
+    def flip(self, slot: int) -> None:
+        """A slot that held the node does not any more, or the other way round."""
+        self.holders ^= 1 << slot
+        self._slots = None
+        ones = self._ones
+        if ones is not None:
+            if slot < len(ones):
+                ones[slot] = 1.0 - ones[slot]
+            else:
+                self._ones = None
 
     def slots(self) -> NDArray[np.intp]:
         """The holders as an index array, kept until they change."""
@@ -52,7 +53,7 @@ class _Node:
         return self._slots
 
     def ones(self, count: int) -> NDArray[np.float64]:
-        """1.0 for each holder, else 0.0, for `count` slots; kept until the holders change."""
+        """1.0 for each holder, else 0.0, for `count` slots; kept, and changed with the holders."""
         if self._ones is None or len(self._ones) != count:
             self._ones = self._unpacked(-(-count // 8))[:count].astype(np.float64)
         return self._ones
@@ -62,15 +63,22 @@ class _Node:
         return np.unpackbits(packed, bitorder="little")
 
 
-class Match:
-    """Where a walk ended: nodes from the root down with the blocks matched up to each."""
+class Match(Struct, eq=False):
+    """Where a walk ended: nodes from the root down, of which the last may match in part only."""
 
-    __slots__ = ("matched_bytes", "partial_bytes", "path")
+    path: list[_Node]
+    matched_bytes: int
+    partial_bytes: int  # of the last node's edge; 0 where all of it matched
 
-    def __init__(self) -> None:
-        self.path: list[tuple[_Node, int]] = []
-        self.matched_bytes = 0
-        self.partial_bytes = 0  # of the last node's edge, where it matched in part only
+
+class _Held(Struct, eq=False):
+    """What one slot holds: `recent` are its nodes, the least recently used first."""
+
+    slot: int
+    bit: int  # of the slot
+    capacity: int  # blocks
+    blocks: int = 0
+    recent: OrderedDict[_Node, None] = field(default_factory=OrderedDict)
 
 
 class PrefixIndex:
@@ -83,70 +91,68 @@ class PrefixIndex:
     def __init__(self, max_blocks: int) -> None:
         self.max_blocks = max_blocks
         self.blocks = 0
-        self._root = _Node(b"", None, 0)
-        self._capacity: dict[int, int] = {}
-        self._held: dict[int, int] = {}
-        self._recent: dict[int, OrderedDict[_Node, None]] = {}
-        self._giving: deque[int] = deque()  # slots, in the order of their turn
+        self._root = _Node(b"", None, 0, 0, 0)
+        self._held: dict[int, _Held] = {}
+        self._giving: deque[_Held] = deque()  # in the order of their turn
 
     def open(self, slot: int, capacity_blocks: int) -> None:
         """Starts or resizes a slot."""
-        self._capacity[slot] = capacity_blocks
-        if slot not in self._held:
-            self._held[slot] = 0
-            self._recent[slot] = OrderedDict()
-            self._giving.append(slot)
-        self._shrink(slot)
+        held = self._held.get(slot)
+        if held is None:
+            held = self._held[slot] = _Held(slot, 1 << slot, capacity_blocks)
+            self._giving.append(held)
+        held.capacity = capacity_blocks
+        self._shrink(held)
 
     def clear(self, slot: int) -> None:
         """Forgets all that a slot holds, and the slot."""
-        if slot not in self._held:
+        held = self._held.pop(slot, None)
+        if held is None:
             return
-        recent = self._recent[slot]
-        while recent:
-            self._drop(next(iter(recent)), slot)
-        self._giving.remove(slot)
-        for table in (self._capacity, self._held, self._recent):
-            del table[slot]
+        while held.recent:
+            self._drop_oldest(held)
+        self._giving.remove(held)
 
     def held_blocks(self, slot: int) -> int:
-        return self._held.get(slot, 0)
+        held = self._held.get(slot)
+        return held.blocks if held else 0
 
     def match(self, hashes: bytes) -> Match:
         """One walk for all slots."""
-        found = Match()
+        path: list[_Node] = []
         node, at, end = self._root, 0, len(hashes)
         while at < end:
             child = node.children.get(hashes[at : at + HASH_BYTES])
             if child is None:
                 break
-            edge = child.edge
-            if not hashes.startswith(edge, at):
-                found.partial_bytes = _common_bytes(edge, hashes, at)
-                at += found.partial_bytes
-                found.path.append((child, at // HASH_BYTES))
-                break
-            at += len(edge)
-            found.path.append((child, at // HASH_BYTES))
             node = child
-        found.matched_bytes = at
-        return found
+            path.append(node)
+            edge = node.edge
+            if not hashes.startswith(edge, at):
+                partial = _common_bytes(edge, hashes, at)
+                return Match(path, at + partial, partial)
+            at += len(edge)
+        return Match(path, at, 0)
 
     def fill(
         self, found: Match, tokens_per_block: int, limit: int, out: NDArray[np.float64]
     ) -> None:
         """Writes the tokens held per slot into `out`, at most `limit` each."""
         path = found.path
-        if not path or path[0][0].holders.bit_count() < MANY:
+        many = bool(path) and path[0].holders.bit_count() >= MANY
+        if not many:
             out.fill(0.0)
-        for at, (node, blocks) in enumerate(path, 1):
+        last = len(path) - 1
+        for at, node in enumerate(path):
             holders = node.holders
+            blocks = node.end if at < last else found.matched_bytes // HASH_BYTES
             tokens = blocks * tokens_per_block
             if tokens > limit:
                 tokens = limit
-            if at == 1 and holders.bit_count() >= MANY:
-                np.multiply(node.ones(len(out)), tokens, out=out)
-            elif at < len(path) and path[at][0].holders == holders:
+            if many:
+                np.multiply(node.ones(len(out)), tokens, out)
+                many = False
+            elif at < last and path[at + 1].holders == holders:
                 continue  # all of them hold more
             elif holders.bit_count() <= FEW:
                 while holders:
@@ -157,103 +163,103 @@ class PrefixIndex:
                 out[node.slots()] = tokens
 
     def insert(self, slot: int, hashes: bytes, found: Match) -> None:
-        """Notes that a slot holds `hashes`. `found` is their match, with no change since."""
-        capacity = self._capacity[slot]
-        if len(hashes) > capacity * HASH_BYTES:
-            hashes = hashes[: capacity * HASH_BYTES]
+        """Notes that a slot holds `hashes`. `found` is their match, with no change since, and is
+        used up."""
+        held = self._held[slot]
+        if len(hashes) > held.capacity * HASH_BYTES:
+            hashes = hashes[: held.capacity * HASH_BYTES]
             found = self.match(hashes)
         if not hashes:
             return
-        bit = 1 << slot
-        path = [node for node, _ in found.path]
-        rest = hashes[found.matched_bytes :]
-        if found.partial_bytes and (rest or not path[-1].holders & bit):
+        bit, path, matched, recent = held.bit, found.path, found.matched_bytes, held.recent
+        goes_on = matched < len(hashes)
+        if found.partial_bytes and (goes_on or not path[-1].holders & bit):
             path[-1] = self._split(path[-1], found.partial_bytes)
-        recent = self._recent[slot]
-        held = self._held[slot]
-        if rest:
-            leaf = self._grow(path[-1] if path else self._root, rest, bit)
-            held += leaf.blocks
+        if goes_on:
+            leaf = self._grow(path[-1] if path else self._root, hashes[matched:], bit)
+            held.blocks += leaf.blocks
             recent[leaf] = None
         # From the leaf up, so that what continues a node never outlives it in the order.
-        for node in reversed(path):
-            if not node.holders & bit:
-                node.hold(node.holders | bit)
-                held += node.blocks
-                recent[node] = None
-            else:
+        path.reverse()
+        for node in path:
+            if node.holders & bit:
                 recent.move_to_end(node)
-        self._held[slot] = held
-        if held > capacity:
-            self._shrink(slot)
+            else:
+                node.flip(slot)
+                held.blocks += node.blocks
+                recent[node] = None
+        if held.blocks > held.capacity:
+            self._shrink(held)
         while self.blocks > self.max_blocks:
             self._give_one()
 
     def holders_of(self, hashes: bytes) -> dict[int, int]:
         """Blocks held per slot, of slots that hold any."""
-        return {
-            slot: blocks for node, blocks in self.match(hashes).path for slot in _bits(node.holders)
-        }
+        found = self.match(hashes)
+        matched = found.matched_bytes // HASH_BYTES
+        return {slot: min(node.end, matched) for node in found.path for slot in _bits(node.holders)}
 
     def _grow(self, parent: _Node, edge: bytes, holders: int) -> _Node:
-        node = _Node(edge, parent, holders)
+        blocks = len(edge) // HASH_BYTES
+        node = _Node(edge, parent, holders, blocks, parent.end + blocks)
         parent.adopt(node)
-        self.blocks += node.blocks
+        self.blocks += blocks
         return node
 
     def _split(self, node: _Node, at_bytes: int) -> _Node:
         """Cuts a node in two and returns the upper part, which is new."""
         assert node.parent is not None
-        upper = _Node(node.edge[:at_bytes], node.parent, node.holders)
+        blocks = at_bytes // HASH_BYTES
+        upper = _Node(
+            node.edge[:at_bytes], node.parent, node.holders, blocks, node.parent.end + blocks
+        )
         node.parent.adopt(upper)
-        node.cut(at_bytes)
+        node.edge = node.edge[at_bytes:]
+        node.blocks -= blocks
         node.parent = upper
         upper.adopt(node)
         for slot in _bits(node.holders):
-            self._recent[slot][upper] = None
+            self._held[slot].recent[upper] = None
         return upper
 
-    def _shrink(self, slot: int) -> None:
-        recent, capacity = self._recent[slot], self._capacity[slot]
-        while self._held[slot] > capacity:
-            self._drop(next(iter(recent)), slot)
+    def _shrink(self, held: _Held) -> None:
+        while held.blocks > held.capacity:
+            self._drop_oldest(held)
 
-    def _drop(self, top: _Node, slot: int) -> None:
-        """Takes a slot off a node and off all that continues it."""
+    def _drop_oldest(self, held: _Held) -> None:
+        """Takes a slot off the node that it used least recently and off all that continues it."""
+        top, _ = held.recent.popitem(last=False)
         if top.children:
-            for node in list(_held_below(top, 1 << slot)):
-                self._take_off(node, slot)
-        else:
-            self._take_off(top, slot)
+            for node in list(_held_below(top, held.bit)):
+                del held.recent[node]
+                self._take_off(node, held)
+        self._take_off(top, held)
 
-    def _take_off(self, node: _Node, slot: int) -> None:
-        node.hold(node.holders ^ (1 << slot))
-        del self._recent[slot][node]
-        self._held[slot] -= node.blocks
-        if not node.holders:
-            self._unlink(node)
+    def _take_off(self, node: _Node, held: _Held) -> None:
+        held.blocks -= node.blocks
+        if node.holders != held.bit:
+            node.flip(held.slot)
+            return
+        parent = node.parent  # nobody holds it any more
+        assert parent is not None
+        del parent.children[node.edge[:HASH_BYTES]]
+        self.blocks -= node.blocks
 
     def _give_one(self) -> None:
         """The slot whose turn it is drops its least recent node."""
-        slot = self._giving[0]
+        held = self._giving[0]
         self._giving.rotate(-1)
-        recent = self._recent[slot]
-        if recent:
-            self._drop(next(iter(recent)), slot)
-
-    def _unlink(self, node: _Node) -> None:
-        assert node.parent is not None
-        del node.parent.children[node.edge[:HASH_BYTES]]
-        self.blocks -= node.blocks
+        if held.recent:
+            self._drop_oldest(held)
 
 
 def _held_below(top: _Node, bit: int) -> Iterator[_Node]:
-    """A node and all nodes under it that a slot holds, from the top down."""
+    """All nodes under a node that a slot holds, from the top down."""
     stack = [top]
     while stack:
-        node = stack.pop()
-        yield node
-        stack.extend(child for child in node.children.values() if child.holders & bit)
+        held = [child for child in stack.pop().children.values() if child.holders & bit]
+        yield from held
+        stack += held
 
 
 def _bits(mask: int) -> Iterator[int]:

@@ -1,6 +1,7 @@
 """All that the core knows. The modules beside this one read and change it; nobody else does."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from numpy.random import Generator
 
@@ -18,6 +19,9 @@ from shunter_scheduler.domain.cluster import Topology
 from shunter_scheduler.domain.decisions import Assign, Decision, Reject, RejectReason
 from shunter_scheduler.domain.request import Request
 
+if TYPE_CHECKING:
+    from shunter_scheduler.core.admission import Route
+
 NO_TOPOLOGY = Topology(version=0, pools=(), policies=(), instances=())
 
 
@@ -31,6 +35,7 @@ class CoreState:
     lengths: OutputLengths
     topology: Topology = NO_TOPOLOGY
     table: RouteTable = field(default_factory=lambda: RouteTable((), ()))
+    plain_routes: dict[str, "Route"] = field(default_factory=dict)  # per model, where no rules are
     ranks: dict[int, int] = field(default_factory=dict)  # priority of a class -> rank
     pools: dict[str, PoolRecord] = field(default_factory=dict)
     instances: dict[str, InstanceRecord] = field(default_factory=dict)
@@ -46,8 +51,12 @@ class CoreState:
     resumed_total: int = 0  # placed again after an engine failure
 
     def add_entry(self, entry: Entry) -> None:
-        self.entries[entry.request_id] = entry
-        self.of_gateway.setdefault(entry.request.gateway_id, set()).add(entry.request_id)
+        request_id, gateway_id = entry.request_id, entry.request.gateway_id
+        self.entries[request_id] = entry
+        ids = self.of_gateway.get(gateway_id)
+        if ids is None:
+            ids = self.of_gateway[gateway_id] = set()
+        ids.add(request_id)
 
     def remove_entry(self, entry: Entry) -> None:
         del self.entries[entry.request_id]
@@ -59,11 +68,12 @@ class CoreState:
 
     def release(self, entry: Entry, now: float) -> None:
         """Gives back whatever a request has reserved, a move's destination included."""
-        if entry.reservation is not None and entry.instance is not None:
-            self.give_back(entry, entry.reservation, entry.instance, now)
-        entry.reservation = None
-        entry.instance = None
-        self.abandon_move(entry, now)
+        reservation, record = entry.reservation, entry.instance
+        if reservation is not None and record is not None:
+            self.give_back(entry, reservation, record, now)
+        entry.reservation = entry.instance = None
+        if entry.move is not None:
+            self.abandon_move(entry, now)
 
     def abandon_move(self, entry: Entry, now: float) -> None:
         if entry.move is not None:
@@ -92,10 +102,12 @@ class CoreState:
             entry.pool.queue.remove(entry.request_id)
         else:
             self.release(entry, now)
-        entry.trail.output_tokens = max(entry.trail.output_tokens, entry.output_tokens)
+        trail = entry.trail
+        if entry.output_tokens > trail.output_tokens:
+            trail.output_tokens = entry.output_tokens
         entry.pool.active_at = now
         self.remove_entry(entry)
-        self.ended.keep(entry.trail)
+        self.ended.keep(trail)
 
     def trace(
         self,
@@ -109,13 +121,12 @@ class CoreState:
         cached_tokens: int = 0,
     ) -> None:
         queued_s = now - entry.queued_at
-        entry.trail.add(
-            Trace(kind, entry.epoch, now, winner, reason, queued_s, cached_tokens, ranking)
-        )
+        trace = Trace(kind, entry.epoch, now, winner, reason, queued_s, cached_tokens, ranking)
+        entry.trail.add(trace)
         self.latest = entry.request_id
 
     def assign(self, entry: Entry, instance: str) -> None:
-        top_rank = len(self.ranks)
+        below_top = len(self.ranks) - 1 - entry.rank
         self.outbox.append(
             Assign(
                 entry.request_id,
@@ -124,7 +135,7 @@ class CoreState:
                 instance,
                 entry.pool.name,
                 entry.slo_class.name,
-                max(0, top_rank - 1 - entry.rank),
+                below_top if below_top > 0 else 0,
                 entry.predicted_ttft_s,
             )
         )

@@ -22,6 +22,7 @@ def topology_changed(state: CoreState, event: TopologyChanged, now: float) -> No
     state.topology = topology
     state.table = RouteTable(topology.policies, topology.pools)
     state.ranks = ranks_of(topology.policies)
+    state.plain_routes = {}
     wanted = {instance.name: instance for instance in topology.instances}
     _remove_instances(state, wanted, topology.pools, now)
     _set_pools(state, topology.pools, now)

@@ -2,11 +2,19 @@
 and candidates with their terms are made only when somebody asks."""
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from typing import Literal
 
+from msgspec import Struct
+
 from shunter_scheduler.domain.explanation import Candidate, DecisionRecord, Explanation
-from shunter_scheduler.policies.columns import Ask, Floats, InstanceRow, why_excluded
+from shunter_scheduler.policies.columns import (
+    Ask,
+    Floats,
+    InstanceRow,
+    Standings,
+    row_of,
+    why_excluded,
+)
 from shunter_scheduler.policies.policy import DispatchPolicy
 
 MAX_CANDIDATES = 8
@@ -16,15 +24,13 @@ NOT_CONSIDERED = "not considered by the policy"
 Kind = Literal["dispatch", "hold", "reject", "move", "resume"]
 
 
-@dataclass(slots=True)
-class Ranking:
-    """The best rows at a pick, as they were, with the score and the prefix hit of each."""
+class Ranking(Struct, eq=False, gc=False):
+    """The best instances at a pick, as they were: what `InstanceColumns.seen` gave."""
 
     policy: DispatchPolicy
     ask: Ask
-    rows: tuple[InstanceRow | None, ...]
-    scores: Floats
-    cached: Floats | None  # None: the policy does not look at prefixes
+    standings: Standings
+    numbers: Floats
     excluded_slots: tuple[int, ...]
     eligible: int
     live: int
@@ -37,14 +43,16 @@ class Ranking:
     def candidates(self) -> list[Candidate]:
         """Best first, those that were excluded last."""
         made = []
-        hits = [0.0] * len(self.rows) if self.cached is None else self.cached.tolist()
-        for row, score, cached in zip(self.rows, self.scores.tolist(), hits, strict=True):
-            if row is None:
+        for standing, column in zip(self.standings, self.numbers.T.tolist(), strict=True):
+            if standing is None:
                 continue
+            *numbers, cached, score = column
+            row = row_of(standing, numbers)
             because = self._why_excluded(row)
             if not because and score == float("inf"):
                 because = NOT_CONSIDERED
-            terms = () if because else self.policy.terms(row, self.ask, int(cached))
+            hit = int(cached) if self.policy.uses_prefix else 0
+            terms = () if because else self.policy.terms(row, self.ask, hit)
             total = sum(value for _, value in terms)
             made.append((bool(because), score, row.slot, _candidate(row, total, terms, because)))
         return [candidate for *_, candidate in sorted(made, key=lambda m: m[:3])]
@@ -56,8 +64,7 @@ def _candidate(
     return Candidate(row.name, row.profile, total, terms, because)
 
 
-@dataclass(slots=True)
-class Trace:
+class Trace(Struct, eq=False, gc=False):
     """One decision."""
 
     kind: Kind
@@ -91,8 +98,7 @@ class Trace:
         )
 
 
-@dataclass(slots=True)
-class Trail:
+class Trail(Struct, eq=False, gc=False):
     """All decisions about one request, oldest first."""
 
     request_id: str
@@ -103,7 +109,7 @@ class Trail:
     prompt_tokens: int
     output_tokens: int = 0
     state: Literal["waiting", "running", "moving", "finished", "failed", "cancelled"] = "waiting"
-    traces: list[Trace] = field(default_factory=list)
+    traces: tuple[Trace, ...] = ()
     ended_epoch: int = -1  # highest epoch that is over
     failures: int = 0
     failed_on: str = ""  # instance of the last failure
@@ -112,9 +118,10 @@ class Trail:
     met_ttft: bool = True
 
     def add(self, trace: Trace) -> None:
-        if len(self.traces) >= MAX_DECISIONS:
-            del self.traces[MAX_DECISIONS // 2]
-        self.traces.append(trace)
+        traces = self.traces
+        if len(traces) >= MAX_DECISIONS:
+            traces = traces[: MAX_DECISIONS // 2] + traces[MAX_DECISIONS // 2 + 1 :]
+        self.traces = (*traces, trace)
 
     def explanation(self, output_tokens: int) -> Explanation:
         return Explanation(
@@ -141,10 +148,11 @@ class EndedTrails:
         return len(self._trails)
 
     def keep(self, trail: Trail) -> None:
-        self._trails[trail.request_id] = trail
-        self._trails.move_to_end(trail.request_id)
-        if len(self._trails) > self._limit:
-            self._trails.popitem(last=False)
+        trails, request_id = self._trails, trail.request_id
+        trails.pop(request_id, None)  # an older place in the order
+        trails[request_id] = trail
+        if len(trails) > self._limit:
+            trails.popitem(last=False)
 
     def get(self, request_id: str) -> Trail | None:
         return self._trails.get(request_id)

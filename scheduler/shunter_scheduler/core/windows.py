@@ -89,7 +89,7 @@ class OutputLengths:
 
     __slots__ = ("_default", "_means")
 
-    SLOWEST = 1 / 200  # weight of one more observation, once there are many
+    SLOWEST_AT = 200  # observations, from which one more counts no less
     MAX_KEYS = 4096
 
     def __init__(self, default: int) -> None:
@@ -107,4 +107,5 @@ class OutputLengths:
         if not count and len(self._means) >= self.MAX_KEYS:
             return
         count += 1
-        self._means[key] = (count, mean + (tokens - mean) * max(1 / (count + 1), self.SLOWEST))
+        weight = 1 / (count + 1) if count < self.SLOWEST_AT else 1 / self.SLOWEST_AT
+        self._means[key] = (count, mean + (tokens - mean) * weight)

@@ -15,7 +15,6 @@ position they are given so: by keyword each call takes a quarter longer.
 
 import math
 
-import numpy as np
 from numpy import add, maximum, multiply, subtract
 from numpy.random import Generator
 
@@ -25,20 +24,22 @@ from shunter_scheduler.policies.policy import DispatchPolicy, Terms
 
 def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:
     score, (ttft, scratch) = columns.score, columns.scratch
-    _queue_and_memory(columns, ask, ttft, scratch)
+    wait = columns.queue_s(ask.now)
+    if columns.memory_is_short(ask.kv_tokens):
+        wait = _with_memory(columns, ask, wait, ttft)
     outputs = ask.output_tokens
     multipliers = columns.multipliers
     multipliers[1] = ask.prefill_tokens
     multipliers[2] = outputs
     multipliers[3] = outputs * ask.context_tokens
     multipliers.dot(columns.linear, score)
-    add(score, ttft, score)
+    add(score, wait, score)
     # `linear` counts the whole prompt: what is cached is taken off again, the same below for TTFT
     multiply(columns.cached_tokens, columns.linear_per_prefill_token, scratch)
     subtract(score, scratch, score)
     if ask.ttft_budget_s < math.inf:
         columns.prefill_multipliers.dot(columns.prefill, scratch)
-        add(ttft, scratch, ttft)
+        add(wait, scratch, ttft)
         multiply(columns.cached_tokens, columns.prefill_s_per_token, scratch)
         subtract(ttft, scratch, ttft)
         _add_excess(ttft, ask.ttft_budget_s, ask.weights.slo, score, scratch)
@@ -46,16 +47,11 @@ def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:
         _add_excess(columns.tpot_s, ask.tpot_target_s, ask.weights.slo * outputs, score, scratch)
 
 
-def _queue_and_memory(columns: InstanceColumns, ask: Ask, out: Floats, scratch: Floats) -> None:
-    subtract(columns.queued_until, ask.now, out)
-    np.abs(out, out)
-    multiply(out, columns.busy, out)
-    soft_free = columns.kv_soft_free_tokens
-    if soft_free.item(soft_free.argmin()) < ask.kv_tokens:
-        subtract(ask.kv_tokens, soft_free, scratch)
-        maximum(scratch, 0.0, out=scratch)
-        multiply(scratch, columns.kv_wait_s_per_token, scratch)
-        add(out, scratch, out)
+def _with_memory(columns: InstanceColumns, ask: Ask, queue_s: Floats, out: Floats) -> Floats:
+    subtract(ask.kv_tokens, columns.kv_soft_free_tokens, out)
+    maximum(out, 0.0, out=out)
+    multiply(out, columns.kv_wait_s_per_token, out)
+    return add(queue_s, out, out)
 
 
 def _add_excess(
@@ -70,12 +66,6 @@ def _add_excess(
     add(score, scratch, score)
 
 
-def queue_s(row: InstanceRow, now: float) -> float:
-    """Wait for the prefills ahead. Once overdue, as long again as they are late: an engine that
-    has stalled gets less attractive with every second."""
-    return abs(row.queued_until - now) * row.busy
-
-
 def ttft_s(row: InstanceRow, ask: Ask, cached_tokens: int) -> float:
     queue, prefill, kv_memory = _until_first_token(row, ask, cached_tokens)
     return queue + prefill + kv_memory
@@ -86,7 +76,7 @@ def _until_first_token(
 ) -> tuple[float, float, float]:
     prefill = row.prefill_base_s + (ask.prefill_tokens - cached_tokens) * row.prefill_s_per_token
     overflow = max(0.0, ask.kv_tokens - row.kv_soft_free_tokens)
-    return queue_s(row, ask.now), prefill, overflow * row.kv_wait_s_per_token
+    return row.queue_s(ask.now), prefill, overflow * row.kv_wait_s_per_token
 
 
 def _terms(row: InstanceRow, ask: Ask, cached_tokens: int) -> Terms:

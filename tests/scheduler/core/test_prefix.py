@@ -59,7 +59,7 @@ def run(index: PrefixIndex, operation: Operation) -> None:
 
 
 def index_capacity(index: PrefixIndex) -> int:
-    return max(index._capacity.values(), default=10_000)
+    return max((held.capacity for held in index._held.values()), default=10_000)
 
 
 @given(operations, st.lists(chains, min_size=1, max_size=10))
@@ -121,7 +121,7 @@ def test_a_cleared_slot_leaves_nothing_behind(steps: list[Operation]) -> None:
             assert slot not in index.holders_of(pack(chain))
     assert index.blocks == 0
     assert not index._root.children
-    assert not index._recent and not index._giving
+    assert not index._held and not index._giving
 
 
 @pytest.mark.parametrize("holders", [1, 3, 200])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from shunter_scheduler.policies import DISPATCH_POLICIES
 from shunter_scheduler.policies.columns import (
@@ -15,7 +16,7 @@ from shunter_scheduler.policies.columns import (
     Weights,
     why_excluded,
 )
-from shunter_scheduler.policies.predicted_cost import PREDICTED_COST, queue_s, ttft_s
+from shunter_scheduler.policies.predicted_cost import PREDICTED_COST, ttft_s
 
 NOW = 1000.0
 share = st.floats(0.0, 1.0)
@@ -46,7 +47,7 @@ def instance_rows(draw: st.DrawFn) -> InstanceRow:
 
 
 fleets = st.lists(instance_rows(), min_size=1, max_size=40).map(
-    lambda rows: [row._replace(slot=slot, name=f"i{slot}") for slot, row in enumerate(rows)]
+    lambda rows: [replace(row, slot=slot, name=f"i{slot}") for slot, row in enumerate(rows)]
 )
 asks = st.builds(
     Ask,
@@ -98,7 +99,7 @@ def test_exclusion_in_columns_and_in_words_agree(rows: list[InstanceRow], ask: A
 def test_predicted_cost_never_rewards_load(rows: list[InstanceRow], ask: Ask) -> None:
     for row in rows:
         base = dict(PREDICTED_COST.terms(row, ask, 0))
-        busier = dict(PREDICTED_COST.terms(row._replace(requests=row.requests + 1), ask, 0))
+        busier = dict(PREDICTED_COST.terms(replace(row, requests=row.requests + 1), ask, 0))
         assert busier["slowdown"] >= base["slowdown"]
         assert all(value >= 0 for value in base.values())
 
@@ -117,7 +118,7 @@ def make_row(slot: int, **fields: object) -> InstanceRow:
     row = InstanceRow(
         f"i{slot}", "h100", slot, "", 0, 0.0, 0.0, 1e5, 1e5, 0.0, 0.01, 1e-5, 0.01, 1e-4, 1e-8, 0.0
     )
-    return row._replace(**fields)  # type: ignore[arg-type]
+    return replace(row, **fields)  # type: ignore[arg-type]
 
 
 def make_ask(**fields: object) -> Ask:
@@ -168,7 +169,7 @@ def test_predicted_cost_prefers_the_faster_profile_until_it_is_loaded() -> None:
 
 def test_an_overdue_engine_becomes_less_attractive() -> None:
     row = make_row(0, busy=1.0, queued_until=NOW + 1.0)
-    waits = [queue_s(row, NOW + late) for late in (0.0, 0.5, 1.0, 2.0, 5.0)]
+    waits = [row.queue_s(NOW + late) for late in (0.0, 0.5, 1.0, 2.0, 5.0)]
     assert waits == [1.0, 0.5, 0.0, 1.0, 4.0]
 
 
