@@ -27,6 +27,7 @@ from shunter_operator.names import (
     deployment_name,
     service_name,
 )
+from shunter_operator.priorities import priority_class
 from shunter_operator.reclaimed import reclaim_text
 from shunter_operator.revision import revision_label
 from shunter_operator.values import Desired, Environment, Manifest
@@ -35,6 +36,7 @@ from shunter_operator.values import Desired, Environment, Manifest
 STARTUP_PERIOD_S = 5
 STARTUP_BUDGET_S = 3600
 GRACE_MARGIN_S = 10
+SETTLE_S = 5
 USER_ID = 65532
 
 # Waits, at most so many seconds, until the engine has nothing to do: the scheduler moves requests
@@ -89,6 +91,8 @@ def deployment(desired: Desired, profile: Profile, template: Manifest, scale: Sc
     manifest["spec"] = {
         "replicas": scale.replicas,
         "revisionHistoryLimit": 2,
+        # A rollout goes on once the scheduler has heard of the new pod, and so have we.
+        "minReadySeconds": SETTLE_S,
         "strategy": {
             "type": "RollingUpdate",
             "rollingUpdate": {
@@ -216,6 +220,8 @@ def _pod_spec(pool: ModelPool, profile: Profile, environment: Environment) -> di
     if profile.tolerations:
         dump = [t.model_dump(by_alias=True, exclude_none=True) for t in profile.tolerations]
         spec["tolerations"] = dump
+    if name := priority_class(pool, environment):
+        spec["priorityClassName"] = name
     if not environment.deletion_cost:
         spec["readinessGates"] = [{"conditionType": READINESS_GATE}]
     return spec

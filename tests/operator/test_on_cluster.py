@@ -31,28 +31,6 @@ def profile(name: str, least: int = 1, most: int = 4, **more: Any) -> dict[str, 
     return {**given, **more}
 
 
-async def ready(kube: Cluster, name: str) -> list[str]:
-    """Names of the ready pods of a profile."""
-    found = []
-    for pod in await kube.pods(name):
-        conditions = {c["type"]: c["status"] for c in pod["status"].get("conditions", ())}
-        gates = [gate["conditionType"] for gate in pod["spec"].get("readinessGates", ())]
-        serves = all(conditions.get(kind) == "True" for kind in ("Ready", *gates))
-        if serves and "deletionTimestamp" not in pod["metadata"]:
-            found.append(pod["metadata"]["name"])
-    return sorted(found)
-
-
-async def all_ready(kube: Cluster, name: str, count: int) -> list[str]:
-    """Once there are so many of them."""
-
-    async def there() -> int:
-        return len(await ready(kube, name))
-
-    await kube.becomes(there, count)
-    return await ready(kube, name)
-
-
 async def actions(port: int) -> list[str]:
     """The metric's lines."""
     async with (
@@ -82,16 +60,16 @@ async def test_scaling_by_hand_drains_the_victim_first(kube: Cluster) -> None:
     async with kube.operator():
         manual = {"profiles": [profile("h100", 0)], "scaling": {"mode": "Manual"}}
         await kube.apply("chat", **manual, replicas=3)
-        first, cheapest, last = await all_ready(kube, "h100", 3)
+        first, cheapest, last = await kube.all_ready("h100", 3)
         await kube.serve({first: 4, cheapest: 1, last: 5})
         scale = kube.path("modelpools", "chat") + "/scale"
         now = await kube.api.get(scale)
         await kube.api.replace(scale, {**now, "spec": {"replicas": 2}})
         await kube.conditioned("chat", "Draining", "True", "ScaleDown")
         await kube.becomes(lambda: _draining(kube), {cheapest})
-        assert await ready(kube, "h100") == [first, cheapest, last]
+        assert await kube.ready("h100") == [first, cheapest, last]
         kube.scheduler.instances[cheapest] = 0
-        await kube.becomes(lambda: ready(kube, "h100"), [first, last])
+        await kube.becomes(lambda: kube.ready("h100"), [first, last])
         await kube.conditioned("chat", "Draining", "False", "NothingLeaves")
 
 
@@ -107,7 +85,7 @@ async def test_spill_and_return(kube: Cluster) -> None:
         await kube.apply("chat", profiles=[preferred, profile("l4", 0)], scaling=scaling)
         await kube.conditioned("chat", "SpilledOver", "True", "NodeSelectorMatchesNothing")
         await kube.conditioned("chat", "Ready", "True", "Serving")
-        (stand_in,) = await all_ready(kube, "l4", 1)
+        (stand_in,) = await kube.all_ready("l4", 1)
         await kube.serve({stand_in: 0})
         await kube.label_node("fake-gpu-0", "here")
         try:
@@ -181,7 +159,7 @@ async def test_a_removed_profile_is_drained_and_deleted(kube: Cluster) -> None:
     async with kube.operator():
         await kube.apply("chat", profiles=[profile("h100"), profile("l4")])
         await kube.conditioned("chat", "Progressing", "False", "Complete")
-        (leaving,) = await all_ready(kube, "l4", 1)
+        (leaving,) = await kube.all_ready("l4", 1)
         await kube.serve({leaving: 2})
         await kube.apply("chat", profiles=[profile("h100")])
         await kube.becomes(lambda: _draining(kube), {leaving})
@@ -194,7 +172,7 @@ async def test_a_deleted_pool_is_drained_and_takes_everything_along(kube: Cluste
     async with kube.operator():
         await kube.apply("chat", profiles=[profile("h100")])
         await kube.conditioned("chat", "Ready", "True", "Serving")
-        (name,) = await all_ready(kube, "h100", 1)
+        (name,) = await kube.all_ready("h100", 1)
         await kube.serve({name: 1})
         await kube.api.delete(kube.path("modelpools", "chat"))
         await kube.conditioned("chat", "Ready", "False", "Deleting")
