@@ -91,7 +91,7 @@ def advice(request: Request) -> str:
     if request.resource.resource != "routingpolicies":
         return ""
     return (
-        "apply what a rule names first, or let it come later with the annotation "
+        "apply what the rule names first, or let it come later with the annotation "
         f"{ANNOTATION_MISSING_REFERENCES}: {ALLOW}"
     )
 
@@ -136,11 +136,9 @@ def _clashes(resource: AnyResource, cell: Cell) -> Iterator[Problem]:
 def _scale(request: Request, scale: Object, cell: Cell | None) -> Findings:
     """`kubectl scale` writes the pool's replicas, and the pool must bear it: servers that know CEL
     refuse it by themselves. Whether it does rests on the pool as it is now: a clash."""
-    replicas = (scale.get("spec") or {}).get("replicas", 0)
-    if replicas == ((request.old_object or {}).get("spec") or {}).get("replicas", 0):
-        return Findings()
+    replicas = (scale.get("spec") or {}).get("replicas", 0)  # absent is 0, as JSON leaves it out
     pool = cell.pool(request.namespace, request.name) if cell is not None else None
-    if pool is None:
+    if pool is None or pool.spec.replicas == replicas:
         return Findings()
     given = pool.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
     metadata = {"name": pool.name, "namespace": pool.metadata.namespace}

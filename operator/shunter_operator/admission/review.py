@@ -1,7 +1,7 @@
 """AdmissionReview of admission.k8s.io/v1: what the API server asks, and what it is told. Pure."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -26,12 +26,17 @@ class ReviewedResource(msgspec.Struct, frozen=True):
     resource: str = ""
 
 
+class ReviewedKind(msgspec.Struct, frozen=True):
+    kind: str = ""
+
+
 class Request(msgspec.Struct, frozen=True, rename="camel"):
     """`object` is absent for a deletion, `old_object` for a creation."""
 
     uid: str
     operation: str
     resource: ReviewedResource
+    kind: ReviewedKind = ReviewedKind()
     sub_resource: str = ""
     namespace: str = ""
     name: str = ""
@@ -67,22 +72,13 @@ def parse(body: bytes) -> Request:
 
 def verdict(request: Request, findings: Findings, *, lenient: bool, advice: str = "") -> Object:
     """The answer of a validation. `lenient`: clashes are told as warnings, not refused; `advice`
-    is said after clashes that are refused."""
-    refused = [*findings.own, *(() if lenient else findings.clashes)]
+    is added to clashes that are refused."""
+    clashes = [] if lenient else [_advised(problem, advice) for problem in findings.clashes]
+    refused = [*findings.own, *clashes]
     told = [*findings.standing, *(findings.clashes if lenient else ())]
     response: Object = {"uid": request.uid, "allowed": not refused}
     if refused:
-        lines = [_line(problem) for problem in refused[:MAX_REFUSALS]]
-        if len(refused) > MAX_REFUSALS:
-            lines.append(f"and {len(refused) - MAX_REFUSALS} more problems")
-        if advice and not lenient and findings.clashes:
-            lines.append(advice)
-        response["status"] = {
-            "code": 422,
-            "reason": "Invalid",
-            "message": "\n".join(lines),
-            "details": {"causes": _causes(refused[:MAX_REFUSALS])},
-        }
+        response["status"] = _status(request, refused)
     if told:
         response["warnings"] = _warnings(told)
     return _answer(response)
@@ -101,16 +97,30 @@ def _answer(response: Object) -> Object:
     return {"apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response}
 
 
+def _advised(problem: Problem, advice: str) -> Problem:
+    return replace(problem, message=f"{problem.message}; {advice}") if advice else problem
+
+
+def _status(request: Request, refused: Sequence[Problem]) -> Object:
+    """As the API server refuses by a schema: kubectl shows kind, name and each cause."""
+    shown = refused[:MAX_REFUSALS]
+    more = len(refused) - len(shown)
+    lines = [_line(problem) for problem in shown] + ([f"and {more} more"] if more else [])
+    causes = [
+        {"reason": "FieldValueInvalid", "field": problem.field, "message": problem.message}
+        for problem in shown
+    ]
+    group, kind = request.resource.group, request.kind.kind
+    return {
+        "code": 422,
+        "reason": "Invalid",
+        "message": "\n".join(lines),
+        "details": {"group": group, "kind": kind, "name": request.name, "causes": causes},
+    }
+
+
 def _line(problem: Problem) -> str:
     return f"{problem.field}: {problem.message}" if problem.field else problem.message
-
-
-def _causes(problems: Iterable[Problem]) -> list[Object]:
-    """For programs, as the API server gives its own."""
-    return [
-        {"reason": "FieldValueInvalid", "field": problem.field, "message": problem.message}
-        for problem in problems
-    ]
 
 
 def _warnings(problems: Sequence[Problem]) -> list[str]:

@@ -90,6 +90,7 @@ class Webhooks:
             runner = await serve_reviews(reviewer, options.host, options.port, tls)
             stack.push_async_callback(runner.cleanup)
             self.port = port_of(runner)
+            log.info("webhooks.serving", port=self.port)
             means = await self._means(api, options, place, tls, telemetry)
             kept = Kept(place.namespace, NAME, options.configuration)
             keeper = self._keeper = Keeper(api, kept, means, rng)

@@ -177,18 +177,19 @@ def test_without_a_view_of_others_only_the_resource_itself_is_checked() -> None:
     assert examine(request, None, KNOWN) == Findings()
 
 
-def scale(replicas: int, before: int = 1, **more: Any) -> Any:
+def scale(replicas: int, **more: Any) -> Any:
     metadata = {"name": "chat", "namespace": "serving"}
-    new = {"kind": "Scale", "metadata": metadata, "spec": {"replicas": replicas}}
-    return request_of("UPDATE", new, {**new, "spec": {"replicas": before}}, **more)
+    spec = {"replicas": replicas} if replicas else {}
+    new = {"kind": "Scale", "metadata": metadata, "spec": spec}
+    return request_of("UPDATE", new, {**new, "spec": {}}, **more)
 
 
-def test_kubectl_scale_is_refused_where_the_scheduler_scales() -> None:
-    (clash,) = examine(scale(3), cell(pool("chat")), KNOWN).clashes
+@pytest.mark.parametrize("replicas", [0, 3])
+def test_kubectl_scale_is_refused_where_the_scheduler_scales(replicas: int) -> None:
+    (clash,) = examine(scale(replicas), cell(pool("chat")), KNOWN).clashes
     assert clash.field == "spec.replicas"
     assert "set scaling.mode to Manual" in clash.message
-    assert examine(scale(1), cell(pool("chat")), KNOWN) == Findings()
-    assert examine(scale(3), cell(pool("other")), KNOWN) == Findings()
+    assert examine(scale(replicas), cell(pool("other")), KNOWN) == Findings()
 
 
 def test_kubectl_scale_stays_within_the_profiles() -> None:
@@ -197,7 +198,8 @@ def test_kubectl_scale_stays_within_the_profiles() -> None:
     manual = pool(
         "chat", profiles=[profile], scaling={"mode": "Manual", "scaleDownAfter": "90s"}, replicas=1
     )
-    assert examine(scale(3), cell(manual), KNOWN) == Findings()
+    for fine in (0, 1, 3):
+        assert examine(scale(fine), cell(manual), KNOWN) == Findings()
     (clash,) = examine(scale(4), cell(manual), KNOWN).clashes
     assert clash.field == "spec.replicas" and "add up to 3" in clash.message
 

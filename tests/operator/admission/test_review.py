@@ -47,9 +47,9 @@ def test_a_refusal_names_each_field_for_people_and_programs() -> None:
     assert (status["code"], status["reason"]) == (422, "Invalid")
     assert status["message"].splitlines() == [
         "spec.engine.type: must be one of a or b",
-        "spec.model.name: is taken",
-        "or so",
+        "spec.model.name: is taken; or so",
     ]
+    assert (status["details"]["kind"], status["details"]["name"]) == ("ModelPool", "chat")
     causes = status["details"]["causes"]
     assert [cause["field"] for cause in causes] == ["spec.engine.type", "spec.model.name"]
 
@@ -70,7 +70,7 @@ def test_what_stood_before_is_a_warning() -> None:
 def test_answers_are_bounded() -> None:
     many = tuple(Problem("", 0, f"spec.f{n}", "x" * 1000) for n in range(100))
     refused = said(verdict(REQUEST, Findings(many), lenient=False))["status"]
-    assert refused["message"].endswith("and 80 more problems")
+    assert refused["message"].endswith("and 80 more")
     warnings = said(verdict(REQUEST, Findings(clashes=many), lenient=True))["warnings"]
     assert len(warnings) == 16 and all(len(w) <= 256 for w in warnings)
     assert sum(map(len, warnings)) <= 4096
