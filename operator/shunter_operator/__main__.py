@@ -56,6 +56,7 @@ class OperatorOptions:
     image: str  # of simulated and numpy engines
     engine_images: Mapping[str, str] = field(default_factory=dict)  # by engine type
     image_pull_policy: str = "IfNotPresent"
+    priority_classes: Mapping[str, str] = field(default_factory=dict)  # low, standard, high
     namespaces: tuple[str, ...] = ()
     scheduler: str = "shunter-scheduler:50051"
     scheduler_tls: TlsFiles | None = None
@@ -266,6 +267,7 @@ async def _environment(options: OperatorOptions, api: KubeApi) -> Environment:
         image=options.image,
         engine_images=options.engine_images,
         image_pull_policy=options.image_pull_policy,
+        priority_classes=options.priority_classes,
         pdb_api_version=await pdb_api_version(api),
         deletion_cost=knows_deletion_cost(version),
         unhealthy_eviction=knows_unhealthy_eviction(version),

@@ -19,6 +19,7 @@ class Environment:
     image: str  # of engines that come with Shunter: simulated, numpy
     engine_images: Mapping[str, str] = field(default_factory=dict)  # by engine type
     image_pull_policy: str = "IfNotPresent"
+    priority_classes: Mapping[str, str] = field(default_factory=dict)  # low, standard, high
     pdb_api_version: str = "policy/v1"
     deletion_cost: bool = True  # Kubernetes 1.22 or later
     unhealthy_eviction: bool = True  # policy/v1 of Kubernetes 1.27 or later

@@ -143,3 +143,8 @@ shunter-api-key
 {{- end }}
 {{- end }}
 {{- end }}
+
+{{/* Called with (list $ LEVEL). The namespace keeps two releases of one cluster apart. */}}
+{{- define "shunter.priorityClass" -}}
+shunter-{{ index . 1 }}-{{ (index . 0).Release.Namespace }}
+{{- end }}

@@ -1,5 +1,6 @@
 """`shunter operator`: the process that turns ModelPools into engine pods on a cluster."""
 
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,13 @@ def operator(
         typer.Option(help="TYPE=IMAGE of another engine type, such as vllm=...; repeatable."),
     ] = None,
     image_pull_policy: Annotated[str, typer.Option(help="Of engine pods.")] = "IfNotPresent",
+    priority_class: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="LEVEL=NAME of engine pods' PriorityClass: low, standard (scaling.priority 100 "
+            "and more) or high (200 and more); repeatable."
+        ),
+    ] = None,
     namespace: Annotated[
         list[str] | None, typer.Option(help="Watch this namespace only; repeatable. Default: all.")
     ] = None,
@@ -69,6 +77,7 @@ def operator(
         from shunter_operator.__main__ import OperatorOptions, StartError, run
         from shunter_operator.admission.service import WebhookOptions
         from shunter_operator.nodes import NOTICE_TAINTS
+        from shunter_operator.priorities import LEVELS
     except ImportError as error:
         raise Failure(
             f"the operator needs more packages: {error}",
@@ -82,8 +91,9 @@ def operator(
         run(
             OperatorOptions(
                 image=engine_image,
-                engine_images=dict(_pair(text) for text in image or ()),
+                engine_images=dict(_pair("image", "TYPE=IMAGE", text) for text in image or ()),
                 image_pull_policy=image_pull_policy,
+                priority_classes=_priority_classes(priority_class or (), LEVELS),
                 namespaces=tuple(namespace or ()),
                 scheduler=scheduler,
                 scheduler_tls=tls if tls != TlsFiles() else None,
@@ -104,10 +114,16 @@ def operator(
         raise Failure(str(error)) from error
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, image = text.partition("=")
-    if not (name and equals and image):
-        raise ValueError(
-            f"--image takes TYPE=IMAGE, such as vllm=vllm/vllm-openai:v1; found {text!r}"
-        )
-    return name, image
+def _priority_classes(texts: Iterable[str], levels: Collection[str]) -> dict[str, str]:
+    found = dict(_pair("priority-class", "LEVEL=NAME", text) for text in texts)
+    if unknown := sorted(found.keys() - set(levels)):
+        known = ", ".join(levels)
+        raise ValueError(f"--priority-class takes a level of {known}; found {unknown[0]!r}")
+    return found
+
+
+def _pair(option: str, form: str, text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise ValueError(f"--{option} takes {form}; found {text!r}")
+    return name, value
