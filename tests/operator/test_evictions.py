@@ -1,9 +1,11 @@
-"""Nodes that are about to go, in a cluster in memory: which pods are emptied, and may be evicted."""
+"""Nodes that are about to go, in a cluster in memory: which pods are emptied and may be evicted."""
 
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from operator_world import World
 from shunter_operator.names import FINALIZER, PoolKey
@@ -243,3 +245,58 @@ async def test_an_operator_that_ends_with_its_namespace_takes_its_finalizers_off
     world.cluster.ending_namespaces = {"serving"}
     await world.reconciler.release()
     assert world.cluster.bodies[key]["metadata"]["finalizers"] == []
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("cordon"), st.sampled_from("abc")),
+    st.tuples(st.just("uncordon"), st.sampled_from("abc")),
+    st.tuples(st.just("replicas"), st.integers(0, 4)),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(STEPS, min_size=1, max_size=5), st.booleans(), st.booleans())
+async def test_whatever_is_cordoned_and_drained_nobody_is_cut_off(
+    steps: list[tuple[str, Any]], deletion_cost: bool, restarts: bool
+) -> None:
+    world = made(deletion_cost=deletion_cost)
+    world.cluster.room = 2
+    world.cluster.starts_s = 3.0
+    replicas = 2
+    key = await serving(world, replicas)
+    for what, value in steps:
+        if what == "replicas":
+            replicas = value
+            spec: dict[str, Any] = {"profiles": [profile("h")], "scaling": MANUAL}
+            world.cluster.put(pool_body(**spec, replicas=replicas))
+        else:
+            cordon(world, value, what == "cordon")
+        await live_through(world, key, 40)
+        if restarts:
+            world.reconciler = world.operator()
+    for node in "abc":
+        cordon(world, node, False)
+    await live_through(world, key, 60)
+    assert await world.reconciler.reconcile(key) == 0, "it settles"
+    assert len(world.ready("h")) == len(world.cluster.engines) == replicas
+    assert all(p.busy and p.leave_since is None for p in world.cluster.engines.values())
+
+
+async def live_through(world: World, key: PoolKey, seconds: int) -> None:
+    """Somebody drains all cordoned nodes. Instances get requests; a drain moves one a second."""
+    for _ in range(seconds):
+        await world.reconciler.reconcile(key)
+        before = dict(world.cluster.engines)
+        for pod in before.values():
+            if world.cluster.machines.get(pod.node, Node("")).cordoned and not pod.deleting:
+                world.cluster.evict(pod.name)
+        world.cluster.step()
+        loads = world.scheduler.current.instances if world.scheduler.current else {}
+        for name, pod in world.cluster.engines.items():
+            load = loads.get(name)
+            if pod.deleting and name in before and not before[name].deleting:
+                assert load is None or load.running == 0, f"{name} was cut off"
+            if load is None and pod.ready:
+                world.scheduler.serve(name, 3)
+            elif load is not None and load.state == "draining":
+                world.scheduler.serve(name, max(0, load.running - 1), "draining")
