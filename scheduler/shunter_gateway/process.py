@@ -139,7 +139,9 @@ async def _core(options: GatewayOptions, stack: AsyncExitStack, provider: Tracer
     client = HttpClient()
     stack.push_async_callback(client.close)
     adapters = build_adapters(client)
-    tokenizers = TokenizerRegistry(adapters)
+    tokenizers = TokenizerRegistry(
+        adapters, observe=lambda pool, differs: metrics.tokenizer_mismatch.labels(pool).set(differs)
+    )
     stack.push_async_callback(tokenizers.close)
     link = SchedulerClient(_target(options))
     metrics.scheduler_connected.set_function(lambda: float(link.lost_since is None))

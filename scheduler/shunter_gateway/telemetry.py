@@ -29,6 +29,7 @@ class GatewayMetrics:
     move_stall: Histogram = field(init=False)
     retries: Counter = field(init=False)
     unmovable: Counter = field(init=False)
+    tokenizer_mismatch: Gauge = field(init=False)
     waiting: Gauge = field(init=False)
     local_dispatches: Counter = field(init=False)
     scheduler_connected: Gauge = field(init=False)
@@ -120,6 +121,12 @@ class GatewayMetrics:
             "shunter_unmovable_requests",
             "Requests that cannot be moved once they run, by reason.",
             ("reason",),
+            registry=registry,
+        )
+        self.tokenizer_mismatch = Gauge(
+            "shunter_gateway_tokenizer_mismatch",
+            "1 while an engine of the pool tokenises otherwise: its requests go as text.",
+            ("pool",),
             registry=registry,
         )
         self.waiting = Gauge(

@@ -1,22 +1,22 @@
 """Each model's tokenizer at the gateway, checked against its engines' own."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
-from shunter_gateway.ports import EngineAdapter, EngineUnavailable
-from shunter_gateway.topology import Instance, Pool, Topology
+from shunter_gateway.ports import EngineAdapter
+from shunter_gateway.tokenizer_checks import PROBE, Rechecks, TokenizerChecks
+from shunter_gateway.topology import Pool, Topology
 from shunter_text.detokenizer import StreamDecoder
 from shunter_text.sources import TokenizerUnavailable, load_tokenizer
-from shunter_text.tokenizer import Tokenizer, agrees
+from shunter_text.tokenizer import Tokenizer
 
 _log = structlog.get_logger(__name__)
 _LOADED = 64  # models whose tokenizers are kept
 _RETRY_S = 30.0
-PROBE = "Shunting: 3 wagons, track 12b.\n\tЭто — naïve café, 東京 42°C? 🚂🚃 don't  stop {}[];"
-"""Words, digits, white space, accents, other scripts, symbols: where tokenizers differ."""
 
 
 @dataclass(slots=True)
@@ -28,13 +28,6 @@ class _Entry:
     eos: frozenset[int] = frozenset()
 
 
-@dataclass(slots=True)
-class _Checks:
-    agreed: set[str] = field(default_factory=set)  # addresses
-    mismatch: dict[str, str] = field(default_factory=dict)  # pool -> reason
-    pending: set["asyncio.Task[object]"] = field(default_factory=set)
-
-
 class TokenizerRegistry:
     """`Decoders` for the lifecycle and tokenizers for the edge. End it with `close()`."""
 
@@ -42,12 +35,15 @@ class TokenizerRegistry:
         self,
         adapters: Mapping[str, EngineAdapter],
         load: Callable[[str], Tokenizer | None] = load_tokenizer,
+        observe: Callable[[str, bool], None] = lambda pool, differs: None,
+        rechecks: Rechecks | None = None,
     ) -> None:
-        self._adapters = adapters
+        """`observe` and `rechecks`: see `TokenizerChecks`."""
         self._load = load
         self._time = asyncio.get_running_loop().time
         self._entries: dict[str, _Entry] = {}
-        self._checks = _Checks()
+        self._checks = TokenizerChecks(adapters, self.tokenizer, observe, rechecks)
+        self._loading: set[asyncio.Task[Tokenizer | None]] = set()
         self._same: dict[frozenset[str], bool] = {}  # pairs of sources that were compared
 
     # ------------------------------------------------------------ for the edge
@@ -67,32 +63,23 @@ class TokenizerRegistry:
         return entry.tokenizer if entry is not None else None
 
     def update(self, topology: Topology) -> None:
-        """Loads what is new and checks it against engines that were not asked yet. A pool at zero
-        is loaded too: its first request is to wait for the engine only."""
+        """Loads what is new and compares it with the engines'. A pool at zero is loaded too: its
+        first request is to wait for the engine only."""
         sources = {pool.model_source for pool in topology.pools.values() if pool.max_held}
         for source in sorted(sources - self._entries.keys()):
-            self._begin(self.tokenizer(source))
-        for instance in topology.instances.values():
-            pool = topology.pools.get(instance.pool)
-            key = _check_key(instance)
-            if pool is None or key in self._checks.agreed:
-                continue
-            self._checks.agreed.add(key)
-            self._begin(self._check(pool, instance))
-        live = {_check_key(instance) for instance in topology.instances.values()}
-        self._checks.agreed &= live
-
-    def _begin(self, work: Coroutine[None, None, object]) -> None:
-        task = asyncio.create_task(work)
-        self._checks.pending.add(task)
-        task.add_done_callback(self._checks.pending.discard)
+            task = asyncio.create_task(self.tokenizer(source))
+            self._loading.add(task)
+            task.add_done_callback(self._loading.discard)
+        self._checks.update(topology)
 
     async def settled(self) -> None:
-        """Until all checks begun so far have ended."""
-        await asyncio.gather(*self._checks.pending)
+        """Until all loads begun so far have ended and every engine was asked once."""
+        await asyncio.gather(*self._loading)
+        await self._checks.asked()
 
     async def close(self) -> None:
-        tasks = [*self._checks.pending]
+        await self._checks.close()
+        tasks: list[asyncio.Task[Any]] = [*self._loading]
         tasks += [entry.task for entry in self._entries.values() if entry.task is not None]
         for task in tasks:
             task.cancel()
@@ -122,7 +109,7 @@ class TokenizerRegistry:
         return same
 
     def mismatch(self, pool: Pool) -> str:
-        return self._checks.mismatch.get(pool.name, "")
+        return self._checks.mismatch(pool.name)
 
     # ------------------------------------------------------------ details
 
@@ -150,22 +137,3 @@ class TokenizerRegistry:
             entry.retry_at = self._time() + _RETRY_S
             _log.warning("tokenizer_unavailable", model_source=source, reason=str(error))
         entry.loaded = True
-
-    async def _check(self, pool: Pool, instance: Instance) -> None:
-        adapter = self._adapters.get(instance.engine_type)
-        tokenizer = await self.tokenizer(pool.model_source)
-        if adapter is None or tokenizer is None or not adapter.capabilities.token_ids:
-            return
-        try:
-            theirs = await adapter.tokenize(instance.address, pool.model_names[0], PROBE)
-        except EngineUnavailable:
-            self._checks.agreed.discard(_check_key(instance))  # asked again at the next topology
-            return
-        if not agrees(tokenizer, theirs, PROBE):
-            reason = f"the tokenizer of {instance.name} differs from that of {pool.model_source}"
-            self._checks.mismatch[pool.name] = reason
-            _log.warning("tokenizer_mismatch", pool=pool.name, instance=instance.name)
-
-
-def _check_key(instance: Instance) -> str:
-    return f"{instance.name}@{instance.address}"

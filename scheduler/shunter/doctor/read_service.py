@@ -21,7 +21,7 @@ from shunter.doctor.reach import Reach, Target
 from shunter_api.modelpool import EngineType, ModelPool
 from shunter_gateway.engines import llamacpp, openai, simulated, vllm
 from shunter_gateway.ports import Capabilities
-from shunter_gateway.tokenizers import PROBE
+from shunter_gateway.tokenizer_checks import PROBE
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_proto.v1 import scheduler_pb2_grpc as pb_grpc
 from shunter_runtime.tls import TlsFiles, channel_credentials

@@ -1,7 +1,9 @@
 """Tokenizers are loaded once, off the loop, and compared with each engine's own."""
 
+import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
@@ -10,7 +12,8 @@ from shunter_gateway.testing import LetterDecoders, ManualClock
 from shunter_gateway.testing_engines import TEXT_LEVEL, TOKEN_LEVEL, ScriptedEngine
 from shunter_gateway.testing_scheduler import topology_message
 from shunter_gateway.testing_world import World
-from shunter_gateway.tokenizers import PROBE, TokenizerRegistry
+from shunter_gateway.tokenizer_checks import PROBE, Rechecks
+from shunter_gateway.tokenizers import TokenizerRegistry
 from shunter_gateway.topology import Topology, topology_from_proto
 from shunter_text.sources import TokenizerUnavailable, sim_tokenizer
 from shunter_text.tokenizer import Tokenizer
@@ -49,13 +52,24 @@ def topology(*pools: str) -> Topology:
     return topology_from_proto(topology_message({f"{pool}-0": pool for pool in pools}))
 
 
+AT_ONCE = Rechecks(first_s=0.001, longest_s=0.002)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
 @pytest.fixture
 async def loader() -> AsyncIterator[Loader]:
     yield Loader()
 
 
-async def registry_of(engine: Engine, loader: Loader, *pools: str) -> TokenizerRegistry:
-    registry = TokenizerRegistry({"simulated": engine}, loader)
+async def registry_of(
+    engine: Engine, loader: Loader, *pools: str, **options: Any
+) -> TokenizerRegistry:
+    registry = TokenizerRegistry({"simulated": engine}, loader, **options)
     registry.update(topology(*pools))
     await registry.settled()
     return registry
@@ -90,13 +104,66 @@ async def test_pool_at_zero_is_loaded_before_its_first_request(loader: Loader) -
 
 async def test_engine_is_asked_once_and_again_if_it_was_not_up(loader: Loader) -> None:
     engine = Engine(None)
-    registry = await registry_of(engine, loader, "chat")
+    registry = await registry_of(engine, loader, "chat", rechecks=AT_ONCE)
     engine.ids = sim_tokenizer().encode(PROBE)
+    await until(lambda: len(engine.asked) == 2)
     for _ in range(3):
         registry.update(topology("chat"))
         await registry.settled()
     assert engine.asked == ["chat-0:1"] * 2
     await registry.close()
+
+
+async def test_pool_recovers_when_its_engine_agrees_again(loader: Loader) -> None:
+    engine, heard = Engine([1, 2, 3]), list[tuple[str, bool]]()
+
+    def observe(pool: str, differs: bool) -> None:
+        heard.append((pool, differs))
+
+    registry = await registry_of(engine, loader, "chat", rechecks=AT_ONCE, observe=observe)
+    pool = topology("chat").pools["chat"]
+    assert registry.mismatch(pool) and heard == [("chat", True)]
+    await until(lambda: len(engine.asked) >= 3)
+    assert registry.mismatch(pool), "it still differs"
+    engine.ids = sim_tokenizer().encode(PROBE)
+    await until(lambda: not registry.mismatch(pool))
+    assert heard == [("chat", True), ("chat", False)]
+    asked = len(engine.asked)
+    await asyncio.sleep(0.02)
+    assert len(engine.asked) == asked, "an engine that agrees is left alone"
+    await registry.close()
+
+
+async def test_pool_recovers_when_the_engine_that_differed_is_gone(loader: Loader) -> None:
+    engine = Engine([1, 2, 3])
+    registry = await registry_of(engine, loader, "chat")
+    pool = topology("chat").pools["chat"]
+    assert registry.mismatch(pool)
+    engine.ids = sim_tokenizer().encode(PROBE)
+    message = topology_message({"chat-1": "chat"})
+    registry.update(topology_from_proto(message))
+    assert not registry.mismatch(pool)
+    await registry.settled()
+    assert not registry.mismatch(pool) and engine.asked == ["chat-0:1", "chat-1:1"]
+    await registry.close()
+
+
+async def test_engine_is_asked_again_when_its_pools_model_changes(loader: Loader) -> None:
+    engine = Engine([1, 2, 3])
+    registry = await registry_of(engine, loader, "chat")
+    engine.ids = sim_tokenizer().encode(PROBE)
+    message = topology_message({"chat-0": "chat"})
+    message.pools[0].revision = "next"
+    registry.update(topology_from_proto(message))
+    await registry.settled()
+    assert not registry.mismatch(topology("chat").pools["chat"])
+    assert engine.asked == ["chat-0:1"] * 2
+    await registry.close()
+
+
+def test_rechecks_back_off() -> None:
+    rechecks = Rechecks(first_s=30.0, longest_s=200.0)
+    assert [rechecks.after(n) for n in (1, 2, 3, 4, 99)] == [30, 60, 120, 200, 200]
 
 
 async def test_other_tokenizer_disables_tokens_with_a_reason(loader: Loader) -> None:
