@@ -7,7 +7,8 @@ import msgspec
 
 from shunter_gateway.engines.http1 import HttpClient
 from shunter_gateway.engines.plain import learn
-from shunter_gateway.engines.streaming import StreamCall, finish_reason, plain_call
+from shunter_gateway.engines.plain_call import plain_call
+from shunter_gateway.engines.streaming import StreamCall, finish_reason
 from shunter_gateway.engines.textlevel import EngineError, Usage, refused, start_text_call
 from shunter_gateway.ports import (
     Capabilities,

@@ -10,7 +10,8 @@ import msgspec
 
 from shunter_gateway.engines.completions import tokenize_call
 from shunter_gateway.engines.http1 import HttpClient
-from shunter_gateway.engines.streaming import StreamCall, plain_call
+from shunter_gateway.engines.plain_call import plain_call
+from shunter_gateway.engines.streaming import StreamCall
 from shunter_gateway.engines.textlevel import EngineError, refused, start_text_call
 from shunter_gateway.ports import (
     Capabilities,

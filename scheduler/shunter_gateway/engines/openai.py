@@ -2,7 +2,7 @@
 be started again elsewhere."""
 
 from shunter_gateway.engines.http1 import HttpClient
-from shunter_gateway.engines.streaming import plain_call
+from shunter_gateway.engines.plain_call import plain_call
 from shunter_gateway.engines.textlevel import start_text_call
 from shunter_gateway.ports import (
     Capabilities,

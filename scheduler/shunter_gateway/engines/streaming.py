@@ -1,6 +1,5 @@
 """One streamed engine call: HTTP response -> events -> the adapter's decoder -> `TokenSink`."""
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
@@ -13,7 +12,6 @@ from shunter_gateway.engines.sse import EventTooLong, SseSplitter
 from shunter_gateway.ports import (
     EngineFailure,
     EngineRequest,
-    EngineUnavailable,
     FinishReason,
     PlainTokenSink,
     TokenChunk,
@@ -266,51 +264,3 @@ def _plain(chunk: TokenChunk) -> bool:
 def _protocol_failure(error: Exception) -> EngineFailure:
     # The type only: a decoder's message may quote the answer.
     return EngineFailure("protocol", f"unreadable answer: {type(error).__name__}", True)
-
-
-class _PlainCall:
-    """Collects one whole response for a caller that awaits it."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.future: asyncio.Future[tuple[int, bytes]] = loop.create_future()
-        self._status = 0
-        self._body = bytearray()
-
-    def on_response(self, status: int, headers: Mapping[bytes, bytes]) -> None:
-        self._status = status
-
-    def on_body(self, data: bytes) -> None:
-        self._body += data
-        if len(self._body) > MAX_BODY_BYTES:
-            self._set_error(f"the answer exceeds {MAX_BODY_BYTES} bytes")
-
-    def on_complete(self) -> None:
-        if not self.future.done():
-            self.future.set_result((self._status, bytes(self._body)))
-
-    def on_fault(self, reason: FaultReason, message: str) -> None:
-        self._set_error(message)
-
-    def _set_error(self, message: str) -> None:
-        if not self.future.done():
-            self.future.set_exception(EngineUnavailable(message))
-
-
-async def plain_call(
-    client: HttpClient, address: str, path: str, body: bytes, timeout_s: float = 60.0
-) -> tuple[int, bytes]:
-    """One POST: status and body. Raises `EngineUnavailable`, for a 5xx too."""
-    call = _PlainCall(asyncio.get_running_loop())
-    exchange = client.post(address, path, body, call)
-    try:
-        async with asyncio.timeout(timeout_s):
-            status, answer = await call.future
-    except TimeoutError:
-        raise EngineUnavailable(f"{address}{path}: no answer within {timeout_s:g} s") from None
-    except EngineUnavailable as error:
-        raise EngineUnavailable(f"{address}{path}: {error}") from error
-    finally:
-        exchange.abort()
-    if status >= 500:
-        raise EngineUnavailable(f"{address}{path}: status {status}")
-    return status, answer
