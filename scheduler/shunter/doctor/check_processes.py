@@ -122,15 +122,21 @@ def webhooks(facts: ClusterFacts) -> Iterator[Finding]:
         yield ok("none are installed: resources are checked by schema and by the operator")
     else:
         for found in facts.webhooks:
-            bare = [w["name"] for w in found["webhooks"] if not _callable(w["clientConfig"])]
+            entries = found.get("webhooks") or ()
+            bare = [w["name"] for w in entries if not _callable(w["clientConfig"])]
             name = f"{found['kind']} {found['metadata']['name']}"
-            if bare:
+            if not entries:
+                yield warning(
+                    f"{name} has no entries: nothing is checked at admission",
+                    "the operator fills it in once it has a certificate; look at its log",
+                )
+            elif bare:
                 yield failed(
                     f"{name}: {', '.join(bare)} without a caBundle",
                     "the leading operator writes it; look at its log",
                 )
             else:
-                yield ok(f"{name}: {len(found['webhooks'])} webhooks with a caBundle")
+                yield ok(f"{name}: {len(entries)} webhooks with a caBundle")
 
 
 def _callable(config: Object) -> bool:

@@ -1,6 +1,7 @@
 """Reads what the API server knows. What may not be read, or is not answered, says so."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -118,11 +119,17 @@ async def _read(call: Awaitable[T]) -> T | Unread:
     try:
         return await call
     except Refused as error:
-        if error.status == 403:
-            return Unread(f"may not be read: {str(error).removeprefix('403: ')}")
-        return Unread(str(error))
+        return Unread(_in_short(error))
     except KubeError as error:
         return Unread(str(error))
+
+
+def _in_short(error: KubeError) -> str:
+    said = _FORBIDDEN.search(str(error))
+    return f"this user may not {said[1]} {said[2]}" if said else str(error)
+
+
+_FORBIDDEN = re.compile(r'cannot (\w+) resource "([^"]+)"')
 
 
 def _pools(place: Place) -> str:
@@ -139,7 +146,7 @@ async def _definitions(api: KubeApi, server: Server) -> Mapping[str, Object | No
         except NotFound:
             found[name] = None
         except KubeError as error:
-            return Unread(f"may not be read: {error}")
+            return Unread(_in_short(error))
     return found
 
 
@@ -202,7 +209,8 @@ async def _webhooks(api: KubeApi) -> tuple[Object, ...] | Unread:
 
 
 def _about_us(configuration: Object) -> bool:
-    return any(
+    labels = configuration["metadata"].get("labels") or {}
+    return labels.get("app.kubernetes.io/part-of") == "shunter" or any(
         GROUP in rule.get("apiGroups", ())
         for webhook in configuration.get("webhooks") or ()
         for rule in webhook.get("rules") or ()

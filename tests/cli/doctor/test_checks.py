@@ -154,6 +154,8 @@ CLUSTER_CASES: list[
     ("a webhook nobody can call", check_processes.webhooks,
      {"webhooks": ({**ADMITS, "webhooks": [{"name": "pools", "clientConfig": {}}]},)},
      State.failed, "pools without a caBundle", "operator"),
+    ("a webhook without entries", check_processes.webhooks, {"webhooks": (ADMITS,)},
+     State.warning, "no entries", "certificate"),
     ("a pool is refused", check_processes.admission, {"trial": "failed calling webhook"},
      State.failed, "failed calling webhook", "reach them"),
     ("a pool is Degraded", check_processes.pools,
