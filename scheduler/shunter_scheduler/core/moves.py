@@ -90,7 +90,9 @@ def _start_move(state: CoreState, entry: Entry, reason: str, now: float) -> bool
     picked = pick(entry, now, state.rng, _barred(state, entry, source))
     if picked is None:
         return False
-    picked.ranking.barred_because = "source of the move, refused it, or takes in enough moves"
+    picked.ranking.barred_because = (
+        "source of the move, refused it, takes in enough moves, or is of another model revision"
+    )
     destination = picked.instance
     reservation = reserve_for(entry, picked, now)
     rung: Rung = "replay" if entry.started else "restart"
@@ -121,9 +123,9 @@ def _start_move(state: CoreState, entry: Entry, reason: str, now: float) -> bool
 
 
 def _barred(state: CoreState, entry: Entry, source: InstanceRecord) -> tuple[int, ...]:
-    """Slots that cannot be the destination: the source, those that have refused this request, and
-    those that take as many in as they may."""
-    pool = entry.pool
+    """Slots that cannot be the destination: the source, those that have refused this request, those
+    that take as many in as they may, and, once it answers, those of another model revision."""
+    pool, revision = entry.pool, source.value.revision
     limit = pool.spec.migration.max_concurrent_per_instance
     others = [r.name for r in pool.records() if r is not source and r.in_service]
     if all(name in entry.refused_by for name in others):
@@ -136,7 +138,10 @@ def _barred(state: CoreState, entry: Entry, source: InstanceRecord) -> tuple[int
     return tuple(
         r.slot
         for r in pool.records()
-        if r is source or r.name in entry.refused_by or arriving.get(r.name, 0) >= limit
+        if r is source
+        or r.name in entry.refused_by
+        or arriving.get(r.name, 0) >= limit
+        or (entry.started and r.value.revision != revision)
     )
 
 

@@ -8,13 +8,15 @@ from shunter_api.routingpolicy import RoutingPolicy
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One engine process (on a cluster: one pod)."""
+    """One engine process (on a cluster: one pod). What has begun to answer moves only between
+    instances of one `revision` of the model."""
 
     name: str
     pool: str
     profile: str
     address: str  # host:port
     engine_type: str
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from shunter_scheduler.domain.cluster import Instance, Topology
 
 LABEL_POOL = "shunter.dev/pool"
 LABEL_PROFILE = "shunter.dev/profile"
+LABEL_REVISION = "shunter.dev/revision"
 ENGINE_PODS = f"app.kubernetes.io/managed-by=shunter,{LABEL_POOL},{LABEL_PROFILE}"
 ENGINE_PORT = "http"
 
@@ -50,6 +51,7 @@ class EnginePod:
     terminating: bool
     created: str  # as Kubernetes writes times, which sort as texts
     phase: str = ""  # how far one is that is not ready
+    revision: str = ""  # of the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ def read_pod(value: Object) -> EnginePod:
         name=metadata["name"],
         pool=labels.get(LABEL_POOL, ""),
         profile=labels.get(LABEL_PROFILE, ""),
+        revision=labels.get(LABEL_REVISION, ""),
         address=_address(value.get("spec") or {}, status.get("podIP") or ""),
         ready=ready,
         terminating="deletionTimestamp" in metadata,
@@ -197,7 +200,7 @@ def _instances(
             problems.append(Problem(origin, 0, "metadata.name", message))
         else:
             instances[pod.name] = Instance(
-                pod.name, pool.name, pod.profile, pod.address, pool.engine_type
+                pod.name, pool.name, pod.profile, pod.address, pool.engine_type, pod.revision
             )
             if pod.terminating:
                 leaving.append(pod.name)

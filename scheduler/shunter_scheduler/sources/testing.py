@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shunter_runtime.kube_api import Gone, Listing, Object, Unreachable, WatchEvent
-from shunter_scheduler.sources.kubernetes_objects import LABEL_POOL, LABEL_PROFILE
+from shunter_scheduler.sources.kubernetes_objects import LABEL_POOL, LABEL_PROFILE, LABEL_REVISION
 
 API = "shunter.dev/v1alpha1"
 FOLDERS: Mapping[str, str] = {
@@ -131,13 +131,15 @@ def policy_object(name: str = "main", namespace: str = "serving", **spec: Any) -
 def pod_object(
     name: str, pool: str = "chat", namespace: str = "serving", ip: str = "10.0.0.1", **changes: Any
 ) -> Object:
-    """A Ready engine pod. `changes`: profile, ready, port_name, deleted, created."""
+    """A Ready engine pod. `changes`: profile, revision, ready, port_name, deleted, created."""
     metadata = {
         "name": name,
         "namespace": namespace,
         "creationTimestamp": changes.get("created", "2026-01-01T00:00:00Z"),
         "labels": {LABEL_POOL: pool, LABEL_PROFILE: changes.get("profile", "h100")},
     }
+    if revision := changes.get("revision"):
+        metadata["labels"][LABEL_REVISION] = revision
     if changes.get("deleted"):
         metadata["deletionTimestamp"] = "2026-01-01T01:00:00Z"
     port = {"name": changes.get("port_name", "http"), "containerPort": 8000}

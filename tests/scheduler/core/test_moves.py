@@ -1,5 +1,7 @@
 """Drains: no new work; what runs is moved a few at a time, the rest runs to the deadline."""
 
+from dataclasses import replace
+
 from shunter_api.testing import make_pool
 from shunter_scheduler.core.ledger import Load
 from shunter_scheduler.core.settings import CoreSettings, HeadRoom
@@ -96,6 +98,25 @@ def test_requests_that_have_not_started_go_first_by_restart() -> None:
     harness.apply(done(moves[0]), FirstToken("fresh", 2, 0.1))
     harness.check_books()
     assert harness.loads()["chat-h100-1"].prefilling == len(moves) - 1
+
+
+def test_an_answer_never_goes_on_with_another_model_revision() -> None:
+    """It ends where it began; what has not begun may begin elsewhere."""
+    harness = loaded(2)
+    first, second = harness.instances
+    harness.configure((first, replace(second, revision="next")))
+    harness.observe(second.name)
+    assert drain(harness, deadline_at=10.0) == []
+    harness.apply(DrainRequested(second.name, 100.0), DrainCancelled(first.name))
+    harness.assign("fresh")
+    harness.apply(DrainCancelled(second.name))
+    (move,) = only(Move, drain(harness, deadline_at=10.0))
+    assert (move.request_id, move.rung) == ("fresh", "restart")
+    harness.apply(Finished("r0", 1, 60, "stop"), done(move))
+    harness.now = 10.0
+    (cancel,) = only(Cancel, harness.decide())
+    assert cancel.request_id == "r1"
+    harness.check_books()
 
 
 def test_what_cannot_move_runs_to_the_deadline_and_is_then_cancelled() -> None:

@@ -78,6 +78,11 @@ def test_a_terminating_pod_leaves_and_still_serves_until_it_is_unready() -> None
     assert ([one.name for one in cell.instances], cell.leaving) == (["q"], ())
 
 
+def test_a_pod_says_which_model_revision_it_serves() -> None:
+    cell = cell_of(pool_object(), pod_object("p", revision="old"), pod_object("q", revision="new"))
+    assert [(one.name, one.revision) for one in cell.instances] == [("p", "old"), ("q", "new")]
+
+
 def test_an_ipv6_address_has_brackets() -> None:
     cell = cell_of(pool_object(), pod_object("p", ip="fd00::1"))
     assert cell.instances[0].address == "[fd00::1]:8000"
