@@ -130,18 +130,21 @@ class Answer:
         count = before + len(ids)
         if chunk.output_tokens is not None:
             count = self._call_base + chunk.output_tokens
-        if not journal.has_gap and count == before + len(ids):
+        fresh, logprobs = self._verify(text), chunk.logprobs
+        out = self._text.push_text(fresh, count - before)
+        complete = not journal.has_gap and count == before + len(ids)
+        if self._text.matched is not None:
+            self.stopped = "stop"
+            used = self._text.ids_before_surplus(text, ids)
+            ids, logprobs = ids[:used], logprobs[:used]
+        if complete:
             journal.append(epoch, ids)
         else:
             journal.note_gap(epoch, count, text)
-        fresh = self._verify(text)
         if not fresh and (self._expected or not ids):
             return None
         self.began = True
-        out = self._text.push_text(fresh, journal.output_tokens - before)
-        if self._text.matched is not None:
-            self.stopped = "stop"
-        return Delta(out, ids, chunk.logprobs)
+        return Delta(out, ids, logprobs)
 
     def _verify(self, text: str) -> str:
         """What of `text` is new to the client."""

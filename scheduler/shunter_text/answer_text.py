@@ -6,6 +6,7 @@ another.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from shunter_text.detokenizer import StreamDecoder
 
@@ -13,16 +14,18 @@ from shunter_text.detokenizer import StreamDecoder
 class StopMatcher:
     """Finds the first stop string in growing text.
 
-    `push` returns the text that is final. Once `matched` is set nothing more comes out.
+    `push` returns the text that is final. Once `matched` is set nothing more comes out; `surplus`
+    is then the length of what followed it in the text that was pushed.
     """
 
-    __slots__ = ("_held", "_include", "_stops", "matched")
+    __slots__ = ("_held", "_include", "_stops", "matched", "surplus")
 
     def __init__(self, stops: Sequence[str], include: bool = False) -> None:
         self._stops = tuple(stop for stop in stops if stop)
         self._include = include
         self._held = ""
         self.matched: str | None = None
+        self.surplus = 0
 
     def push(self, text: str) -> str:
         if self.matched is not None:
@@ -36,6 +39,7 @@ class StopMatcher:
         found = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             end, start, self.matched = min(found)
+            self.surplus = len(text) - end
             return text[:end] if self._include else text[:start]
         keep = max(_overlap(text, stop) for stop in self._stops)
         if keep:
@@ -108,6 +112,18 @@ class AnswerText:
     def push_text(self, text: str, tokens: int) -> str:
         """For engines that send the text themselves; `tokens` is how many it stands for."""
         return text if self._stops is None else self._match(self._stops, text, tokens)
+
+    def ids_before_surplus(self, text: str, token_ids: Sequence[int]) -> int:
+        """How many of the ids that came with `text` count, once `push_text` of it has matched:
+        those after the stop string do not. All where it cannot be told which stands for what."""
+        kept = len(text) - (self._stops.surplus if self._stops is not None else 0)
+        if self._decoder is None or len(token_ids) < 2:
+            return len(token_ids)
+        pieces = [self._decoder.step(token_id) for token_id in token_ids]
+        if "".join(pieces) != text:
+            return len(token_ids)
+        ends = accumulate(map(len, pieces))
+        return next((used for used, end in enumerate(ends, 1) if end >= kept), len(token_ids))
 
     def _match(self, stops: StopMatcher, text: str, tokens: int) -> str:
         self._tokens += tokens
