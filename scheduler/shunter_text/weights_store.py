@@ -83,12 +83,17 @@ def fetch_weights(
         while not is_whole(folder):
             _fetch_once(source, folder, options, origins[scheme])
     except OSError as error:
-        full = error.errno in VOLUME_FULL
-        raise ModelFileError(
-            f"{source}: cannot write to {options.root}: {error}",
-            "WeightsVolumeFull" if full else "WeightsFetchFailed",
-        ) from error
+        raise _not_written(source, options.root, error) from error
     return options.root / fetched_path(source)
+
+
+def _not_written(source: str, root: Path, error: OSError) -> ModelFileError:
+    said = f"{source}: cannot write to {root}: {error}"
+    if error.errno in VOLUME_FULL:
+        return ModelFileError(said, "WeightsVolumeFull")
+    if isinstance(error, PermissionError):
+        said += f"; give user {os.getuid()} the right to write there"
+    return ModelFileError(said)
 
 
 def is_whole(folder: Path) -> bool:

@@ -163,17 +163,21 @@ class Cluster:
         conditions = (await self.pool(name)).get("status", {}).get("conditions", [])
         return next(((c["status"], c["reason"]) for c in conditions if c["type"] == kind), ("", ""))
 
-    async def becomes(self, ask: Callable[[], Awaitable[T]], wanted: T) -> None:
+    async def becomes(
+        self, ask: Callable[[], Awaitable[T]], wanted: T, wait_s: float = WAIT_S
+    ) -> None:
         """Asks until the answer is as wanted."""
-        deadline = time.monotonic() + WAIT_S
+        deadline = time.monotonic() + wait_s
         while (found := await ask()) != wanted:
             assert time.monotonic() < deadline, f"{found!r} does not become {wanted!r}"
             if self.running is not None and self.running.done():
                 self.running.result()  # raises what it died of
             await asyncio.sleep(POLL_S)
 
-    async def conditioned(self, name: str, kind: str, status: str, reason: str) -> None:
-        await self.becomes(lambda: self.condition(name, kind), (status, reason))
+    async def conditioned(
+        self, name: str, kind: str, status: str, reason: str, wait_s: float = WAIT_S
+    ) -> None:
+        await self.becomes(lambda: self.condition(name, kind), (status, reason), wait_s)
 
     async def scaled(self, **replicas: int) -> None:
         """Underscores stand for hyphens."""
@@ -203,7 +207,9 @@ class Cluster:
         while True:
             for pod in (await self.api.list(self.path("pods"))).items:
                 conditions = {c["type"]: c["status"] for c in pod["status"].get("conditions", ())}
-                if not pod["spec"].get("readinessGates") or "Initialized" not in conditions:
+                fake = str(pod["spec"].get("nodeName", "")).startswith("fake-")
+                gated = fake and pod["spec"].get("readinessGates")
+                if not gated or "Initialized" not in conditions:
                     continue
                 wanted = conditions.get(READINESS_GATE, "False")
                 if conditions.get("Ready") != wanted:
@@ -217,10 +223,10 @@ class Cluster:
             await asyncio.sleep(POLL_S)
 
     @asynccontextmanager
-    async def operator(self) -> AsyncIterator["RunningOperator"]:
-        """A whole operator, in the test's own loop."""
+    async def operator(self, image: str = "shunter:test") -> AsyncIterator["RunningOperator"]:
+        """A whole operator, in the test's own loop. Fake nodes run no image, so any will do."""
         options = OperatorOptions(
-            image="shunter:test",
+            image=image,
             namespaces=(self.namespace,),
             lease_namespace=self.namespace,
             scheduler=self.scheduler_address,

