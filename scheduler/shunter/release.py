@@ -11,7 +11,7 @@ import structlog
 import yaml
 
 from shunter_api.crd import modelpools, routingpolicies, without_cel
-from shunter_operator.names import FINALIZER, GROUP, VERSION
+from shunter_operator.names import FINALIZER, GROUP, VERSION, service_name
 from shunter_runtime.kube_api import (
     APPLY,
     MERGE,
@@ -135,7 +135,8 @@ async def prepare_removal(api: Api, release: Release, wait_s: float, pause: Paus
 
     The release's own pools are deleted while the operator still drains them, for `wait_s` at most.
     Other pools stay as their owners left them, and their engines run on: once the operator has
-    stopped, its finalizer is taken off all that remain. Raises `KubeError`.
+    stopped, its finalizer is taken off all that remain, and their disruption budgets go, since they
+    hold evictions until an operator has emptied the pods. Raises `KubeError`.
     """
     deadline = pause.clock() + wait_s
     own = {"labelSelector": f"app.kubernetes.io/instance={release.name}"}
@@ -148,7 +149,9 @@ async def prepare_removal(api: Api, release: Release, wait_s: float, pause: Paus
             break
         await pause.sleep(POLL_S)
     await _stop_operator(api, release, deadline, pause)
+    policy = (await api.get("/apis/policy"))["preferredVersion"]["groupVersion"]
     for pool in (await api.list(release.pools)).items:
+        await _ignore_missing(api.delete(_budget(pool, policy)))
         await _release(api, _path(pool))
 
 
@@ -187,6 +190,12 @@ def _path(pool: Object) -> str:
     metadata = pool["metadata"]
     namespace, name = quote(metadata["namespace"]), quote(metadata["name"])
     return f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/modelpools/{name}"
+
+
+def _budget(pool: Object, group_version: str) -> str:
+    metadata = pool["metadata"]
+    namespace, name = quote(metadata["namespace"]), quote(service_name(metadata["name"]))
+    return f"/apis/{group_version}/namespaces/{namespace}/poddisruptionbudgets/{name}"
 
 
 async def _ignore_missing(call: Awaitable[Object]) -> None:

@@ -46,6 +46,8 @@ class ApiInMemory:
     async def get(self, path: str) -> Object:
         if path == "/version":
             return self.version
+        if path == "/apis/policy":
+            return {"preferredVersion": {"groupVersion": "policy/v1"}}
         if path not in self.objects:
             raise NotFound(404, path)
         return deepcopy(self.objects[path])
@@ -142,6 +144,14 @@ async def test_own_pools_are_drained_and_others_stay_without_finalizer() -> None
     assert api.objects[f"{POOLS}/mine"]["metadata"]["finalizers"] == []
     assert api.objects[OPERATOR]["status"] == {}
     assert api.now < WAIT_S
+
+
+async def test_without_an_operator_no_disruption_budget_holds_evictions() -> None:
+    folder = "/apis/policy/v1/namespaces/serving/poddisruptionbudgets"
+    budgets: dict[str, Object] = {f"{folder}/{n}": {"metadata": {"name": n}} for n in "ab"}
+    api = ApiInMemory({**operator(), **pool("a"), **budgets})
+    await prepare_removal(api, RELEASE, WAIT_S, api.pause)
+    assert f"{folder}/a" not in api.objects and f"{folder}/b" in api.objects
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["that hangs", "that is gone"])
