@@ -11,6 +11,7 @@ import structlog
 import yaml
 
 from shunter_api.crd import modelpools, routingpolicies, without_cel
+from shunter_operator.admission.registration import CONFIGURATIONS, KINDS
 from shunter_operator.names import FINALIZER, GROUP, VERSION, service_name
 from shunter_runtime.kube_api import (
     APPLY,
@@ -52,11 +53,13 @@ class Api(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """`wide`: its operator works for every namespace, not only for the release's own."""
+    """`wide`: its operator works for every namespace, not only for the release's own. `webhooks`:
+    the name of its webhook configurations; empty: it has none."""
 
     name: str
     namespace: str
     wide: bool
+    webhooks: str = ""
 
     @property
     def pools(self) -> str:
@@ -131,14 +134,18 @@ async def apply_demo(api: Api, namespace: str, wait_s: float, pause: Pause) -> N
 
 
 async def prepare_removal(api: Api, release: Release, wait_s: float, pause: Pause) -> None:
-    """Leaves nothing that only an operator could delete.
+    """Leaves nothing that only an operator could delete, and nothing that asks one.
 
-    The release's own pools are deleted while the operator still drains them, for `wait_s` at most.
-    Other pools stay as their owners left them, and their engines run on: once the operator has
-    stopped, its finalizer is taken off all that remain, and their disruption budgets go, since they
-    hold evictions until an operator has emptied the pods. Raises `KubeError`.
+    The webhooks go first: from then on nothing is refused because nobody answers. The release's
+    own pools are deleted while the operator still drains them, for `wait_s` at most. Other pools
+    stay as their owners left them, and their engines run on: once the operator has stopped, its
+    finalizer is taken off all that remain, and their disruption budgets go, since they would hold
+    evictions until an operator has emptied the pods. Raises `KubeError`.
     """
     deadline = pause.clock() + wait_s
+    for plural in KINDS if release.webhooks else ():
+        await _ignore_missing(api.delete(f"{CONFIGURATIONS}/{plural}/{quote(release.webhooks)}"))
+        log.info("release.webhooks_deleted", configuration=plural)
     own = {"labelSelector": f"app.kubernetes.io/instance={release.name}"}
     for pool in (await api.list(release.pools, own)).items:
         await _ignore_missing(api.delete(_path(pool)))

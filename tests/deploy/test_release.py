@@ -136,6 +136,28 @@ def operator() -> dict[str, Object]:
     return {OPERATOR: {"metadata": metadata, "spec": {"replicas": 2}, "status": {"replicas": 2}}}
 
 
+async def test_the_webhooks_go_before_anything_else() -> None:
+    """With them a pool that is deleted could be held up by an operator that has stopped."""
+    paths = [
+        f"/apis/admissionregistration.k8s.io/v1/{plural}/hooks"
+        for plural in ("validatingwebhookconfigurations", "mutatingwebhookconfigurations")
+    ]
+    order: list[str] = []
+
+    class Recording(ApiInMemory):
+        async def delete(self, path: str) -> Object:
+            order.append(path)
+            return await super().delete(path)
+
+    hooks: Object = {"metadata": {"name": "hooks"}}
+    api = Recording({**dict.fromkeys(paths, hooks), **operator(), **pool("demo", release="r")})
+    release = Release("r", "serving", wide=True, webhooks="hooks")
+    await prepare_removal(api, release, WAIT_S, api.pause)
+    assert order == [*paths, f"{POOLS}/demo"]
+    assert not set(paths) & set(api.objects)
+    await prepare_removal(api, release, WAIT_S, api.pause)
+
+
 async def test_own_pools_are_drained_and_others_stay_without_finalizer() -> None:
     api = ApiInMemory({**operator(), **pool("demo", release="r"), **pool("mine")})
     await prepare_removal(api, RELEASE, WAIT_S, api.pause)

@@ -7,7 +7,7 @@ on its watches.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,19 +26,19 @@ from shunter_operator.admission.certificates import (
     written,
 )
 from shunter_operator.admission.registration import (
-    MUTATING,
-    VALIDATING,
+    CONFIGURATIONS,
+    KINDS,
     Registration,
     change,
     trusts,
 )
+from shunter_operator.names import FIELD_MANAGER
 from shunter_runtime.kube_api import MERGE, Conflict, KubeError, Object
 from shunter_runtime.kube_watch import ListAndWatch, Reflector, Watched
 
-CONFIGURATIONS = "/apis/admissionregistration.k8s.io/v1"
-KINDS = (VALIDATING, MUTATING)
 MAX_WAIT_S = 3600.0
 RETRY_S = 5.0
+WRITER = {"fieldManager": FIELD_MANAGER}  # a chart that is applied anew leaves what is ours
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +46,9 @@ log = structlog.get_logger(__name__)
 class Api(ListAndWatch, Protocol):
     """Of `KubeApi` what is used here. Every call raises `KubeError`."""
 
-    async def patch(self, path: str, body: Object, content_type: str) -> Object: ...
+    async def patch(
+        self, path: str, body: Object, content_type: str, query: Mapping[str, str] | None = None
+    ) -> Object: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,7 @@ class Keeper:
     async def _store(self, secret: Object, wanted: Stored) -> None:
         version = secret["metadata"]["resourceVersion"]
         body = {"metadata": {"resourceVersion": version}, "data": written(wanted)}
-        await self._api.patch(self._secret_path, body, MERGE)
+        await self._api.patch(self._secret_path, body, MERGE, WRITER)
         log.info("webhooks.certificate_stored", next_waits=wanted.next is not None)
 
     async def _serve(self, pair: Pair) -> None:
@@ -169,7 +171,7 @@ class Keeper:
             body = change(value, plural, means.registration, stored.bundle, means.leads())
             if body is not None:
                 name = quote(self._kept.configuration)
-                await self._api.patch(f"{CONFIGURATIONS}/{plural}/{name}", body, MERGE)
+                await self._api.patch(f"{CONFIGURATIONS}/{plural}/{name}", body, MERGE, WRITER)
                 log.info("webhooks.registered", configuration=plural)
 
     def _follow(self, path: str, name: str, rng: random.Random) -> Reflector[Object]:

@@ -13,8 +13,10 @@ from typing import Any
 from shunter_operator.admission.review import Object
 from shunter_operator.names import GROUP, VERSION
 
+CONFIGURATIONS = "/apis/admissionregistration.k8s.io/v1"
 VALIDATING = "validatingwebhookconfigurations"
 MUTATING = "mutatingwebhookconfigurations"
+KINDS = (VALIDATING, MUTATING)
 # KEP-3716: on by default since 1.28. An older server drops the field, and would then ask about
 # every change of labels and finalizers.
 MATCH_CONDITIONS_SINCE = (1, 28)

@@ -96,7 +96,9 @@ class FakeApi:
                     yield copy.deepcopy(event)
             await self._told.wait()
 
-    async def patch(self, path: str, body: Object, content_type: str) -> Object:
+    async def patch(
+        self, path: str, body: Object, content_type: str, query: Mapping[str, str] | None = None
+    ) -> Object:
         assert content_type == MERGE
         if self.fails is not None:
             error, self.fails = self.fails, None

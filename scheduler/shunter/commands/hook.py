@@ -42,11 +42,13 @@ def removal(
         bool, typer.Option("--wide", help="Its operator works for every namespace.")
     ] = False,
     wait: Annotated[float, typer.Option(min=0, help="Seconds for its pools to drain.")] = 120.0,
+    webhooks: Annotated[str, typer.Option(help="Name of its webhook configurations.")] = "",
 ) -> None:
-    """Delete the release's own pools, stop the operator, take its finalizer off all others."""
+    """Delete the webhooks and the release's own pools, stop the operator, take its finalizer off
+    all others."""
     from shunter.release import Pause, Release, prepare_removal
 
-    which = Release(release, namespace, wide)
+    which = Release(release, namespace, wide, webhooks)
     _run(lambda api: prepare_removal(api, which, wait, Pause()))
 
 

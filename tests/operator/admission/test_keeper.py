@@ -20,8 +20,14 @@ from shunter_operator.admission.certificates import (
     read,
     usable,
 )
-from shunter_operator.admission.keeper import CONFIGURATIONS, KINDS, Keeper, Kept, Means
-from shunter_operator.admission.registration import Address, Registration, trusts
+from shunter_operator.admission.keeper import Keeper, Kept, Means
+from shunter_operator.admission.registration import (
+    CONFIGURATIONS,
+    KINDS,
+    Address,
+    Registration,
+    trusts,
+)
 from shunter_operator.admission.review import Object
 from shunter_operator.admission.testing import FakeApi
 from shunter_runtime.kube_api import Refused, Unreachable

@@ -19,7 +19,7 @@ import yaml
 
 from kube_cluster import Cluster, cluster, kubeconfig
 from kubectl import Server, cluster_server
-from shunter_operator.admission.keeper import CONFIGURATIONS, KINDS
+from shunter_operator.admission.registration import CONFIGURATIONS, KINDS
 from shunter_operator.admission.review import Object
 from shunter_operator.admission.testing import review_body
 from shunter_operator.testing import pool_body
