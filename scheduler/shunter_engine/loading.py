@@ -48,6 +48,12 @@ def _build_simulated(options: EngineOptions) -> EngineParts:
 def _build_numpy(options: EngineOptions) -> EngineParts:
     from shunter_engine.numpy_backend import NumpyBackend, NumpyOptions
 
+    if options.kv_tokens < options.block_tokens:
+        raise ValueError(
+            f"--kv-tokens {options.kv_tokens}: at least one block, {options.block_tokens}"
+        )
+    if options.blas_threads < 1:
+        raise ValueError(f"--blas-threads {options.blas_threads}: at least 1")
     fetch = FetchOptions.from_environ(os.environ, ProgressLog())
     tokenizer = load_tokenizer(options.model, fetch)
     if tokenizer is None:
@@ -62,6 +68,8 @@ def _build_numpy(options: EngineOptions) -> EngineParts:
             block_tokens=options.block_tokens,
             max_num_seqs=options.max_num_seqs,
             max_waiting=options.max_waiting,
+            kv_tokens=options.kv_tokens,
+            blas_threads=options.blas_threads,
         )
     )
     return EngineParts(backend, tokenizer, embedder=backend)

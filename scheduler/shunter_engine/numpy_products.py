@@ -139,15 +139,25 @@ def set_blas_threads(count: int) -> bool:
 
     Same as OPENBLAS_NUM_THREADS, but also after NumPy was imported.
     """
+    return _call_openblas("set_num_threads", count) is not None
+
+
+def blas_threads() -> int:
+    """Threads that OpenBLAS uses in this process; 0: NumPy does not use it."""
+    return _call_openblas("get_num_threads") or 0
+
+
+def _call_openblas(function: str, *arguments: int) -> int | None:
+    """None where the function is not found."""
     for path in _loaded_libraries("openblas"):
         library = ctypes.CDLL(path)
         for prefix in ("scipy_openblas", "openblas"):
             for suffix in ("64_", ""):
-                setter = getattr(library, f"{prefix}_set_num_threads{suffix}", None)
-                if setter is not None:
-                    setter(ctypes.c_int(count))
-                    return True
-    return False
+                called = getattr(library, f"{prefix}_{function}{suffix}", None)
+                if called is not None:
+                    result: int = called(*map(ctypes.c_int, arguments))
+                    return result
+    return None
 
 
 def _loaded_libraries(name: str) -> list[str]:

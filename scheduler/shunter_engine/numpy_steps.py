@@ -9,12 +9,12 @@ from shunter_engine.backend import SequenceRequest
 from shunter_engine.numpy_attention import PagedKv
 from shunter_engine.numpy_model import LlamaModel, Span
 from shunter_engine.numpy_sampling import Context, Sampled, sample
+from shunter_engine.options import DEFAULT_KV_TOKENS
 from shunter_engine.weights import LlamaShape, load_weights
 from shunter_simulator.engine import BatchScheduler, EngineConfig
 from shunter_text.gguf import eos_token_ids, read_header
 from shunter_text.model_files import FetchOptions, model_file
 
-_DEFAULT_KV_TOKENS = 16384
 _EMBED_TOKENS = 256  # per step
 
 
@@ -31,7 +31,7 @@ class NumpyOptions:
     fetch: FetchOptions
     deterministic: bool = True
     context_length: int | None = None  # at most the model's own, which is the default
-    kv_tokens: int = _DEFAULT_KV_TOKENS  # KV memory, taken as it is first used
+    kv_tokens: int = DEFAULT_KV_TOKENS  # KV memory, taken as it is first used
     block_tokens: int = 32
     max_num_seqs: int = 16
     max_batch_tokens: int = 256

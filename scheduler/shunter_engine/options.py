@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 BackendName = Literal["simulated", "numpy"]
+DEFAULT_KV_TOKENS = 16384  # 720 MiB for SmolLM2-135M: 30 layers, 3 heads of 64, keys and values
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,8 @@ class EngineOptions:
     max_num_seqs: int = 256
     max_waiting: int = 1024
     block_tokens: int = 16
+    kv_tokens: int = DEFAULT_KV_TOKENS  # numpy: tokens that its KV memory holds, taken as used
+    blas_threads: int = 1  # numpy: of one matrix product
     seed: int = 0  # of requests that bring none
 
     @property

@@ -46,6 +46,12 @@ def engine(
         int, typer.Option(min=1, help="Sequences that wait; more are refused with 429.")
     ] = 1024,
     block_tokens: Annotated[int, typer.Option(min=1, help="Tokens per KV block.")] = 16,
+    kv_tokens: Annotated[
+        int, typer.Option(min=1, help="NumPy: tokens that its KV memory holds.")
+    ] = 16384,
+    blas_threads: Annotated[
+        int, typer.Option(min=1, max=256, help="NumPy: threads of one matrix product.")
+    ] = 1,
     seed: Annotated[int, typer.Option(help="Of simulated tokens and of sampling.")] = 0,
 ) -> None:
     """Run one engine: simulated, or a real small model in NumPy.
@@ -74,6 +80,8 @@ def engine(
         max_num_seqs=max_num_seqs,
         max_waiting=max_waiting,
         block_tokens=block_tokens,
+        kv_tokens=kv_tokens,
+        blas_threads=blas_threads,
         seed=seed,
     )
     try:
