@@ -1,6 +1,6 @@
 """One pass over one pool: read, plan, carry out."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, assert_never
@@ -14,7 +14,7 @@ from shunter_operator import scaling
 from shunter_operator.cluster import Cluster, ClusterError, Mirror, PoolRecord
 from shunter_operator.conflicts import conflict_of
 from shunter_operator.evictions import let_pass
-from shunter_operator.holdings import holdings_of
+from shunter_operator.giving import Giving
 from shunter_operator.names import (
     ANNOTATION_DELETION_COST,
     ANNOTATION_DRAIN_REASON,
@@ -30,7 +30,6 @@ from shunter_operator.names import (
 from shunter_operator.plan import plan
 from shunter_operator.pods import moment, time_text
 from shunter_operator.policies import in_force, missing_pools, policy_status
-from shunter_operator.reclaim import reclaims
 from shunter_operator.scheduler_client import SchedulerPort, SchedulerUnavailable
 from shunter_operator.status import refused_status
 from shunter_operator.telemetry import Telemetry
@@ -47,7 +46,6 @@ from shunter_operator.values import (
     MarkLeaving,
     MarkVictim,
     Observed,
-    Reclaim,
     SetBusy,
     SetFinalizer,
     SetInService,
@@ -92,6 +90,7 @@ class Reconciler:
         self._environment = environment
         self._telemetry = telemetry
         self._memory: dict[PoolKey, _Memory] = {}
+        self._giving = Giving(outside.mirror, outside.clock)
 
     async def reconcile(self, key: PoolKey) -> int | None:
         """How many actions it took; None where there is no such pool. Raises `ClusterError`."""
@@ -181,18 +180,8 @@ class Reconciler:
             deleted_at=moment(metadata.get("deletionTimestamp")),
             conflict=conflict_of(pool, others),
             policy=in_force(r.policy for r in self._outside.mirror.policies() if r.policy),
-            reclaims=self._reclaims(pool, others, record.key),
+            reclaims=self._giving.of(record.key, pool, others),
         )
-
-    def _reclaims(
-        self, pool: ModelPool, others: Iterable[ModelPool], key: PoolKey
-    ) -> Mapping[str, Reclaim]:
-        """Every pass over a pool that somebody could take something of looks at all pools."""
-        priority = pool.spec.scaling.priority
-        if all(other.spec.scaling.priority <= priority for other in others):
-            return {}
-        outside = self._outside
-        return reclaims(holdings_of(outside.mirror), outside.clock()).get(key, {})
 
     async def _carry_out(self, record: PoolRecord, action: Action) -> None:
         cluster = self._outside.cluster
