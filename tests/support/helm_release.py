@@ -199,12 +199,20 @@ def _is_ready(pod: Mapping[str, Any]) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
+def _nothing(release: "Installed") -> None:
+    return None
+
+
 @contextmanager
-def installed(on: Machine, *settings: str) -> Iterator[Installed]:
-    """In a namespace of its own, and for that namespace alone. At the end nothing is left."""
+def installed(
+    on: Machine, *settings: str, prepare: Callable[["Installed"], None] = _nothing
+) -> Iterator[Installed]:
+    """In a namespace of its own, and for that namespace alone. At the end nothing is left.
+    `prepare` makes what must be there before."""
     release = Installed(on, f"shunter-e2e-{uuid.uuid4().hex[:8]}")
     flags = [f"--set={setting}" for setting in (*image_settings(), *settings)]
     try:
+        prepare(release)
         release.helm(
             "install", "shunter", str(CHART), "--create-namespace", "--skip-crds", "--wait",
             "--timeout=180s", "--set=scope=namespace",
