@@ -8,22 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from helm_chart import CHART, Helm, Object, RenderRefused, named, of_kind, pod_specs
+from helm_chart import CHART, EVERYTHING, Helm, Object, RenderRefused, named, of_kind, pod_specs
 from pod_security import violations
 from shunter.config import rules_path
-from shunter_api.validate import load_configuration
-from shunter_scheduler.sources.files import KNOWN
 
-EVERYTHING = (
-    "demo.enabled=true",
-    "demo.placeByGpuLabel=true",
-    "serviceMonitor.enabled=true",
-    "networkPolicy.enabled=true",
-    "gateway.autoscaling.enabled=true",
-    "gateway.tls.secretName=cert",
-    "scheduler.tls.secretName=internal",
-    "scheduler.tls.clientSecretName=clients",
-)
 WAYS = [(), EVERYTHING, ("scope=namespace",), ("scope=namespace", *EVERYTHING)]
 ROLES = ("Role", "ClusterRole")
 BOUND = ("RoleBinding", "ClusterRoleBinding")
@@ -275,60 +263,6 @@ def test_who_may_ask(helm: Helm, settings: tuple[str, ...], argument: str) -> No
     assert ("--insecure-open" in container["args"]) == (argument == "--insecure-open")
 
 
-def demo_of(objects: list[Object]) -> list[Object]:
-    """What the job after the installation applies."""
-    return list(
-        yaml.safe_load_all(named(objects, "ConfigMap", "shunter-demo")["data"]["demo.yaml"])
-    )
-
-
-def test_the_demo_is_applied_once_the_release_serves(helm: Helm) -> None:
-    objects = helm.template("demo.enabled=true")
-    assert of_kind(objects, "ModelPool", "RoutingPolicy") == []
-    job = named(objects, "Job", "shunter-demo")
-    assert job["metadata"]["annotations"]["helm.sh/hook"] == "post-install,post-upgrade"
-    role = named(objects, "Role", "shunter-demo")
-    assert role["metadata"]["namespace"] == "serving"
-    assert "helm.sh/hook" not in named(objects, "ConfigMap", "shunter-demo")["metadata"].get(
-        "annotations", {}
-    )
-
-
-def test_without_hooks_the_demo_is_among_the_other_objects(helm: Helm) -> None:
-    plain = helm.template("demo.enabled=true", "hooks.enabled=false")
-    hooked = demo_of(helm.template("demo.enabled=true"))
-    assert of_kind(plain, "ModelPool", "RoutingPolicy") == hooked
-
-
-def test_the_demo_is_valid_and_wants_no_gpu(helm: Helm) -> None:
-    demo = demo_of(helm.template("demo.enabled=true"))
-    configuration = load_configuration([("demo.yaml", yaml.safe_dump_all(demo))], KNOWN)
-    (pool,) = configuration.pools
-    assert pool.engine_type == "simulated"
-    assert len({profile.accelerator for profile in pool.profiles}) == 3
-    assert not any(profile.resources.limits for profile in pool.profiles)
-    assert not any(profile.node_selector for profile in pool.profiles)
-
-
-def test_the_demo_can_be_placed_by_gpu(helm: Helm) -> None:
-    """On the labels of the nodes in kind-config.yaml."""
-    objects = helm.template("demo.enabled=true", "demo.placeByGpuLabel=true")
-    kind = yaml.safe_load((CHART.parents[1] / "kind-config.yaml").read_text())
-    label = "nvidia.com/gpu.product"
-    nodes = [node["labels"][label] for node in kind["nodes"] if node["role"] == "worker"]
-    pool = demo_of(objects)[0]
-    assert [p["nodeSelector"][label] for p in pool["spec"]["profiles"]] == nodes
-
-
-def test_nothing_of_the_demo_is_there_unasked(helm: Helm) -> None:
-    objects = helm.template()
-    assert of_kind(objects, "ModelPool", "RoutingPolicy", "ConfigMap") == []
-    assert [j["metadata"]["name"] for j in of_kind(objects, "Job")] == [
-        "shunter-upgrade",
-        "shunter-removal",
-    ]
-
-
 def test_the_notes_show_a_request(helm: Helm) -> None:
     notes = helm.run(
         "install", "r", str(CHART), "--dry-run=client", "--namespace", "serving", "--set",
@@ -365,50 +299,3 @@ def test_the_roles_are_those_of_the_rules_file(helm: Helm, scope: str) -> None:
         (role,) = [r for r in roles if r["metadata"]["name"] == f"shunter-{part}{suffix}"]
         own = [r for r in wanted[part] if r.pop("scope", scope) == scope]
         assert role["rules"] == own
-
-
-def test_only_the_scheduler_gets_its_key(helm: Helm) -> None:
-    """Those who call it get the authority's certificate, and what they show themselves."""
-    objects = helm.template("scheduler.tls.secretName=own", "scheduler.tls.clientSecretName=mine")
-    for part, wanted in (
-        ("scheduler", {"own": None}),
-        ("gateway", {"own": ["ca.crt"], "mine": ["tls.crt", "tls.key"]}),
-        ("operator", {"own": ["ca.crt"], "mine": ["tls.crt", "tls.key"]}),
-    ):
-        spec = named(objects, "Deployment", f"shunter-{part}")["spec"]["template"]["spec"]
-        found = dict(
-            pair
-            for volume in spec["volumes"]
-            if volume["name"] in ("tls", "scheduler-tls")
-            for pair in _secrets(volume)
-        )
-        assert found == wanted, part
-        (container,) = spec["containers"]
-        folders = [m["mountPath"] for m in container["volumeMounts"]]
-        files = [a.partition("=")[2] for a in container["args"] if "/etc/shunter/" in a]
-        certificates = [f for f in files if f.endswith((".crt", ".key"))]
-        assert len(certificates) == 3
-        assert all(f.rpartition("/")[0] in folders for f in certificates)
-
-
-def _secrets(volume: dict[str, Any]) -> Iterator[tuple[str, list[str] | None]]:
-    """Name, and the keys that are mounted; None: all."""
-    if "secret" in volume:
-        yield volume["secret"]["secretName"], None
-        return
-    for source in volume["projected"]["sources"]:
-        yield source["secret"]["name"], [item["key"] for item in source["secret"]["items"]]
-
-
-def test_without_client_certificates_the_scheduler_asks_for_none(helm: Helm) -> None:
-    objects = helm.template("scheduler.tls.secretName=own")
-    args = {
-        part: named(objects, "Deployment", f"shunter-{part}")["spec"]["template"]["spec"][
-            "containers"
-        ][0]["args"]
-        for part in ("scheduler", "gateway", "operator")
-    }
-    assert not any(a.startswith("--tls-ca") for a in args["scheduler"])
-    for part in ("gateway", "operator"):
-        assert "--scheduler-ca=/etc/shunter/scheduler-tls/ca.crt" in args[part]
-        assert not any(a.startswith("--scheduler-cert") for a in args[part])

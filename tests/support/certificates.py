@@ -1,7 +1,7 @@
-"""Throw-away certificates: one authority, a pair for `localhost` and a stranger's pair."""
+"""Throw-away certificates: one authority, pairs for `localhost` or others, a stranger's pair."""
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shunter_runtime.tls import TlsFiles
@@ -11,7 +11,9 @@ def _openssl(*args: str, cwd: Path) -> None:
     subprocess.run(["openssl", *args], cwd=cwd, check=True, capture_output=True)
 
 
-def certificates_in(folder: Path) -> Callable[[str], TlsFiles]:
+def certificates_in(
+    folder: Path, hosts: Sequence[str] = ("localhost",)
+) -> Callable[[str], TlsFiles]:
     """`certificates_in(folder)("server")`: files signed by the authority, made once per name."""
     curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     _openssl(
@@ -19,7 +21,8 @@ def certificates_in(folder: Path) -> Callable[[str], TlsFiles]:
         *("-subj", "/CN=test-ca", "-days", "2"),
         cwd=folder,
     )
-    (folder / "san").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    names = ",".join(f"DNS:{host}" for host in hosts)
+    (folder / "san").write_text(f"subjectAltName={names},IP:127.0.0.1\n")
 
     def make(name: str) -> TlsFiles:
         files = TlsFiles(folder / f"{name}.pem", folder / f"{name}.key", folder / "ca.pem")

@@ -13,6 +13,17 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "shunter"
 TIMEOUT_S = 60.0
+# Settings of every part that a release may have.
+EVERYTHING = (
+    "demo.enabled=true",
+    "demo.placeByGpuLabel=true",
+    "serviceMonitor.enabled=true",
+    "networkPolicy.enabled=true",
+    "gateway.autoscaling.enabled=true",
+    "gateway.tls.secretName=cert",
+    "scheduler.tls.secretName=internal",
+    "scheduler.tls.clientSecretName=clients",
+)
 Object = dict[str, Any]
 
 
