@@ -29,7 +29,7 @@ from shunter_proto.v1 import scheduler_pb2 as pb
 
 _log = structlog.get_logger(__name__)
 TICK_S = 0.1
-PHASES = ("queued", "starting", "loading-weights", "unschedulable")
+PHASES = ("queued", "scaling-up", "starting", "loading-weights", "unschedulable")
 OTHER_PHASE = "other"
 
 

@@ -112,9 +112,11 @@ class Submission:
         self._eta_at = self._services.clock.time() + eta_s if eta_s else None
 
     def hold_alone(self) -> None:
-        """The pool is at zero and no scheduler is there to say more."""
+        """The pool is at zero and no scheduler is there to say more than it did."""
         self.held_alone = True
-        self.phase, self._position, self._eta_at = "starting", None, None
+        self._position = None
+        if self.phase == _QUEUED:
+            self.phase = "starting"
 
     def waiting(self) -> Waiting:
         eta_s = self._eta_at - self._services.clock.time() if self._eta_at is not None else 0.0

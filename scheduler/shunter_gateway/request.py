@@ -61,7 +61,7 @@ class Outcome:
 class Waiting:
     """What a request waits for, as far as that is known."""
 
-    phase: str  # queued, starting, loading-weights, unschedulable
+    phase: str  # queued, scaling-up, starting, loading-weights, unschedulable
     position: int | None = None  # 0 is next
     eta_s: float | None = None  # from now
 

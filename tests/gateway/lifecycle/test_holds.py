@@ -62,7 +62,8 @@ def test_waiting_requests_are_counted_by_phase() -> None:
         hold(world, name, phase=phase)
     counted = {phase: world.dispatcher.waiting_in(phase) for phase in (*PHASES, OTHER_PHASE)}
     assert counted == {
-        "queued": 1, "starting": 2, "loading-weights": 0, "unschedulable": 0, "other": 1,
+        "queued": 1, "scaling-up": 0, "starting": 2,
+        "loading-weights": 0, "unschedulable": 0, "other": 1,
     }  # fmt: skip
 
 
@@ -143,6 +144,17 @@ def test_without_a_scheduler_requests_are_held_up_to_the_pools_bound() -> None:
     clients[0][0].cancel()  # makes room for one
     _, sink = world.submit(request_id="next")
     assert sink.error is None
+
+
+def test_what_the_scheduler_said_last_stands_while_it_is_gone() -> None:
+    world = cold()
+    handle, _ = world.submit()
+    hold(world, phase="loading-weights", position=2, eta_ms=60_000)
+    world.scheduler.lose()
+    world.settle(10)
+    waiting = handle.waiting()
+    assert waiting is not None and waiting.eta_s is not None and 49 < waiting.eta_s < 51
+    assert (waiting.phase, waiting.position) == ("loading-weights", None)
 
 
 def test_held_without_a_scheduler_ends_after_the_hold_timeout() -> None:
