@@ -25,6 +25,7 @@ OWNED_KINDS = (
     ("Deployment", ("apps", "v1", "deployments")),
     ("Service", ("", "v1", "services")),
     ("ServiceAccount", ("", "v1", "serviceaccounts")),
+    ("ConfigMap", ("", "v1", "configmaps")),
     ("PodDisruptionBudget", ("policy", None, "poddisruptionbudgets")),
 )
 PODS = ("", "v1", "pods")

@@ -27,6 +27,7 @@ _PATHS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "Deployment": ("/apis/apps/v1", "deployments"),
         "Service": ("/api/v1", "services"),
         "ServiceAccount": ("/api/v1", "serviceaccounts"),
+        "ConfigMap": ("/api/v1", "configmaps"),
         "Pod": ("/api/v1", "pods"),
         "ModelPool": (f"/apis/{GROUP}/{VERSION}", "modelpools"),
         "RoutingPolicy": (f"/apis/{GROUP}/{VERSION}", "routingpolicies"),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shunter_api.modelpool import ModelPool, Profile
-from shunter_operator import weights
+from shunter_operator import engine_files, weights
 from shunter_operator.engines import CACHE_PATH, arguments, command, engine_image, engine_port
 from shunter_operator.merge import digest, sealed, strategic_merge
 from shunter_operator.names import (
@@ -62,6 +62,7 @@ def manifests_of(desired: Desired, environment: Environment) -> list[Manifest]:
         sealed(_service_account(desired)),
         sealed(_service(desired)),
         sealed(_disruption_budget(desired, environment)),
+        *([sealed(_files(desired))] if desired.pool.spec.engine.files else []),
     ]
 
 
@@ -155,6 +156,12 @@ def _service(desired: Desired) -> Manifest:
     return manifest
 
 
+def _files(desired: Desired) -> Manifest:
+    name = engine_files.config_map_name(desired.pool)
+    manifest = _object(desired, "v1", "ConfigMap", name)
+    return {**manifest, "immutable": True, "data": engine_files.data_of(desired.pool)}
+
+
 def _disruption_budget(desired: Desired, environment: Environment) -> Manifest:
     name = service_name(desired.key.name)
     manifest = _object(desired, environment.pdb_api_version, "PodDisruptionBudget", name)
@@ -211,6 +218,7 @@ def _pod_spec(pool: ModelPool, profile: Profile, environment: Environment) -> di
             {"name": "tmp", **_EMPTY},
             {"name": "shm", "emptyDir": {"medium": "Memory"}},
             *weights.volumes(pool),
+            *engine_files.volumes(pool),
         ],
     }
     if fetching := weights.init_containers(pool, environment):
@@ -268,6 +276,7 @@ def _container(pool: ModelPool, profile: Profile, environment: Environment) -> d
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "shm", "mountPath": "/dev/shm"},
             *weights.engine_mounts(pool),
+            *engine_files.mounts(pool),
         ],
     }
     if program := command(pool):

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from shunter_api.modelpool import Profile
 from shunter_api.status import PoolStatus
-from shunter_operator import draining, evictions, rollout, scaling
+from shunter_operator import draining, engine_files, evictions, rollout, scaling
 from shunter_operator.draining import empty_victim, goes_first
 from shunter_operator.engines import unsupported
 from shunter_operator.evictions import Evictions, find_evictions
@@ -94,6 +94,9 @@ def _serve(
         count = counts[profile.name]
         yield from _profile(desired, observed, environment, profile, count, leaving, now)
     yield from _orphans(desired, observed, now)
+    if old := engine_files.outdated(desired.pool, observed):
+        made = (pod_template(desired, p, environment) for p in desired.pool.profiles)
+        yield from engine_files.discard(old, observed, [template_digest(t) for t in made])
     if not environment.deletion_cost:
         yield from _in_service(observed)
     if environment.watches_nodes:

@@ -68,6 +68,16 @@ class EnvVar(Resource):
     """The variable's value."""
 
 
+class EngineFile(Resource):
+    """A file that the engine reads at its start."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][-._A-Za-z0-9]*$", max_length=128)]
+    """The file's name."""
+
+    content: Annotated[str, Field(max_length=32_768)]
+    """What it holds. No secrets: everyone who may read pools may read it."""
+
+
 class Engine(Resource):
     """The server that generates tokens."""
 
@@ -86,6 +96,13 @@ class Engine(Resource):
     ] = ()
     """Added to the engine's environment."""
 
+    files: Annotated[
+        tuple[EngineFile, ...],
+        Field(max_length=8, json_schema_extra=unique_names("files")),
+    ] = ()
+    """Files such as a chat template or an engine's configuration, found in /etc/shunter/files for
+    `args` to name. A change starts new instances. Only a cluster reads them."""
+
     port: Annotated[Int, Field(ge=1, le=65_535)] | None = None
     """Where the engine listens. On a cluster absent means 8000. Under `shunter up` the pool's
     n-th instance listens on this port + n, and absent means any free port."""
@@ -95,6 +112,12 @@ class Engine(Resource):
     def _unique_variables(cls, env: tuple[EnvVar, ...]) -> tuple[EnvVar, ...]:
         check_unique("variables", (variable.name for variable in env))
         return env
+
+    @field_validator("files")
+    @classmethod
+    def _unique_files(cls, files: tuple[EngineFile, ...]) -> tuple[EngineFile, ...]:
+        check_unique("files", (file.name for file in files))
+        return files
 
 
 class Profile(Resource):
