@@ -3,13 +3,14 @@
 from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
 
-from shunter_api.routingpolicy import RoutingPolicy
+from shunter_api.routingpolicy import RoutingPolicy, Rule, When
+from shunter_api.rules import in_order
 from shunter_api.status import Condition, ConditionType, PolicyStatus
 
 
 def in_force(policies: Iterable[RoutingPolicy]) -> str | None:
     """The policy that gives dispatch and admission: the highest priority, then the oldest."""
-    ordered = sorted(policies, key=lambda p: (-p.spec.priority, p.metadata.age_order))
+    ordered = in_order(policies)
     return ordered[0].name if ordered else None
 
 
@@ -46,6 +47,48 @@ def missing_pools(policy: RoutingPolicy, pools: Collection[str]) -> tuple[str, s
     missing = [f"{place}: there is no pool {name!r}" for place, name in _named(policy)
                if name not in pools]  # fmt: skip
     return ("PolicyRefNotFound", "; ".join(missing[:8])) if missing else None
+
+
+def unreached(policy: RoutingPolicy, policies: Iterable[RoutingPolicy]) -> tuple[str, str] | None:
+    """Reason and message where every request of a rule is taken by a rule of a policy that is asked
+    before this one."""
+    earlier: list[tuple[RoutingPolicy, Rule]] = []
+    for other in in_order(policies):
+        if other.metadata.key == policy.metadata.key:
+            break
+        earlier += ((other, rule) for rule in other.spec.rules if rule.route)
+    told = []
+    for index, rule in enumerate(policy.spec.rules):
+        first = next(((p, r) for p, r in earlier if _takes_all_of(r.when, rule.when)), None)
+        if first is not None:
+            by = f"rule {first[1].name!r} of policy {first[0].metadata.key!r}"
+            told.append(f"spec.rules[{index}] is never reached: {by} comes first")
+    return ("ConflictingPolicy", "; ".join(told[:8])) if told else None
+
+
+def _takes_all_of(first: When | None, later: When | None) -> bool:
+    """Whether each request that `later` is for fulfils `first` too."""
+    if first is None:
+        return True
+    if later is None:
+        return False
+    return (
+        _covers(first.models, later.models)
+        and _covers(first.tenants, later.tenants)
+        and first.headers.items() <= later.headers.items()
+        and (
+            first.prompt_tokens is None
+            or (
+                later.prompt_tokens is not None
+                and first.prompt_tokens.over <= later.prompt_tokens.over
+            )
+        )
+    )
+
+
+def _covers(first: Collection[str], later: Collection[str]) -> bool:
+    """An empty collection is for all."""
+    return not first or (bool(later) and set(later) <= set(first))
 
 
 def _named(policy: RoutingPolicy) -> Iterator[tuple[str, str]]:

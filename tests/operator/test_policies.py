@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from operator_world import World
 from shunter_operator.names import Ref
 from shunter_operator.testing import pool_body
@@ -48,6 +50,56 @@ async def test_a_policy_that_does_not_read_is_degraded(world: World) -> None:
     status, reason, message = degraded(world, ref)
     assert (status, reason) == ("True", "InvalidSpec")
     assert message == "spec.rules[0].name: is missing"
+
+
+GOLD = {"headers": {"x-tier": "gold"}}
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "conflict"),
+    [
+        (None, {"models": ["a"]}, True),
+        (None, None, True),
+        ({"models": ["a"]}, None, False),
+        ({"models": ["a", "b"]}, {"models": ["b"], **GOLD}, True),
+        ({"models": ["a"]}, {"models": ["a", "b"]}, False),
+        ({"models": ["a"]}, GOLD, False),
+        (GOLD, {"headers": {"x-tier": "gold", "x-app": "y"}}, True),
+        (GOLD, {"headers": {"x-tier": "free"}}, False),
+        ({"tenants": ["t"]}, {"tenants": ["t"], "promptTokens": {"over": 10}}, True),
+        ({"promptTokens": {"over": 10}}, {"promptTokens": {"over": 20}}, True),
+        ({"promptTokens": {"over": 20}}, {"promptTokens": {"over": 10}}, False),
+        ({"promptTokens": {"over": 20}}, {"models": ["a"]}, False),
+    ],
+)
+async def test_a_rule_that_an_earlier_policy_leaves_nothing_is_told(
+    world: World, first: dict[str, Any] | None, later: dict[str, Any] | None, conflict: bool
+) -> None:
+    world.cluster.put(pool_body("chat"))
+    to = {"route": [{"pool": "chat"}]}
+    when = [{"when": first} if first else {}, {"when": later} if later else {}]
+    high = put(world, policy("high", priority=5, rules=[{"name": "one", **to, **when[0]}]))
+    low = put(world, policy("low", rules=[{"name": "two", **to, **when[1]}]))
+    for ref in (high, low):
+        await world.reconciler.reconcile_policy(ref)
+    assert degraded(world, high)[:2] == ("False", "AsExpected")
+    status, reason, message = degraded(world, low)
+    assert (status, reason) == (
+        ("True", "ConflictingPolicy") if conflict else ("False", "AsExpected")
+    )
+    if conflict:
+        by = "rule 'one' of policy 'serving/high' comes first"
+        assert message == f"spec.rules[0] is never reached: {by}"
+
+
+async def test_a_rule_without_a_route_leaves_others_something(world: World) -> None:
+    """It is for the pools' own model names alone."""
+    world.cluster.put(pool_body("chat"))
+    put(world, policy("high", priority=5, rules=[{"name": "rest"}]))
+    named = {"name": "two", "when": {"models": ["auto"]}, "route": [{"pool": "chat"}]}
+    low = put(world, policy("low", rules=[named]))
+    await world.reconciler.reconcile_policy(low)
+    assert degraded(world, low)[:2] == ("False", "AsExpected")
 
 
 async def test_a_policy_that_is_gone_needs_nothing(world: World) -> None:
