@@ -75,7 +75,7 @@ def pick(entry: Entry, now: float, rng: Generator, excluded: tuple[int, ...]) ->
     slot = int(score.argmin())
     cached = 0 if match is None else int(columns.cached_tokens.item(slot))
     ranking = _ranking(pool, policy, ask, excluded, eligible, slot)
-    predicted_s = ttft_s(columns.row(slot), ask, cached)
+    predicted_s = ttft_s(columns, slot, ask, cached)
     return Pick(pool.at_slot(slot), predicted_s, cached, ranking, match)
 
 

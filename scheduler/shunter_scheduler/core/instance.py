@@ -8,15 +8,18 @@ from shunter_scheduler.core.settings import CoreSettings
 from shunter_scheduler.domain.cluster import Instance
 from shunter_scheduler.domain.events import InstanceObserved
 from shunter_scheduler.domain.status import InstanceState, InstanceStatus
-from shunter_scheduler.policies.columns import InstanceRow
+from shunter_scheduler.policies.columns import InstanceRow, Rates
 
 
 class ProfileModel:
     """Shared by the instances of one profile: the prior, what observations made of it, and the
     rates (seconds) that follow from both."""
 
-    def __init__(self, cost: ProfileCost) -> None:
+    __slots__ = ("_money_s_per_dollar", "cost", "decode", "prefill", "rates", "step_base_s")
+
+    def __init__(self, cost: ProfileCost, money_s_per_dollar: float = 0.0) -> None:
         self.cost = cost
+        self._money_s_per_dollar = money_s_per_dollar
         self.prefill = Correction()
         self.decode = Correction()
         self.update()
@@ -25,20 +28,24 @@ class ProfileModel:
         """After a correction was published."""
         rates = self.cost.rates
         prefill, decode = self.prefill.published, self.decode.published
-        self.prefill_base_s = rates.prefill_base_s * prefill
-        self.prefill_s_per_token = rates.prefill_s_per_token * prefill
         self.step_base_s = rates.decode_base_s * decode
-        self.step_s_per_sequence = rates.decode_s_per_sequence * decode
-        self.step_s_per_context_token = rates.decode_s_per_context_token * decode
+        self.rates = Rates(
+            rates.prefill_base_s * prefill,
+            rates.prefill_s_per_token * prefill,
+            rates.decode_s_per_sequence * decode,
+            rates.decode_s_per_context_token * decode,
+            self.cost.dollars_per_s * self._money_s_per_dollar,
+        )
 
     def prefill_s(self, tokens: int) -> float:
-        return self.prefill_base_s + tokens * self.prefill_s_per_token
+        return self.rates.prefill_base_s + tokens * self.rates.prefill_s_per_token
 
     def decode_step_s(self, sequences: float, context_tokens: float) -> float:
+        rates = self.rates
         return (
             self.step_base_s
-            + sequences * self.step_s_per_sequence
-            + context_tokens * self.step_s_per_context_token
+            + sequences * rates.step_s_per_sequence
+            + context_tokens * rates.step_s_per_context_token
         )
 
 
@@ -170,18 +177,14 @@ class InstanceRecord:
             value.profile,
             self.slot,
             self.blocked_because(now, settings),
+            model.rates,
             requests,
             self.queued_until,
             1.0 if load.prefilling else 0.0,
             capacity * (1 - room.kv_watermark) - used,
             capacity * room.kv_soft_limit - used,
             kv_wait_s_per_token,
-            model.prefill_base_s,
-            model.prefill_s_per_token,
             tpot_s,
-            model.step_s_per_sequence,
-            model.step_s_per_context_token,
-            model.cost.dollars_per_s * settings.money_s_per_dollar,
         )
 
     def state(self, now: float) -> InstanceState:

@@ -62,7 +62,9 @@ class PoolRecord:
 
     def add(self, value: Instance, cost: ProfileCost) -> InstanceRecord:
         slot = self._free_slot()
-        model = self.models.setdefault(value.profile, ProfileModel(cost))
+        model = self.models.setdefault(
+            value.profile, ProfileModel(cost, self.settings.money_s_per_dollar)
+        )
         record = InstanceRecord(value, slot, model)
         self._slots[slot] = record
         self.instances[value.name] = record

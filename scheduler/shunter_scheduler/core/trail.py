@@ -12,7 +12,6 @@ from shunter_scheduler.policies.columns import (
     Floats,
     InstanceRow,
     Standings,
-    row_of,
     why_excluded,
 )
 from shunter_scheduler.policies.policy import DispatchPolicy
@@ -47,7 +46,7 @@ class Ranking(Struct, eq=False, gc=False):
             if standing is None:
                 continue
             *numbers, cached, score = column
-            row = row_of(standing, numbers)
+            row = standing.row(numbers)
             because = self._why_excluded(row)
             if not because and score == float("inf"):
                 because = NOT_CONSIDERED

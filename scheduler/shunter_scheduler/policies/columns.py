@@ -13,43 +13,53 @@ Floats = NDArray[np.float64]
 Standings = NDArray[np.object_]  # of `Standing` or None
 
 
-class Standing(Struct, frozen=True, gc=False):
-    """Who has a slot, and why it may not be picked (empty: it may)."""
+class Rates(Struct, frozen=True, gc=False):
+    """Of the instances of one profile; a correction makes new ones. `price_s_per_s` is the price of
+    one second of an instance, in the seconds that it is worth."""
 
-    name: str
-    profile: str
-    slot: int
-    blocked_because: str
+    prefill_base_s: float
+    prefill_s_per_token: float
+    step_s_per_sequence: float
+    step_s_per_context_token: float
+    price_s_per_s: float
 
 
 class InstanceRow(Struct, frozen=True, gc=False):
-    """One instance at one moment.
-
-    Seconds, tokens, and seconds per token; `price_s_per_s` is the price of one second of the
-    instance, in the seconds that it is worth.
-    """
+    """One instance at one moment: seconds, tokens, and seconds per token."""
 
     name: str
     profile: str
     slot: int
     blocked_because: str  # empty: may be picked
+    rates: Rates
     requests: float
     queued_until: float  # instant when the prefills ahead are done, if any are
     busy: float  # 1.0 while prefills are ahead, else 0.0
     kv_free_tokens: float
     kv_soft_free_tokens: float  # until the admission to KV memory starts to take time
     kv_wait_s_per_token: float
-    prefill_base_s: float
-    prefill_s_per_token: float
     tpot_s: float  # of one more sequence there, its own context not counted
-    step_s_per_sequence: float
-    step_s_per_context_token: float
-    price_s_per_s: float
 
     def queue_s(self, now: float) -> float:
         """Wait for the prefills ahead. Once overdue, as long again as they are late: an engine that
         has stalled gets less attractive with every second."""
         return abs(self.queued_until - now) * self.busy
+
+
+class Standing(Struct, frozen=True, gc=False):
+    """The part of a row that changes seldom, so that explanations share it."""
+
+    name: str
+    profile: str
+    slot: int
+    blocked_because: str
+    rates: Rates
+
+    def row(self, numbers: Sequence[float]) -> InstanceRow:
+        """With the rest of the row, as `InstanceColumns.seen` gives it."""
+        return InstanceRow(
+            self.name, self.profile, self.slot, self.blocked_because, self.rates, *numbers
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +91,9 @@ class Ask(Struct, eq=False, gc=False):
 
 # Rows of the matrix behind `InstanceColumns`: what follows from a slot's numbers, these numbers in
 # the order of `InstanceRow`, and what the present request finds there.
-_LINEAR, _NUMBERS, _CACHED, _SCORE = slice(0, 4), slice(4, 16), 16, 17
-_SEEN = slice(4, 18)
-_PUT = struct.Struct("=16d")
+_LINEAR, _NUMBERS, _CACHED, _SCORE = slice(0, 4), slice(4, 11), 11, 12
+_SEEN = slice(4, 13)
+_PUT = struct.Struct("=11d")
 
 
 class InstanceColumns:
@@ -98,26 +108,60 @@ class InstanceColumns:
     memory may be short.
     """
 
+    __slots__ = (
+        "_blocked",
+        "_data",
+        "_excluded",
+        "_least_free",
+        "_least_soft_free",
+        "_open",
+        "_packed",
+        "_queue_at",
+        "_queue_s",
+        "_seen",
+        "_standings",
+        "_weights",
+        "busy",
+        "cached_tokens",
+        "capacity",
+        "excluded",
+        "kv_free_tokens",
+        "kv_soft_free_tokens",
+        "kv_wait_s_per_token",
+        "linear",
+        "linear_per_prefill_token",
+        "multipliers",
+        "prefill",
+        "prefill_multipliers",
+        "prefill_s_per_token",
+        "queued_until",
+        "requests",
+        "score",
+        "scratch",
+        "slots",
+        "tpot_s",
+    )
+
     def __init__(self, weights: Weights, capacity: int = 16) -> None:
         self._weights = weights
-        self._packed = np.empty(16)  # one column on its way: packing is cheaper than a tuple
+        self._packed = np.empty(11)  # one column on its way: packing is cheaper than a tuple
         self._allocate(capacity)
 
     def _allocate(self, capacity: int) -> None:
         self.capacity = capacity
-        self._data = data = np.zeros((18, capacity))
+        self._data = data = np.zeros((13, capacity))
         self.linear = data[_LINEAR]
         self.linear_per_prefill_token = data[1]
         self.requests, self.queued_until, self.busy = data[4:7]
         self.kv_free_tokens, self.kv_soft_free_tokens, self.kv_wait_s_per_token = data[7:10]
-        self.prefill = data[10:12]
-        self.prefill_s_per_token, self.tpot_s = data[11:13]
-        self.cached_tokens, self.score = data[_CACHED], data[_SCORE]
+        self.tpot_s, self.cached_tokens, self.score = data[10], data[_CACHED], data[_SCORE]
         self._seen = data[_SEEN]
         self.kv_free_tokens.fill(-1.0)
         self.kv_soft_free_tokens.fill(math.inf)
         self._least_free = self._least_soft_free = math.inf
-        self.standings: Standings = np.full(capacity, None, dtype=np.object_)
+        self.prefill = np.zeros((2, capacity))
+        self.prefill_s_per_token = self.prefill[1]
+        self._standings: Standings = np.full(capacity, None, dtype=np.object_)
         self._blocked = np.ones(capacity, dtype=np.bool_)
         self._open = 0
         self._queue_s = np.zeros(capacity)
@@ -131,64 +175,61 @@ class InstanceColumns:
 
     def grow(self) -> None:
         """Doubles the number of slots; numbers of slots in use stay."""
-        rows = [self.row(slot) for slot in range(self.capacity) if self.standings[slot]]
+        standings, numbers = self._standings, self._data[_NUMBERS].T.tolist()
         self._allocate(2 * self.capacity)
-        for row in rows:
-            self.put(row)
-
-    def row(self, slot: int) -> InstanceRow:
-        """What was put there last."""
-        return row_of(self.standings[slot], self._data[_NUMBERS, slot].tolist())
+        for standing, column in zip(standings, numbers, strict=True):
+            if standing is not None:
+                self.put(standing.row(column))
 
     def seen(self, slots: NDArray[np.intp]) -> tuple[Standings, Floats]:
         """What a pick saw of some slots, to be kept: who is there, and, one column a slot, the
         numbers of its row, its prefix hit (tokens) and its score."""
-        return self.standings[slots], self._seen.take(slots, 1)
+        return self._standings[slots], self._seen.take(slots, 1)
 
     def put(self, row: InstanceRow) -> None:
-        slot, n, w = row.slot, row.requests, self._weights
-        free, soft_free = row.kv_free_tokens, row.kv_soft_free_tokens
-        standing = self.standings[slot]
-        if standing is None or standing.blocked_because != row.blocked_because:
-            self.standings[slot] = Standing(row.name, row.profile, slot, row.blocked_because)
-            self._set_blocked(slot, bool(row.blocked_because))
-        if row.blocked_because:
+        slot, n, w, rates = row.slot, row.requests, self._weights, row.rates
+        free, soft_free, tpot_s = row.kv_free_tokens, row.kv_soft_free_tokens, row.tpot_s
+        known = self._standings[slot]
+        because = row.blocked_because
+        if known is None or known.rates is not rates or known.blocked_because != because:
+            self._put_standing(row)
+        if because:
             free = -1.0
         elif free < self._least_free:
             self._least_free = free
         if soft_free < self._least_soft_free:
             self._least_soft_free = soft_free
-        self._queue_s[slot] = abs(row.queued_until - self._queue_at) * row.busy
-        price, per_context, tpot_s = row.price_s_per_s, row.step_s_per_context_token, row.tpot_s
-        prefill_base_s, prefill_s_per_token = row.prefill_base_s, row.prefill_s_per_token
-        slowed = n * w.slowdown
+        queued_until, busy = row.queued_until, row.busy
+        self._queue_s[slot] = abs(queued_until - self._queue_at) * busy
+        slowed, price = n * w.slowdown, rates.price_s_per_s
         prefill_weight = 1.0 + slowed + price
         decode_weight = w.decode + price / (n + 1)
         _PUT.pack_into(
             self._packed.data,
             0,
-            prefill_base_s * prefill_weight,
-            prefill_s_per_token * prefill_weight,
-            tpot_s * decode_weight + slowed * row.step_s_per_sequence,
-            per_context * (decode_weight + slowed),
+            rates.prefill_base_s * prefill_weight,
+            rates.prefill_s_per_token * prefill_weight,
+            tpot_s * decode_weight + slowed * rates.step_s_per_sequence,
+            rates.step_s_per_context_token * (decode_weight + slowed),
             n,
-            row.queued_until,
-            row.busy,
+            queued_until,
+            busy,
             free,
             soft_free,
             row.kv_wait_s_per_token,
-            prefill_base_s,
-            prefill_s_per_token,
             tpot_s,
-            row.step_s_per_sequence,
-            per_context,
-            price,
         )
-        self._data[:16, slot] = self._packed
+        self._data[:11, slot] = self._packed
+
+    def _put_standing(self, row: InstanceRow) -> None:
+        slot, because, rates = row.slot, row.blocked_because, row.rates
+        self._standings[slot] = Standing(row.name, row.profile, slot, because, rates)
+        self._set_blocked(slot, bool(because))
+        self.prefill[:, slot] = rates.prefill_base_s, rates.prefill_s_per_token
 
     def clear(self, slot: int) -> None:
         self._set_blocked(slot, True)
-        self.standings[slot] = None
+        self._standings[slot] = None
         self._queue_s[slot] = 0.0
         self._data[:, slot] = 0.0
         self.kv_free_tokens[slot] = -1.0
@@ -232,12 +273,6 @@ class InstanceColumns:
             np.abs(self._queue_s, self._queue_s)
             np.multiply(self._queue_s, self.busy, self._queue_s)
         return self._queue_s
-
-
-def row_of(standing: Standing, numbers: Sequence[float]) -> InstanceRow:
-    return InstanceRow(
-        standing.name, standing.profile, standing.slot, standing.blocked_because, *numbers
-    )
 
 
 def why_excluded(row: InstanceRow, ask: Ask) -> str:

@@ -66,24 +66,33 @@ def _add_excess(
     add(score, scratch, score)
 
 
-def ttft_s(row: InstanceRow, ask: Ask, cached_tokens: int) -> float:
-    queue, prefill, kv_memory = _until_first_token(row, ask, cached_tokens)
-    return queue + prefill + kv_memory
+def ttft_s(columns: InstanceColumns, slot: int, ask: Ask, cached_tokens: int) -> float:
+    """Predicted on one slot, by the terms `queue`, `prefill` and `kv_memory`."""
+    base_s, s_per_token = columns.prefill[:, slot].tolist()
+    prefill_tokens = ask.prefill_tokens - cached_tokens
+    ttft: float = columns.queue_s(ask.now).item(slot) + base_s + prefill_tokens * s_per_token
+    if columns.memory_is_short(ask.kv_tokens):
+        overflow = max(0.0, ask.kv_tokens - columns.kv_soft_free_tokens.item(slot))
+        ttft += overflow * columns.kv_wait_s_per_token.item(slot)
+    return ttft
 
 
 def _until_first_token(
     row: InstanceRow, ask: Ask, cached_tokens: int
 ) -> tuple[float, float, float]:
-    prefill = row.prefill_base_s + (ask.prefill_tokens - cached_tokens) * row.prefill_s_per_token
+    rates = row.rates
+    uncached = ask.prefill_tokens - cached_tokens
+    prefill = rates.prefill_base_s + uncached * rates.prefill_s_per_token
     overflow = max(0.0, ask.kv_tokens - row.kv_soft_free_tokens)
     return row.queue_s(ask.now), prefill, overflow * row.kv_wait_s_per_token
 
 
 def _terms(row: InstanceRow, ask: Ask, cached_tokens: int) -> Terms:
     queue, prefill, kv_memory = _until_first_token(row, ask, cached_tokens)
-    own_context_s = row.step_s_per_context_token * ask.context_tokens
+    rates = row.rates
+    own_context_s = rates.step_s_per_context_token * ask.context_tokens
     decode = ask.output_tokens * (row.tpot_s + own_context_s)
-    share = ask.output_tokens * (row.step_s_per_sequence + own_context_s)
+    share = ask.output_tokens * (rates.step_s_per_sequence + own_context_s)
     late = max(0.0, queue + prefill + kv_memory - ask.ttft_budget_s)
     slow = max(0.0, row.tpot_s - ask.tpot_target_s) * ask.output_tokens
     return (
@@ -93,7 +102,7 @@ def _terms(row: InstanceRow, ask: Ask, cached_tokens: int) -> Terms:
         ("decode", decode * ask.weights.decode),
         ("slowdown", row.requests * (prefill + share) * ask.weights.slowdown),
         ("slo", (late + slow) * ask.weights.slo),
-        ("money", row.price_s_per_s * (prefill + decode / (row.requests + 1))),
+        ("money", rates.price_s_per_s * (prefill + decode / (row.requests + 1))),
     )
 
 

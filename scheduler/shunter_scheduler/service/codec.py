@@ -22,11 +22,14 @@ HASH_BYTES = 8
 def to_events(batch: pb.GatewayEvents, gateway_id: str, now: float) -> list[events.Event]:
     """Domain events in the batch's order. Raises `InvalidArgument` naming the event's index."""
     out: list[events.Event] = []
-    for index, message in enumerate(batch.events):
-        kind = message.WhichOneof("event")
-        try:
+    try:
+        for index, message in enumerate(batch.events):  # noqa: B007 (read below)
+            kind = message.WhichOneof("event")
             if kind == "submitted":
                 out.append(events.Submitted(to_request(message.submitted, gateway_id, now)))
+            elif kind == "finished":
+                m = message.finished
+                out.append(events.Finished(m.request_id, m.epoch, m.output_tokens, m.finish_reason))
             elif kind == "progress":
                 out.extend(
                     [
@@ -39,8 +42,8 @@ def to_events(batch: pb.GatewayEvents, gateway_id: str, now: float) -> list[even
             elif kind == "hello":
                 raise InvalidArgument("hello is allowed as the session's first event only")
             # None: an event of a newer protocol; older schedulers pass over it.
-        except InvalidArgument as error:
-            raise InvalidArgument(f"event {index} of the message: {error}") from error
+    except InvalidArgument as error:
+        raise InvalidArgument(f"event {index} of the message: {error}") from error
     return out
 
 

@@ -45,10 +45,10 @@ class Session:
         self._wake = asyncio.Event()
         self._wake.set()
 
-    def send(self, decision: Decision) -> None:
+    def send(self, decisions: Sequence[Decision]) -> None:
         if self._stopping:
             return
-        if len(self._queue) >= self._max_queued:
+        if len(self._queue) + len(decisions) > self._max_queued:
             self.close(
                 SlowGateway(
                     f"gateway {self.gateway_id} reads too slowly: {self._max_queued} commands wait "
@@ -56,7 +56,7 @@ class Session:
                 )
             )
             return
-        self._queue.append(decision)
+        self._queue.extend(decisions)
         self._wake.set()
 
     def reported(self, events: Iterable[Event]) -> None:
@@ -179,11 +179,16 @@ class Sessions:
     def route(self, decisions: Sequence[Decision]) -> None:
         """Queues each for its gateway. Without a session it is dropped: a gateway that comes back
         submits what waits again."""
-        sessions = self._open
+        by_gateway: dict[str, list[Decision]] = {}
         for decision in decisions:
-            session = sessions.get(decision.gateway_id)
+            of_one = by_gateway.get(decision.gateway_id)
+            if of_one is None:
+                of_one = by_gateway[decision.gateway_id] = []
+            of_one.append(decision)
+        for gateway_id, of_one in by_gateway.items():
+            session = self._open.get(gateway_id)
             if session is not None:
-                session.send(decision)
+                session.send(of_one)
 
     def broadcast(self, topology: pb.Topology) -> None:
         for session in self._open.values():

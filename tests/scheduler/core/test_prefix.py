@@ -139,6 +139,25 @@ def test_fill_writes_tokens_for_every_holder(holders: int) -> None:
     assert (out[holders:] == 0.0).all()
 
 
+@given(st.lists(st.tuples(st.integers(0, 99), chains), max_size=80), st.lists(chains, max_size=4))
+def test_fill_agrees_with_the_walk_while_holders_come_and_go(
+    steps: list[tuple[int, tuple[int, ...]]], probes: list[tuple[int, ...]]
+) -> None:
+    """What nodes keep of their holders for `fill` follows each insert, split and eviction."""
+    index, out = PrefixIndex(10_000), np.full(128, -1.0)
+    for slot in range(100):
+        index.open(slot, 8)
+        index.insert(slot, pack((0, 0, 1)), index.match(pack((0, 0, 1))))
+    for slot, chain in steps:
+        index.insert(slot, pack(chain), index.match(pack(chain)))
+        for probe in (chain, (0, 0, 1, 1), *probes):
+            index.fill(index.match(pack(probe)), 64, 300, out)
+            expected = np.zeros(128)
+            for holder, blocks in index.holders_of(pack(probe)).items():
+                expected[holder] = min(64 * blocks, 300)
+            assert (out == expected).all()
+
+
 def test_the_least_recent_prefix_goes_first() -> None:
     index = PrefixIndex(10_000)
     index.open(0, 6)

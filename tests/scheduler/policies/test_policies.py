@@ -13,6 +13,7 @@ from shunter_scheduler.policies.columns import (
     Ask,
     InstanceColumns,
     InstanceRow,
+    Rates,
     Weights,
     why_excluded,
 )
@@ -31,18 +32,20 @@ def instance_rows(draw: st.DrawFn) -> InstanceRow:
         profile="h100",
         slot=0,
         blocked_because=draw(st.sampled_from(["", "", "", "draining"])),
+        rates=Rates(
+            prefill_base_s=draw(share),
+            prefill_s_per_token=draw(rates),
+            step_s_per_sequence=draw(rates),
+            step_s_per_context_token=draw(rates) * 1e-3,
+            price_s_per_s=draw(share),
+        ),
         requests=draw(st.integers(0, 300)),
         queued_until=NOW + draw(st.floats(-20.0, 20.0)),
         busy=draw(st.sampled_from([0.0, 1.0])),
         kv_free_tokens=free,
         kv_soft_free_tokens=free - draw(st.floats(0.0, 40_000.0)),
         kv_wait_s_per_token=draw(rates),
-        prefill_base_s=draw(share),
-        prefill_s_per_token=draw(rates),
         tpot_s=draw(share),
-        step_s_per_sequence=draw(rates),
-        step_s_per_context_token=draw(rates) * 1e-3,
-        price_s_per_s=draw(share),
     )
 
 
@@ -106,19 +109,50 @@ def test_predicted_cost_never_rewards_load(rows: list[InstanceRow], ask: Ask) ->
 
 @given(row=instance_rows(), ask=asks)
 def test_a_prefix_hit_is_worth_its_prefill_at_least(row: InstanceRow, ask: Ask) -> None:
-    hit = ask.prefill_tokens - 1
-    saved = ttft_s(row, ask, 0) - ttft_s(row, ask, hit)
-    assert saved == pytest.approx(hit * row.prefill_s_per_token, rel=1e-6, abs=1e-9)
+    hit, columns = ask.prefill_tokens - 1, columns_of([row], ask)
+    saved = ttft_s(columns, 0, ask, 0) - ttft_s(columns, 0, ask, hit)
+    assert saved == pytest.approx(hit * row.rates.prefill_s_per_token, rel=1e-6, abs=1e-9)
     without = sum(value for _, value in PREDICTED_COST.terms(row, ask, 0))
     with_hit = sum(value for _, value in PREDICTED_COST.terms(row, ask, hit))
     assert without - with_hit >= saved * (1 - 1e-6) - 1e-6
 
 
+@given(row=instance_rows(), ask=asks, hit=share)
+def test_the_predicted_ttft_is_the_sum_of_its_terms(row: InstanceRow, ask: Ask, hit: float) -> None:
+    cached = int(hit * (ask.prefill_tokens - 1))
+    terms = dict(PREDICTED_COST.terms(row, ask, cached))
+    total = terms["queue"] + terms["prefill"] + terms["kv_memory"]
+    assert ttft_s(columns_of([row], ask), 0, ask, cached) == pytest.approx(total)
+
+
+@given(rows=fleets, asks=st.lists(asks, min_size=1, max_size=4), data=st.data())
+def test_columns_that_change_equal_columns_made_anew(
+    rows: list[InstanceRow], asks: list[Ask], data: st.DataObject
+) -> None:
+    """Whatever was put, cleared and asked before."""
+    ask = asks[0]
+    columns = columns_of(rows, ask)
+    for other in asks[1:]:
+        slot = data.draw(st.integers(0, len(rows) - 1))
+        if data.draw(st.booleans()):
+            columns.clear(slot)
+        rows[slot] = replace(data.draw(instance_rows()), slot=slot)
+        columns.put(rows[slot])
+        left = columns.exclude(other.kv_tokens, ())
+        assert left == sum(not why_excluded(row, other) for row in rows)
+        PREDICTED_COST.score(columns, other, np.random.default_rng(1))
+        anew = columns_of(rows, ask)
+        PREDICTED_COST.score(anew, other, np.random.default_rng(1))
+        assert columns.score[: len(rows)] == pytest.approx(anew.score[: len(rows)])
+        assert (columns.excluded == (anew.exclude(other.kv_tokens, ()), anew.excluded)[1]).all()
+
+
+RATES = Rates(0.01, 1e-5, 1e-4, 1e-8, 0.0)
+
+
 def make_row(slot: int, **fields: object) -> InstanceRow:
-    row = InstanceRow(
-        f"i{slot}", "h100", slot, "", 0, 0.0, 0.0, 1e5, 1e5, 0.0, 0.01, 1e-5, 0.01, 1e-4, 1e-8, 0.0
-    )
-    return replace(row, **fields)  # type: ignore[arg-type]
+    row = InstanceRow(f"i{slot}", "h100", slot, "", RATES, 0, 0.0, 0.0, 1e5, 1e5, 0.0, 0.01)
+    return replace(row, **fields)
 
 
 def make_ask(**fields: object) -> Ask:
@@ -160,7 +194,7 @@ def test_power_of_two_considers_two_and_takes_the_less_loaded() -> None:
 
 
 def test_predicted_cost_prefers_the_faster_profile_until_it_is_loaded() -> None:
-    slow = {"prefill_s_per_token": 1e-4, "tpot_s": 0.05}
+    slow = {"rates": replace(RATES, prefill_s_per_token=1e-4), "tpot_s": 0.05}
     idle = [make_row(0, **slow), make_row(1)]
     assert winner("predicted-cost", idle, make_ask()) == 1
     loaded = [make_row(0, **slow), make_row(1, busy=1.0, queued_until=NOW + 20.0, requests=50)]

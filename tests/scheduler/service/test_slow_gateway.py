@@ -46,7 +46,7 @@ async def test_whatever_is_queued_leaves_in_one_message() -> None:
     session, stream = Session("gw-1", pb.Topology(version=7), 10_000), StuckStream()
     async with pumping(session, stream):
         for number in range(MAX_COMMANDS_PER_MESSAGE + 10):
-            session.send(hold(number))
+            session.send([hold(number)])
         session.send_topology(pb.Topology(version=8))
         for _ in range(3):
             stream.may_write.release()
@@ -63,12 +63,12 @@ async def test_a_queue_that_only_grows_ends_the_session() -> None:
     session, stream = Session("gw-1", pb.Topology(), 100), StuckStream()
     async with pumping(session, stream):
         for number in range(100):
-            session.send(hold(number))
+            session.send([hold(number)])
         assert not session.closed.done()
-        session.send(Assign("r-x", "gw-1", 1, "i-0", "chat", "standard", 0, 0.1))
+        session.send([Assign("r-x", "gw-1", 1, "i-0", "chat", "standard", 0, 0.1)])
         assert isinstance(session.closed.result(), SlowGateway)
         assert "gw-1 reads too slowly: 100 commands" in str(session.closed.result())
-        session.send(hold(1))  # nothing more is kept, nothing raised
+        session.send([hold(1)])  # nothing more is kept, nothing raised
 
 
 async def test_a_gateway_that_does_not_read_loses_its_session_only(scheduler: Scheduler) -> None:
