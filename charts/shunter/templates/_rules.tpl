@@ -4,7 +4,7 @@ Arguments: list $ "operator" */}}
 {{- $root := index . 0 }}
 {{- range index ($root.Files.Get "files/rules.yaml" | fromYaml) (index . 1) }}
 {{- if eq (.scope | default $root.Values.scope) $root.Values.scope }}
-{{ list (omit . "scope") | toYaml }}
+{{ list (omit . "scope") | toYaml | replace "$(NAMESPACE)" $root.Release.Namespace }}
 {{- end }}
 {{- end }}
 {{- end }}

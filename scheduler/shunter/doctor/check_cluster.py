@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from shunter.doctor.facts import PARTS, ClusterFacts, Object, Rights, Unread
+from shunter.doctor.facts import PARTS, ClusterFacts, Object, Right, Unread
 from shunter.doctor.findings import Finding, failed, ok, skipped, warning
 from shunter.release import definitions
 from shunter_operator.pods import moment
@@ -67,14 +67,24 @@ def rights(facts: ClusterFacts) -> Iterator[Finding]:
         account = f"{facts.place.namespace}/shunter-{part}"
         if isinstance(found, Unread):
             yield skipped(f"account {account}: {found.why}", "run it as an administrator")
-        elif found.refused:
+            continue
+        needed = [right for right in found.refused if not right.optional]
+        wished = [right for right in found.refused if right.optional]
+        if needed:
             yield failed(
-                f"account {account} may not {_first(found)}",
+                f"account {account} may not {_first(needed)}",
                 "helm upgrade puts the chart's roles back; a namespaced release needs "
                 "scope=namespace",
             )
         else:
-            yield ok(f"account {account} may do all {found.needed} things that it needs")
+            count = found.needed - len(wished)
+            yield ok(f"account {account} may do all {count} things that it needs")
+        if wished:
+            yield warning(
+                f"account {account} may not {_first(wished)}: nodes that are about to go are "
+                "not noticed before their pods end",
+                "set operator.watchNodes to always, which makes a ClusterRole",
+            )
 
 
 def clocks(facts: ClusterFacts) -> Iterator[Finding]:
@@ -108,8 +118,8 @@ def _skew(whose: str, than: str, ahead_s: float, within_s: float) -> Finding:
     return failed(told, remedy) if beyond > SKEW_FAILED_S else warning(told, remedy)
 
 
-def _first(found: Rights) -> str:
-    names = [str(right) for right in found.refused]
+def _first(refused: list[Right]) -> str:
+    names = [str(right) for right in refused]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 

@@ -32,7 +32,8 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """One thing that a process must be allowed to do. `namespace` empty: in every namespace."""
+    """One thing that a process must be allowed to do. `namespace` empty: in every namespace.
+    Without what is `optional` it does less, and says so."""
 
     part: Part
     group: str
@@ -40,6 +41,7 @@ class Right:
     verb: str
     namespace: str
     name: str = ""
+    optional: bool = False
 
     def __str__(self) -> str:
         what = f"{self.resource}.{self.group}" if self.group else self.resource
@@ -56,10 +58,12 @@ class Rights:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the release is. `wide`: it works for every namespace."""
+    """Where the release is. `wide`: it works for every namespace. `webhooks`: its operator serves
+    them."""
 
     namespace: str
     wide: bool
+    webhooks: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """What each process must be allowed to do: of the file that the chart makes its roles of. Pure."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from shunter.doctor.facts import Object, Part, Place, Right
 
@@ -8,12 +9,26 @@ Rules = Mapping[str, list[Object]]
 
 
 def needs(rules: Rules, part: Part, place: Place) -> tuple[Right, ...]:
-    """The part's own rules where the release works, and its Lease in the release's namespace."""
+    """The part's own rules where the release works, and those of its Lease in the release's
+    namespace; of an operator also what concerns nodes and, where it has them, webhooks."""
     scope = "cluster" if place.wide else "namespace"
-    own = [rule for rule in rules[part] if rule.get("scope", scope) == scope]
     where = "" if place.wide else place.namespace
-    lease = rules[f"{part}-lease"]
-    return (*_rights(part, own, where), *_rights(part, lease, place.namespace))
+    found = [
+        *_rights(part, [r for r in rules[part] if r.get("scope", scope) == scope], where),
+        *_rights(part, rules[f"{part}-lease"], place.namespace),
+    ]
+    if part == "operator":
+        found += [replace(right, optional=True) for right in _rights(part, rules[NODES], "")]
+    if part == "operator" and place.webhooks:
+        found += _rights(part, rules[WEBHOOK], place.namespace)
+        found += _rights(part, rules[CONFIGURATIONS], "")
+    own = place.namespace
+    return tuple(replace(r, name=r.name.replace("$(NAMESPACE)", own)) for r in found)
+
+
+NODES = "operator-nodes"
+WEBHOOK = "operator-webhook"
+CONFIGURATIONS = "operator-webhook-configurations"
 
 
 def _rights(part: Part, rules: list[Object], namespace: str) -> Iterator[Right]:

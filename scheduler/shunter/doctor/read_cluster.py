@@ -86,8 +86,12 @@ async def find_place(api: KubeApi, namespace: str) -> Place:
     if isinstance(found, Unread) or len(found) != 1:
         return Place(wanted, wide=True)
     (container,) = found[0]["spec"]["template"]["spec"]["containers"]
-    narrow = any(arg.startswith("--namespace=") for arg in container.get("args") or ())
-    return Place(found[0]["metadata"]["namespace"], wide=not narrow)
+    given = [str(argument).partition("=")[0] for argument in container.get("args") or ()]
+    return Place(
+        found[0]["metadata"]["namespace"],
+        wide="--namespace" not in given,
+        webhooks="--webhooks" in given,
+    )
 
 
 async def scheduler_pods(api: KubeApi, place: Place) -> tuple[Object, ...] | Unread:

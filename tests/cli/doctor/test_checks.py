@@ -89,6 +89,7 @@ SOUND = cluster().deployments
 assert not isinstance(SOUND, Unread)
 PENDING = {"conditions": [{"type": "NamesAccepted", "status": "False", "message": "smp is taken"}]}
 REFUSED = Right("operator", "apps", "deployments", "patch", "")
+NODES = Right("operator", "", "nodes", "watch", "", optional=True)
 L4 = {"name": "l4", "accelerator": "l4-24gb"}
 H100 = {"name": "h100", "accelerator": "h100-sxm-80gb"}
 TAINT = {"key": "gpu", "value": "yes", "effect": "NoSchedule"}
@@ -112,6 +113,14 @@ CLUSTER_CASES: list[
     ("newer schema", check_cluster.resources,
      {"definitions": crd(1, spec=changed(definitions(VERSION)[1]["spec"], "maxProperties", 3))},
      State.warning, "spec differs in maxProperties", "helm upgrade"),
+    (
+        "nodes are not watched",
+        check_cluster.rights,
+        {"rights": {"scheduler": Rights(1, ()), "operator": Rights(43, (NODES,))}},
+        State.warning,
+        "may not watch nodes",
+        "operator.watchNodes",
+    ),
     ("a right is missing", check_cluster.rights,
      {"rights": {"scheduler": Rights(1, ()), "operator": Rights(43, (REFUSED,))}},
      State.failed, "may not patch deployments.apps", "helm upgrade"),

@@ -55,8 +55,23 @@ def test_needs_are_the_charts_rules_where_the_release_works() -> None:
         "list customresourcedefinitions.apiextensions.k8s.io",
         "watch customresourcedefinitions.apiextensions.k8s.io",
     }
+    assert wide["watch nodes"].optional and not wide["patch pods"].optional
     lease = wide["update leases.coordination.k8s.io/shunter-operator"]
     assert (lease.namespace, lease.name) == ("serving", "shunter-operator")
+
+
+def test_an_operator_with_webhooks_needs_its_own_secret_and_configurations() -> None:
+    rules = yaml.safe_load(rules_path().read_text())
+    place = Place("serving", wide=True, webhooks=True)
+    more = set(needs(rules, "operator", place)) - set(
+        needs(rules, "operator", Place("serving", wide=True))
+    )
+    assert {(r.resource, r.name, r.namespace) for r in more} == {
+        ("secrets", "shunter-webhook", "serving"),
+        ("namespaces", "serving", "serving"),
+        ("validatingwebhookconfigurations", "shunter-webhook-serving", ""),
+        ("mutatingwebhookconfigurations", "shunter-webhook-serving", ""),
+    }
 
 
 def test_a_review_asks_for_one_right_of_one_account() -> None:
