@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
+import aiohttp
+import grpc
 import openai
 import pytest
 
@@ -23,8 +25,17 @@ def advised(system: System) -> int:
 
 async def waiting(system: System, count: int) -> None:
     async with asyncio.timeout(20):
-        while (await asyncio.to_thread(system.status)).pools[0].waiting != count:
+        while await asyncio.to_thread(_waiting, system) != count:
             await asyncio.sleep(0.05)
+
+
+def _waiting(system: System) -> int:
+    """Of its only pool; -1 while the scheduler starts."""
+    try:
+        pools = system.status().pools
+    except grpc.RpcError:
+        return -1
+    return pools[0].waiting if pools else -1
 
 
 async def test_requests_wait_for_the_first_instance(start_system: Callable[..., System]) -> None:
@@ -53,3 +64,32 @@ async def test_requests_wait_for_the_first_instance(start_system: Callable[..., 
         answers = await asyncio.wait_for(asyncio.gather(*held), 30)
         assert [a.completion_tokens for a in answers] == [8] * MAX_HELD
         assert await asyncio.to_thread(advised, system) == 1, "it was used just now"
+
+
+async def test_held_streams_outlive_a_killed_scheduler(start_system: Callable[..., System]) -> None:
+    scaling = {"scaleToZero": {"maxHeld": 20}}
+    document = pool_document("chat", [FIRST], scaling=scaling, profiles=[PROFILE])
+    system = start_system(documents=[document], gateway_args=("--keep-alive", "0.3"))
+    body = {"model": "chat", "prompt": "story", "max_tokens": 8, "stream": True}
+
+    async def read(http: aiohttp.ClientSession) -> str:
+        async with http.post(f"{system.url}/v1/completions", json=body) as answer:
+            assert answer.status == 200, "the head came with a comment"
+            return await answer.text()
+
+    async with aiohttp.ClientSession() as http:
+        held = [asyncio.create_task(read(http)) for _ in range(20)]
+        await waiting(system, 20)
+        system.kill("scheduler")
+        await asyncio.sleep(2.0)  # the gateway holds them by itself
+        system.start_scheduler()
+        await waiting(system, 20)
+        system.engines = (FIRST,)
+        system.start_engine(FIRST)
+        url = f"http://127.0.0.1:{system.ports['first']}/health"
+        await asyncio.to_thread(system.wait_http, url, "first")
+        system.write_config()
+        texts = await asyncio.wait_for(asyncio.gather(*held), 30)
+    for text in texts:
+        assert ": shunter phase=scaling-up" in text
+        assert text.endswith("data: [DONE]\n\n")

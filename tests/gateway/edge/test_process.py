@@ -33,6 +33,8 @@ LOOPBACK = GatewayOptions(listen="127.0.0.1:0", grpc_listen="127.0.0.1:0", sched
         (GatewayOptions(workers=0), "--workers"),
         (GatewayOptions(workers=2, listen="127.0.0.1:0"), "cannot be 0"),
         (GatewayOptions(max_body_bytes=1), "--max-body-bytes"),
+        (GatewayOptions(max_inflight_bytes=1 << 20), "--max-inflight-bytes"),
+        (GatewayOptions(keep_alive_s=0), "--keep-alive"),
     ],
 )
 def test_options_that_cannot_be(options: GatewayOptions, problem: str) -> None:
