@@ -6,7 +6,7 @@ once. Until a pod is empty its label `shunter.dev/busy` lets the disruption budg
 Pure.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -99,16 +99,20 @@ def leave(
             yield Event("Leaving", f"{pod.name}: {leaver.why.detail}; a replacement starts first")
 
 
-def labels(pods: Iterable[Pod], found: Evictions) -> Iterator[Action]:
-    """A pod is busy from when it serves until it has been emptied: two writes in its life."""
-    for pod in pods:
-        leaves = pod.name in found.leavers
-        may_go = pod.drained or not pod.ready or pod.name in found.released
-        if pod.deleting:
-            continue
-        if pod.busy and leaves and may_go:
-            yield SetBusy(pod.ref, False)
-        elif not pod.busy and pod.ready and not leaves and not pod.drained:
+def labels(
+    alive: Iterable[Pod], found: Evictions, replaced: Collection[Pod], environment: Environment
+) -> Iterator[Action]:
+    """A pod is busy from when it serves until it has been emptied: two writes in its life.
+
+    One that is `replaced` stays so: its Deployment, smaller by now, deletes it. An eviction that
+    came before that would have a new pod made, for a moment.
+    """
+    for pod in alive:
+        if pod.name in found.leavers:
+            may_go = goes_first(pod, environment) or pod.name in found.released
+            if pod.busy and may_go and pod not in replaced:
+                yield SetBusy(pod.ref, False)
+        elif not pod.busy and pod.ready and not pod.drained:
             yield SetBusy(pod.ref, True)
 
 

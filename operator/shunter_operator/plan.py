@@ -99,8 +99,6 @@ def _serve(
         yield from engine_files.discard(old, observed, [template_digest(t) for t in made])
     if not environment.deletion_cost:
         yield from _in_service(observed)
-    if environment.watches_nodes:
-        yield from evictions.labels(observed.pods, leaving)
 
 
 def _apply(manifest: Manifest, observed: Observed) -> Iterator[Action]:
@@ -152,6 +150,8 @@ def _profile(
         missing = rollout.may_miss(alive, template_digest(template), replicas)
     scale = Scale(replicas, shown.spilled, shown.surge, missing)
     yield from _apply(deployment(desired, profile, template, scale), observed)
+    if environment.watches_nodes:
+        yield from evictions.labels(alive, leaving, replaced, environment)
     yield from scaled(desired, observed, profile, there, shown)
 
 
