@@ -1,0 +1,374 @@
+"""What the operator takes with many pools: the first reconcile, each change, and rest.
+
+    python benchmarks/reconcile.py [--pools 200] [--pods 5] [--changes 40] [--rest 120]
+
+Needs a cluster ($KUBECONFIG) whose nodes with the label `node-type: fake` make pods Running and
+Ready without running them. Operator and scheduler are the real processes on this machine, with
+the real API server; what each of them asks of it is counted on the way. Nothing listens at the
+pods' addresses. CPU is utime + stime of the process.
+
+    first    from the operator's start, with all pools there, to the last Deployment, and to the
+             last pool whose status says that every instance is ready (that is the cluster's work)
+    change   a pool's replicas are edited: until its Deployment says so, and until its status is
+             of this generation; one pool after the other
+    rest     nothing changes: calls by kind, CPU, memory
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from api_counter import Counted, counted
+
+from shunter_runtime.kube_access import find_access
+from shunter_runtime.kube_api import MERGE, KubeApi, KubeError, NotFound, kube_api
+
+POOLS = "/apis/shunter.dev/v1alpha1"
+DEPLOYMENTS = "/apis/apps/v1"
+FIRST_S, CHANGE_S, START_S, REMOVED_S = 1800.0, 60.0, 60.0, 600.0
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Size:
+    pools: int
+    pods: int  # of each pool
+    changes: int
+    rest_s: float
+    settle_s: float  # until what the last change brought about has been written
+
+
+@dataclass
+class Process:
+    """One of ours; `calls` is what it asked of the API server."""
+
+    name: str
+    process: psutil.Process
+    counter: Counted
+
+    def cpu_s(self) -> float:
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
+
+    def memory_mib(self) -> float:
+        return float(self.process.memory_info().rss) / (1 << 20)
+
+
+@dataclass
+class Rest:
+    """Per minute."""
+
+    calls: dict[str, float]
+    cpu_s: float
+    memory_mib: float
+
+
+@dataclass
+class Report:
+    size: Size
+    first_deployments_s: float = 0.0
+    first_ready_s: float = 0.0
+    first_calls: dict[str, int] = field(default_factory=dict)
+    first_cpu_s: float = 0.0
+    change_deployment_ms: list[float] = field(default_factory=list)
+    change_status_ms: list[float] = field(default_factory=list)
+    change_calls: dict[str, float] = field(default_factory=dict)  # per change
+    change_cpu_ms: float = 0.0
+    rest: dict[str, Rest] = field(default_factory=dict)
+
+
+@dataclass
+class Followed:
+    """The objects of a kind by name, and a wake-up at each change."""
+
+    objects: dict[str, Object] = field(default_factory=dict)
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def until(self, holds: Callable[[Mapping[str, Object]], bool], within_s: float) -> None:
+        async with asyncio.timeout(within_s), self.changed:
+            await self.changed.wait_for(lambda: holds(self.objects))
+
+    async def follow(self, api: KubeApi, path: str) -> None:
+        """Until cancelled."""
+        listing = await api.list(path)
+        self.objects = {o["metadata"]["name"]: o for o in listing.items}
+        version = listing.resource_version
+        while True:
+            async for event in api.watch(path, version, {}, 600):
+                metadata = event.object["metadata"]
+                version = metadata["resourceVersion"]
+                async with self.changed:
+                    if event.type == "DELETED":
+                        self.objects.pop(metadata["name"], None)
+                    elif event.type != "BOOKMARK":
+                        self.objects[metadata["name"]] = event.object
+                    self.changed.notify_all()
+
+
+@dataclass
+class World:
+    api: KubeApi
+    namespace: str
+    size: Size
+    deployments: Followed
+    pools: Followed
+
+    def path(self, group: str, plural: str, name: str = "") -> str:
+        folder = f"{group}/namespaces/{self.namespace}/{plural}"
+        return f"{folder}/{name}" if name else folder
+
+    async def make_pools(self) -> None:
+        for number in range(self.size.pools):
+            body = _pool(f"pool-{number:03}", self.namespace, self.size.pods)
+            await self.api.create(self.path(POOLS, "modelpools"), body)
+
+    async def change(self, name: str, replicas: int) -> tuple[float, float]:
+        """Milliseconds until the Deployment is written, and until the status is current."""
+        began = time.perf_counter()
+        edited = await self.api.patch(
+            self.path(POOLS, "modelpools", name), {"spec": {"replicas": replicas}}, MERGE
+        )
+        generation = edited["metadata"]["generation"]
+        await self.deployments.until(
+            lambda found: found[f"{name}-any"]["spec"]["replicas"] == replicas, CHANGE_S
+        )
+        written = time.perf_counter()
+        await self.pools.until(lambda found: _observed(found[name]) >= generation, CHANGE_S)
+        return 1e3 * (written - began), 1e3 * (time.perf_counter() - began)
+
+
+def _pool(name: str, namespace: str, pods: int) -> Object:
+    return {
+        "apiVersion": "shunter.dev/v1alpha1",
+        "kind": "ModelPool",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "model": {"source": "sim://llama-3.1-8b"},
+            "engine": {"type": "simulated"},
+            "profiles": [
+                {
+                    "name": "any",
+                    "accelerator": "l4-24gb",
+                    "replicas": {"min": 0, "max": 2 * pods},
+                    "nodeSelector": {"node-type": "fake"},
+                }
+            ],
+            "scaling": {"mode": "Manual"},
+            "replicas": pods,
+        },
+    }
+
+
+def _observed(pool: Object) -> int:
+    return int(pool.get("status", {}).get("observedGeneration", 0))
+
+
+def _ready(pool: Object) -> int:
+    return int(pool.get("status", {}).get("readyReplicas", 0))
+
+
+async def measure(size: Size) -> Report:
+    report = Report(size)
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="reconcile-")))
+        world = await stack.enter_async_context(_world(size))
+        await world.make_pools()
+        scheduler = await stack.enter_async_context(_scheduler(world, folder))
+        operator = await stack.enter_async_context(_operator(world, folder))
+        await _first(world, operator, report)
+        _told(f"first: {report.first_deployments_s:.1f} s, {report.first_ready_s:.1f} s")
+        await _changes(world, operator, report)
+        await asyncio.sleep(size.settle_s)
+        await _rest([operator, scheduler], report)
+    return report
+
+
+async def _first(world: World, operator: Process, report: Report) -> None:
+    began, size = time.perf_counter(), world.size
+    await world.deployments.until(lambda found: len(found) == size.pools, FIRST_S)
+    report.first_deployments_s = time.perf_counter() - began
+    await world.pools.until(
+        lambda found: all(_ready(pool) == size.pods for pool in found.values()), FIRST_S
+    )
+    report.first_ready_s = time.perf_counter() - began
+    report.first_calls, report.first_cpu_s = operator.counter.take(), operator.cpu_s()
+
+
+async def _changes(world: World, operator: Process, report: Report) -> None:
+    """One pod more each time. One fewer would wait for the drain of an instance that is none."""
+    await asyncio.sleep(world.size.settle_s)
+    operator.counter.take()
+    cpu_s, size = operator.cpu_s(), world.size
+    for number in range(size.changes):
+        turn, which = divmod(number, size.pools)
+        deployment_ms, status_ms = await world.change(f"pool-{which:03}", size.pods + turn + 1)
+        report.change_deployment_ms.append(deployment_ms)
+        report.change_status_ms.append(status_ms)
+    calls = operator.counter.take()
+    report.change_calls = {kind: n / size.changes for kind, n in sorted(calls.items())}
+    report.change_cpu_ms = 1e3 * (operator.cpu_s() - cpu_s) / size.changes
+
+
+async def _rest(processes: list[Process], report: Report) -> None:
+    before = {p.name: p.cpu_s() for p in processes}
+    for process in processes:
+        process.counter.take()
+    began = time.perf_counter()
+    await asyncio.sleep(report.size.rest_s)
+    minutes = (time.perf_counter() - began) / 60
+    for process in processes:
+        calls = {kind: n / minutes for kind, n in sorted(process.counter.take().items())}
+        cpu_s = (process.cpu_s() - before[process.name]) / minutes
+        report.rest[process.name] = Rest(calls, cpu_s, process.memory_mib())
+
+
+@asynccontextmanager
+async def _world(size: Size) -> AsyncIterator[World]:
+    """A namespace that is gone afterwards."""
+    namespace = f"reconcile-{uuid.uuid4().hex[:6]}"
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
+    async with kube_api(find_access(os.environ)) as api:
+        await api.create("/api/v1/namespaces", body)
+        world = World(api, namespace, size, Followed(), Followed())
+        following = [
+            asyncio.create_task(followed.follow(api, world.path(group, plural)))
+            for followed, group, plural in (
+                (world.deployments, DEPLOYMENTS, "deployments"),
+                (world.pools, POOLS, "modelpools"),
+            )
+        ]
+        try:
+            yield world
+        finally:
+            for task in following:
+                task.cancel()
+            await asyncio.gather(*following, return_exceptions=True)
+            await _remove(world)
+
+
+async def _remove(world: World) -> None:
+    """No operator is left that would take the finalizers off."""
+    for item in (await world.api.list(world.path(POOLS, "modelpools"))).items:
+        path = world.path(POOLS, "modelpools", item["metadata"]["name"])
+        await world.api.patch(path, {"metadata": {"finalizers": None}}, MERGE)
+    await world.api.delete(f"/api/v1/namespaces/{world.namespace}")
+    async with asyncio.timeout(REMOVED_S):
+        while True:
+            try:
+                await world.api.get(f"/api/v1/namespaces/{world.namespace}")
+            except NotFound:
+                return
+            except KubeError as error:
+                _told(str(error))
+            await asyncio.sleep(2.0)
+
+
+@asynccontextmanager
+async def _scheduler(world: World, folder: Path) -> AsyncIterator[Process]:
+    port_file = folder / "scheduler"
+    arguments = ("--kubernetes", "--lease", f"{world.namespace}/shunter-scheduler")
+    async with _process(
+        world, folder, "scheduler", *arguments, "--listen", _address(port_file)
+    ) as p:
+        yield p
+
+
+@asynccontextmanager
+async def _operator(world: World, folder: Path) -> AsyncIterator[Process]:
+    arguments = ("--engine-image", "none", "--lease-namespace", world.namespace)
+    scheduler = (folder / "scheduler").read_text()
+    async with _process(world, folder, "operator", *arguments, "--scheduler", scheduler) as p:
+        yield p
+
+
+def _address(file: Path) -> str:
+    """One that was free a moment ago, for the operator to find."""
+    import socket
+
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{sock.getsockname()[1]}"
+    file.write_text(address)
+    return address
+
+
+@asynccontextmanager
+async def _process(
+    world: World, folder: Path, name: str, *arguments: str
+) -> AsyncIterator[Process]:
+    """`shunter NAME` for the world's namespace."""
+    access = find_access(os.environ)
+    log = (folder / f"{name}.log").open("wb")
+    async with counted(access, folder, name) as counter:
+        started = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "shunter", name, f"--namespace={world.namespace}", *arguments,
+            "--metrics-port", "0",
+            env={**os.environ, "KUBECONFIG": str(counter.kubeconfig)},
+            stdout=log, stderr=log,
+        )  # fmt: skip
+        try:
+            yield Process(name, psutil.Process(started.pid), counter)
+        except TimeoutError:
+            sys.stderr.write((folder / f"{name}.log").read_text()[-4000:])
+            raise
+        finally:
+            if started.returncode is None:
+                started.terminate()
+            await asyncio.wait_for(started.wait(), START_S)
+            log.close()
+
+
+def _told(text: object) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def show(report: Report) -> None:
+    size = report.size
+    print(f"{size.pools} pools, {size.pools * size.pods} pods")
+    print(f"first: Deployments {report.first_deployments_s:.1f} s, all ready "
+          f"{report.first_ready_s:.1f} s, CPU {report.first_cpu_s:.1f} s")  # fmt: skip
+    print(f"  calls: {report.first_calls}")
+    for what, took in (
+        ("Deployment written", report.change_deployment_ms),
+        ("status current", report.change_status_ms),
+    ):
+        print(f"change, {what}: median {statistics.median(took):.0f} ms, max {max(took):.0f} ms")
+    print(f"  CPU {report.change_cpu_ms:.1f} ms, calls: {report.change_calls}")
+    for name, rest in report.rest.items():
+        print(f"rest, {name}: CPU {rest.cpu_s:.2f} s/min, {rest.memory_mib:.0f} MiB, calls/min:")
+        for kind, count in rest.calls.items():
+            print(f"  {count:8.1f}  {kind}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pools", type=int, default=200)
+    parser.add_argument("--pods", type=int, default=5, help="of each pool")
+    parser.add_argument("--changes", type=int, default=40)
+    parser.add_argument("--rest", type=float, default=120.0, help="seconds")
+    parser.add_argument("--settle", type=float, default=30.0, help="seconds between the parts")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    given = parser.parse_args()
+    size = Size(given.pools, given.pods, given.changes, given.rest, given.settle)
+    report = asyncio.run(measure(size))
+    show(report)
+    if given.json:
+        given.json.write_text(json.dumps(asdict(report), indent=2))
+
+
+if __name__ == "__main__":
+    main()
