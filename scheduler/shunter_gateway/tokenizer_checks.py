@@ -103,12 +103,15 @@ class TokenizerChecks:
             await asyncio.sleep(self._rechecks.after(engine.tries))
 
     async def _agrees(self, engine: _Engine) -> bool:
-        """True too where nothing is to compare. An engine that does not answer is asked again."""
+        """True too where no ids will ever be sent. An engine that does not answer is asked again,
+        and so is any where the gateway's own tokenizer could not be loaded."""
         pool, instance = engine.pool, engine.instance
         adapter = self._adapters.get(instance.engine_type)
-        tokenizer = await self._tokenizer(pool.model_source)
-        if adapter is None or tokenizer is None or not adapter.capabilities.token_ids:
+        if adapter is None or not adapter.capabilities.token_ids:
             return True
+        tokenizer = await self._tokenizer(pool.model_source)
+        if tokenizer is None:
+            return False
         try:
             theirs = await adapter.tokenize(instance.address, pool.model_names[0], PROBE)
         except EngineUnavailable:

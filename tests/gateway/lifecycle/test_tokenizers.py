@@ -12,7 +12,7 @@ from shunter_gateway.testing import LetterDecoders, ManualClock
 from shunter_gateway.testing_engines import TEXT_LEVEL, TOKEN_LEVEL, ScriptedEngine
 from shunter_gateway.testing_scheduler import topology_message
 from shunter_gateway.testing_world import World
-from shunter_gateway.tokenizer_checks import PROBE, Rechecks
+from shunter_gateway.tokenizer_checks import PROBE, Rechecks, TokenizerChecks
 from shunter_gateway.tokenizers import TokenizerRegistry
 from shunter_gateway.topology import Topology, topology_from_proto
 from shunter_text.sources import TokenizerUnavailable, sim_tokenizer
@@ -159,6 +159,21 @@ async def test_engine_is_asked_again_when_its_pools_model_changes(loader: Loader
     assert not registry.mismatch(topology("chat").pools["chat"])
     assert engine.asked == ["chat-0:1"] * 2
     await registry.close()
+
+
+async def test_engine_is_compared_once_our_own_tokenizer_could_be_loaded(loader: Loader) -> None:
+    engine, sources = Engine([1, 2, 3]), ["sim://broken", "sim://fine"]
+
+    async def tokenizer(source: str) -> Tokenizer | None:
+        return loader("sim://none" if len(sources) > 1 else sources[0])
+
+    checks = TokenizerChecks({"simulated": engine}, tokenizer, lambda *_: None, AT_ONCE)
+    checks.update(topology("chat"))
+    await checks.asked()
+    assert not checks.mismatch("chat") and not engine.asked
+    sources.pop(0)
+    await until(lambda: bool(checks.mismatch("chat")))
+    await checks.close()
 
 
 def test_rechecks_back_off() -> None:
