@@ -13,7 +13,8 @@ from shunter_operator.values import Manifest, Pod, Startup, Termination
 from shunter_operator.weights import fetch_failure
 
 MAX_QUOTED = 400
-STOPPING_S = 60.0  # a late look, a slow kubelet
+# A kubelet before 1.21 acts on a failed startup probe at its next look at the pod, up to 90 s later.
+STOPPING_S = 120.0
 _GPU = re.compile(r"Insufficient (\S*(?:gpu|mig-)\S*)", re.IGNORECASE)
 _TAINT = re.compile(r"had (?:untolerated )?taints? (\{[^}]*\})")
 _SELECTOR = re.compile(
