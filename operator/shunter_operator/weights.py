@@ -25,11 +25,13 @@ WEIGHTS_PATH = "/weights"
 # For engines that are started by others' arguments: `--model $(SHUNTER_MODEL_PATH)`.
 PATH_VARIABLE = "SHUNTER_MODEL_PATH"
 DEFAULT_TOKEN_KEY = "token"
+# Variables by the keys of a Secret.
 _S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _S3_OPTIONAL_KEYS = ("AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL")
+_OCI_KEYS = {"username": "OCI_USERNAME", "password": "OCI_PASSWORD"}
 # Of the engine's variables those that say where and through what to fetch.
 _FETCH_VARIABLE = re.compile(
-    r"HF_ENDPOINT|AWS_[A-Z0-9_]+|PIP_[A-Z0-9_]+|SSL_CERT_(FILE|DIR)"
+    r"HF_ENDPOINT|OCI_PLAIN_HTTP|AWS_[A-Z0-9_]+|PIP_[A-Z0-9_]+|SSL_CERT_(FILE|DIR)"
     r"|(HTTP|HTTPS|NO|ALL)_PROXY|(http|https|no|all)_proxy"
 )
 # They may go away by themselves: the source is asked again.
@@ -117,6 +119,10 @@ def _credentials(pool: ModelPool) -> Iterator[dict[str, Any]]:
         return
     if pool.spec.model.source_scheme == "hf":
         yield _from_secret("HF_TOKEN", secret.name, secret.key or DEFAULT_TOKEN_KEY)
+        return
+    if pool.spec.model.source_scheme == "oci":
+        for key, variable in _OCI_KEYS.items():
+            yield _from_secret(variable, secret.name, key)
         return
     for name in _S3_KEYS:
         yield _from_secret(name, secret.name, name)

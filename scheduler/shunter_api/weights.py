@@ -5,12 +5,13 @@ import re
 from typing import Literal, get_args
 
 # Fetched into a folder before an engine starts; other sources are there already.
-FETCHED_SCHEMES = ("hf", "s3", "pypi")
+FETCHED_SCHEMES = ("hf", "s3", "oci", "pypi")
 # Those whose Secret `model.credentialsSecretRef` may name.
-CREDENTIAL_SCHEMES = ("hf", "s3")
+CREDENTIAL_SCHEMES = ("hf", "s3", "oci")
 
 # A claim of the pool's namespace and a path in it, no part of which begins with a dot.
 PVC_SOURCE = r"^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^/.\s][^/\s]*)*$"
+OCI_SOURCE = r"^oci://[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?/[a-z0-9][^\s?#]*$"
 S3_SOURCE = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^/.\s][^/\s]*)*/?$"
 
 # The reasons that a fetch ends with, as conditions show them.

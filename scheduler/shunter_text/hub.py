@@ -45,6 +45,8 @@ class HubOptions:
     token: str = field(default="", repr=False)
     offline: bool = False
     deadline_s: float = 60.0
+    token_type: str = "Bearer"
+    remedy: str = "set HF_TOKEN to a token that may read it"  # where access is refused
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "HubOptions":
@@ -108,16 +110,16 @@ def open_hub(
     request = urllib.request.Request(url, headers=dict(headers or {}))
     if options.token:
         # Unredirected: a redirect to a storage host must not carry the token there.
-        request.add_unredirected_header("Authorization", f"Bearer {options.token}")
+        request.add_unredirected_header("Authorization", f"{options.token_type} {options.token}")
     redirects = _Redirects()
     response = urllib.request.build_opener(redirects).open(request, timeout=timeout_s)
     return HubAnswer(response, redirects.sha256)
 
 
-def refusal(url: str, error: urllib.error.HTTPError) -> str:
+def refusal(url: str, error: urllib.error.HTTPError, remedy: str) -> str:
     """What to tell about a 4xx or 5xx. The hub's own words say, for example, which form gives
     access to a gated model."""
-    remedy = "; set HF_TOKEN to a token that may read it" if error.code in (401, 403) else ""
+    remedy = f"; {remedy}" if error.code in (401, 403) else ""
     said = " ".join((error.headers.get("X-Error-Message") or error.reason or "").split())
     return f"{url}: HTTP {error.code} {said[:_SAID_CHARACTERS]}{remedy}"
 
@@ -196,7 +198,9 @@ class ModelFiles:
             with error:
                 if error.code == 404:
                     raise FileNotFoundError(f"hf://{self._model.name} has no {file_name}") from None
-                raise HubError(refusal(url, error), refusal_reason(error)) from error
+                raise HubError(
+                    refusal(url, error, self._options.remedy), refusal_reason(error)
+                ) from error
         except (OSError, ValueError, HTTPException) as error:
             raise HubError(f"{url}: {error}; put the files into {self._own_path('')}") from error
 

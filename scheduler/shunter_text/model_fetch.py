@@ -180,7 +180,8 @@ def download(url: str, part: Path, options: FetchOptions, sha256: str = "") -> N
                 if error.code == 416:  # the beginning on disk is none of this file
                     part.unlink(missing_ok=True)
                 elif error.code < 500 and error.code != 429:
-                    raise ModelFileError(refusal(url, error), refusal_reason(error)) from error
+                    said = refusal(url, error, options.hub.remedy)
+                    raise ModelFileError(said, refusal_reason(error)) from error
             failure: Exception = error
         except (OSError, HTTPException) as error:
             if isinstance(error, OSError) and error.errno in VOLUME_FULL:

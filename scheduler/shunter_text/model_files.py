@@ -41,9 +41,27 @@ def no_progress(what: str, done: int, total: int | None) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class OciAccess:
+    """`plain_http` is for registries in a cluster without certificates."""
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+    plain_http: bool = False
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> "OciAccess":
+        return cls(
+            username=environ.get("OCI_USERNAME", ""),
+            password=environ.get("OCI_PASSWORD", ""),
+            plain_http=environ.get("OCI_PLAIN_HTTP", "").lower() in {"1", "true", "yes"},
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class FetchOptions:
     cache: Path
     hub: HubOptions = field(default_factory=HubOptions)
+    oci: OciAccess = field(default_factory=OciAccess)
     deadline_s: float = 1800.0  # for one file, waiting for another process included
     retries: int = 5  # of a broken connection, each goes on where the last ended
     retry_wait_s: float = 1.0
@@ -53,9 +71,10 @@ class FetchOptions:
     def from_environ(
         cls, environ: Mapping[str, str], progress: Progress = no_progress
     ) -> "FetchOptions":
-        """Obeys the variables of `cache_folder` and `HubOptions`."""
+        """Obeys the variables of `cache_folder`, `HubOptions` and `OciAccess`."""
         hub = HubOptions.from_environ(environ)
-        return cls(cache=cache_folder(environ), hub=hub, progress=progress)
+        oci = OciAccess.from_environ(environ)
+        return cls(cache=cache_folder(environ), hub=hub, oci=oci, progress=progress)
 
 
 Fetcher = Callable[[str, Path, FetchOptions], None]

