@@ -170,7 +170,7 @@ def test_a_doctor_with_a_kubeconfig_finds_it_sound(secured: Secured) -> None:
                   "admission", "gpus", "placement", "engines", "tokenizers", "clocks"):  # fmt: skip
         assert (check, "ok") in found, found
     assert len(found["rights", "ok"]) == 2
-    assert any("3 engines answer" in message for message in found["engines", "ok"])
+    assert any("3 engines as promised" in message for message in found["engines", "ok"])
 
 
 def test_a_doctor_in_the_operators_pod_asks_the_scheduler_by_grpc(secured: Secured) -> None:

@@ -27,7 +27,7 @@ def test_a_running_system_is_sound_until_its_gateway_and_engine_are_gone(tmp_pat
         code, found = doctor(system, "--state-dir", str(tmp_path))
         assert code == 0, found
         assert found["engines", "ok"] == [
-            "2 engines answer as their types promise: model, token ids, metrics"
+            "2 engines as promised by type: model, token ids, metrics"
         ]
         assert ("scheduler", "ok") in found and ("gateway", "ok") in found
         system.kill("gateway")

@@ -8,6 +8,7 @@ from shunter.doctor.facts import (
     ClusterFacts,
     EngineFacts,
     InstanceFacts,
+    LeaseFacts,
     ModelFacts,
     Page,
     Place,
@@ -20,6 +21,7 @@ from shunter.doctor.facts import (
 )
 from shunter.doctor.findings import Finding, State
 from shunter.release import definitions
+from shunter_operator.pods import moment
 
 VERSION = (1, 30)
 NOW = datetime(2026, 11, 22, 17, 0, 0, tzinfo=UTC)
@@ -73,9 +75,8 @@ def deployment(name: str, ready: int = 2, version: str = "0.1.0") -> dict[str, A
     }
 
 
-def lease(holder: str, renewed: str = "2026-11-22T16:59:58.000000Z") -> dict[str, Any]:
-    spec = {"holderIdentity": holder, "renewTime": renewed, "leaseDurationSeconds": 6}
-    return {"spec": spec}
+def lease(holder: str, renewed: str = "2026-11-22T16:59:58.000000Z") -> LeaseFacts:
+    return LeaseFacts(holder, moment(renewed), 6.0, NOW)
 
 
 def pages(leading: int) -> SchedulerPages:
@@ -88,7 +89,7 @@ def cluster(**changes: Any) -> ClusterFacts:
     sound = ClusterFacts(
         place=Place("serving", wide=True),
         version="0.1.0",
-        server=Server("https://api:6443", VERSION, "v1.30.2", NOW, 0.2, 0.6),
+        server=Server("https://api:6443", VERSION, "v1.30.2", 0.2, 0.6),
         definitions={
             d["metadata"]["name"]: {**d, "status": established} for d in definitions(VERSION)
         },

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from shunter.doctor.facts import PARTS, ClusterFacts, Object, Right, Unread
 from shunter.doctor.findings import Finding, failed, ok, skipped, warning
 from shunter.release import definitions
-from shunter_operator.pods import moment
 
 OLDEST = (1, 20)
 MEANT_SINCE = (1, 25)
@@ -91,17 +90,16 @@ def clocks(facts: ClusterFacts) -> Iterator[Finding]:
     """This machine's against the API server's, and the server's against those of pods, which
     write the times of Leases."""
     found = facts.server
-    if found.ahead_s is None or found.now is None:
+    if found.ahead_s is None:
         yield skipped("the API server does not tell the time")
         return
     yield _skew("the API server", "this machine", found.ahead_s, found.within_s)
     for part in PARTS:
         lease = facts.leases[part]
-        renewed = None if isinstance(lease, Unread) else moment(lease["spec"].get("renewTime"))
-        if renewed is None:
+        if isinstance(lease, Unread) or lease.renewed_at is None or lease.seen_at is None:
             continue
         # A renewal of the past is no news of a clock; one of the future is.
-        ahead_s = (renewed - found.now).total_seconds()
+        ahead_s = (lease.renewed_at - lease.seen_at).total_seconds()
         if ahead_s > found.within_s:
             yield _skew(
                 f"the node of the leading {part}", "the API server", ahead_s, found.within_s

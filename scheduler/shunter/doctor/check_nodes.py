@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 
+from shunter.commands.status import counted
 from shunter.doctor.facts import ClusterFacts, Object, Unread
 from shunter.doctor.findings import Finding, failed, ok, skipped, warning
 from shunter.doctor.placement import Wish, wishes
@@ -30,7 +31,7 @@ def gpus(facts: ClusterFacts) -> Iterator[Finding]:
             continue
         offered = sum(_amount(node, "allocatable", resource) for node in having)
         bare = [n for n in having if not any(k.startswith(prefixes) for k in _labels(n))]
-        told = f"{offered} {resource} on {len(having)} nodes{_products(having)}"
+        told = f"{offered} {resource} on {counted(len(having), 'node')}{_products(having)}"
         if bare:
             yield warning(
                 f"{told}; {_names(bare)} without labels of the product",
@@ -74,7 +75,8 @@ def placement(facts: ClusterFacts) -> Iterator[Finding]:
                 judge = failed if alone else warning
                 yield judge(f"pool {pool}, profile {profile}: {refused[0]}", refused[1])
     if placed:
-        yield ok(f"{placed} profiles of {len(wished.by_pool)} pools have nodes that suit them")
+        pools = counted(len(wished.by_pool), "pool")
+        yield ok(f"{counted(placed, 'profile')} of {pools} with nodes that suit")
     elif not wished.by_pool and not wished.unreadable:
         yield skipped("there is no ModelPool", "kubectl apply -f manifests/minimal.yaml")
 

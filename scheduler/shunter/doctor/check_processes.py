@@ -1,11 +1,19 @@
 """The release's own processes on a cluster, who leads, webhooks, and what pools say. Pure."""
 
 from collections.abc import Iterator
-from datetime import datetime
 
-from shunter.doctor.facts import PARTS, ClusterFacts, Object, Page, Part, SchedulerPages, Unread
+from shunter.commands.status import counted
+from shunter.doctor.facts import (
+    PARTS,
+    ClusterFacts,
+    LeaseFacts,
+    Object,
+    Page,
+    Part,
+    SchedulerPages,
+    Unread,
+)
 from shunter.doctor.findings import Finding, failed, ok, skipped, warning
-from shunter_operator.pods import moment
 
 PROCESSES = ("shunter-gateway", "shunter-scheduler", "shunter-operator")
 VERSION_LABEL = "app.kubernetes.io/version"
@@ -49,24 +57,26 @@ def leaders(facts: ClusterFacts) -> Iterator[Finding]:
         if isinstance(lease, Unread):
             yield skipped(f"Lease shunter-{part}: {lease.why}")
         else:
-            yield _lease(part, lease, facts.server.now, facts.place.namespace)
+            yield _lease(part, lease, facts.place.namespace)
 
 
-def _lease(part: Part, lease: Object, now: datetime | None, namespace: str) -> Finding:
-    spec = lease.get("spec") or {}
-    holder, renewed = spec.get("holderIdentity") or "", moment(spec.get("renewTime"))
+def _lease(part: Part, lease: LeaseFacts, namespace: str) -> Finding:
     logs = f"kubectl -n {namespace} logs -l app.kubernetes.io/component={part} --tail=50"
-    if not holder or renewed is None:
+    if not lease.holder or lease.renewed_at is None:
         return failed(f"no {part} leads: nobody holds the Lease shunter-{part}", logs)
-    pod = holder.partition("_")[0]
-    if now is None:
-        return ok(f"{pod} holds the Lease shunter-{part}")
-    age_s = max(0.0, (now - renewed).total_seconds())
-    told = f"{pod} holds the Lease shunter-{part}, renewed {age_s:.0f} s ago"
+    told = f"{_pod(lease)} holds the Lease shunter-{part}"
+    if lease.seen_at is None:
+        return ok(told)
+    age_s = max(0.0, (lease.seen_at - lease.renewed_at).total_seconds())
+    told = f"{told}, renewed {age_s:.0f} s ago"
     # Twice: the API server's clock is read to the second, and the next renewal may be on its way.
-    if age_s > 2 * float(spec.get("leaseDurationSeconds") or 1):
+    if age_s > 2 * lease.duration_s:
         return failed(f"{told}: it has run out", f"{logs}; is its node there?")
     return ok(told)
+
+
+def _pod(lease: LeaseFacts) -> str:
+    return lease.holder.partition("_")[0]
 
 
 def schedulers(facts: ClusterFacts) -> Iterator[Finding]:
@@ -83,9 +93,8 @@ def schedulers(facts: ClusterFacts) -> Iterator[Finding]:
         elif isinstance(pages.metrics, Page) and f"\n{LEADING} 1" in pages.metrics.text:
             leading.append(pod)
     if len(leading) == 1:
-        others = len(facts.schedulers) - 1
-        yield from _holds_the_lease(leading[0], facts)
-        if not others:
+        yield _holds_the_lease(leading[0], facts, len(facts.schedulers))
+        if len(facts.schedulers) == 1:
             yield warning("there is no standby scheduler", "set scheduler.replicas to 2")
     elif leading:
         yield failed(
@@ -96,16 +105,14 @@ def schedulers(facts: ClusterFacts) -> Iterator[Finding]:
         yield failed("no scheduler leads", "look at the Lease shunter-scheduler and at their logs")
 
 
-def _holds_the_lease(leading: str, facts: ClusterFacts) -> Iterator[Finding]:
+def _holds_the_lease(leading: str, facts: ClusterFacts, count: int) -> Finding:
     lease = facts.leases["scheduler"]
-    holder = "" if isinstance(lease, Unread) else (lease.get("spec") or {}).get("holderIdentity")
-    if holder and not str(holder).startswith(f"{leading}_"):
-        yield warning(
-            f"{leading} leads, and {str(holder).partition('_')[0]} has the Lease",
+    if not isinstance(lease, Unread) and lease.holder and _pod(lease) != leading:
+        return warning(
+            f"{leading} leads, and {_pod(lease)} has the Lease",
             "leadership may be changing hands: look again in ten seconds",
         )
-    else:
-        yield ok(f"{leading} leads of {len(facts.schedulers)} schedulers")  # type: ignore[arg-type]
+    return ok(f"{leading} leads of {counted(count, 'scheduler')}")
 
 
 def _silent(pages: SchedulerPages) -> str:
@@ -136,7 +143,7 @@ def webhooks(facts: ClusterFacts) -> Iterator[Finding]:
                     "the leading operator writes it; look at its log",
                 )
             else:
-                yield ok(f"{name}: {len(entries)} webhooks with a caBundle")
+                yield ok(f"{name}: {counted(len(entries), 'webhook')} with a caBundle")
 
 
 def _callable(config: Object) -> bool:
@@ -172,7 +179,7 @@ def pools(facts: ClusterFacts) -> Iterator[Finding]:
     if len(bad) > SHOWN:
         yield warning(f"{len(bad) - SHOWN} more pools like these", "kubectl get smp -A")
     if facts.pools and not bad:
-        yield ok(f"{len(facts.pools)} pools, none Degraded")
+        yield ok(f"{counted(len(facts.pools), 'pool')}, none Degraded")
 
 
 def _trouble(pool: Object) -> str:

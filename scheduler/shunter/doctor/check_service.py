@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from shunter.commands.status import counted
 from shunter.doctor.facts import EngineFacts, ModelFacts, Page, ServiceFacts, Unread
 from shunter.doctor.findings import Finding, failed, ok, skipped, warning
 from shunter_scheduler.service.engine_metrics import publishes_load
@@ -75,8 +76,9 @@ def _pools(facts: ServiceFacts) -> Iterator[Finding]:
     if not facts.scheduler.pools:
         yield warning("the scheduler knows no pool", "give it one: see manifests/")
     elif not empty and not out:
-        count = len(facts.scheduler.instances)
-        yield ok(f"{len(facts.scheduler.pools)} pools with {count} instances, none without")
+        pools = counted(len(facts.scheduler.pools), "pool")
+        instances = counted(len(facts.scheduler.instances), "instance")
+        yield ok(f"{pools} with {instances}, none without")
 
 
 def engines(facts: ServiceFacts) -> Iterator[Finding]:
@@ -93,7 +95,7 @@ def engines(facts: ServiceFacts) -> Iterator[Finding]:
         fine += not found
         yield from found
     if fine:
-        yield ok(f"{fine} engines answer as their types promise: model, token ids, metrics")
+        yield ok(f"{counted(fine, 'engine')} as promised by type: model, token ids, metrics")
     if facts.unasked:
         yield skipped(f"{facts.unasked} more engines were not asked")
 
@@ -175,7 +177,7 @@ def tokenizers(facts: ServiceFacts) -> Iterator[Finding]:
                 "serve the same revision everywhere; until then requests are not moved",
             )
         elif heard:
-            yield ok(f"{source}: {len(heard)} engines tokenise as its files say")
+            yield ok(f"{source}: {counted(len(heard), 'engine')} with the tokenizer of its files")
 
 
 def _page_trouble(page: Page | Unread) -> str:

@@ -25,9 +25,18 @@ class Server:
     address: str
     version: tuple[int, int]
     text: str  # as the server names its version
-    now: datetime | None
     ahead_s: float | None
     within_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseFacts:
+    """`seen_at` by the API server's clock; None where it does not tell the time."""
+
+    holder: str
+    renewed_at: datetime | None
+    duration_s: float
+    seen_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +168,7 @@ class ClusterFacts:
     pools: tuple[Object, ...] | Unread
     runtime_classes: frozenset[str] | Unread
     deployments: Mapping[str, Object] | Unread
-    leases: Mapping[Part, Object | Unread]
+    leases: Mapping[Part, LeaseFacts | Unread]
     schedulers: Mapping[str, SchedulerPages] | Unread  # by pod
     webhooks: tuple[Object, ...] | Unread
     trial: str | Unread  # of a pool that is not kept; empty: the server takes it

@@ -6,8 +6,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 import msgspec
 import yaml
@@ -27,12 +25,14 @@ from shunter.doctor.facts import (
 )
 from shunter.doctor.reach import Reach, Target, ThroughApiServer, direct
 from shunter.doctor.read_cluster import (
+    DATE_RESOLUTION_S,
     Asking,
     engine_pods,
     find_place,
     gateway_service,
     read_cluster,
     scheduler_pods,
+    time_of,
 )
 from shunter.doctor.read_service import (
     MAX_ENGINES,
@@ -51,7 +51,6 @@ from shunter_runtime.kube_api import KubeApi, kube_api
 from shunter_runtime.tls import TlsFiles
 from shunter_scheduler.sources.kubernetes_objects import read_pod
 
-DATE_RESOLUTION_S = 1.0
 GRPC_PORT = "50051"
 # The name that gateways call schedulers by, so that certificates have it.
 SCHEDULERS = "shunter-schedulers"
@@ -87,16 +86,12 @@ async def _server(api: KubeApi, address: str) -> Server:
     answer = await api.ask("GET", "/version")
     answered_at = time.time()
     body = msgspec.json.decode(answer.body) if answer.status == 200 else {}
-    try:
-        date = parsedate_to_datetime(answer.date).timestamp() + DATE_RESOLUTION_S / 2
-    except ValueError:
-        return Server(address, version_of(body), body.get("gitVersion", "?"), None, None, 0.0)
+    now = time_of(answer)
     return Server(
         address=address,
         version=version_of(body),
         text=body.get("gitVersion", f"of unknown version ({answer.status})"),
-        now=datetime.fromtimestamp(date, UTC),
-        ahead_s=date - (asked_at + answered_at) / 2,
+        ahead_s=now.timestamp() - (asked_at + answered_at) / 2 if now else None,
         within_s=(DATE_RESOLUTION_S + answered_at - asked_at) / 2,
     )
 

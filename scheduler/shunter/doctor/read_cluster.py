@@ -4,12 +4,17 @@ import asyncio
 import re
 from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import TypeVar
 from urllib.parse import quote
+
+import msgspec
 
 from shunter.doctor.facts import (
     PARTS,
     ClusterFacts,
+    LeaseFacts,
     Object,
     Part,
     Place,
@@ -23,11 +28,13 @@ from shunter.doctor.needs import Rules, needs, review
 from shunter.doctor.reach import Reach, Target
 from shunter.release import DEFINITIONS, definitions
 from shunter_operator.names import GROUP, VERSION
-from shunter_runtime.kube_api import KubeApi, KubeError, NotFound, Refused
+from shunter_operator.pods import moment
+from shunter_runtime.kube_api import Answer, KubeApi, KubeError, NotFound, Refused
 from shunter_scheduler.sources.kubernetes_objects import ENGINE_PODS
 
 AT_ONCE = 8
 METRICS_PORT = "9090"
+DATE_RESOLUTION_S = 1.0  # of the header
 COMPONENT = "app.kubernetes.io/component"
 RELEASE_LABELS = "app.kubernetes.io/name=shunter,app.kubernetes.io/part-of=shunter"
 T = TypeVar("T")
@@ -179,9 +186,31 @@ async def _all(calls: Iterable[Awaitable[bool]]) -> list[bool]:
     return list(await asyncio.gather(*calls))
 
 
-async def _lease(api: KubeApi, part: Part, place: Place) -> Object | Unread:
+async def _lease(api: KubeApi, part: Part, place: Place) -> LeaseFacts | Unread:
+    """With the time of the answer: ages are by one clock. Nobody holds one that is not there."""
     folder = f"/apis/coordination.k8s.io/v1/namespaces/{quote(place.namespace)}/leases"
-    return await _read(api.get(f"{folder}/shunter-{part}"))
+    try:
+        answer = await api.ask("GET", f"{folder}/shunter-{part}")
+    except KubeError as error:
+        return Unread(str(error))
+    body = answer.body.decode("utf-8", "replace")
+    if answer.status not in (200, 404):
+        return Unread(_in_short(Refused(answer.status, body)))
+    spec = msgspec.json.decode(body).get("spec") or {}
+    return LeaseFacts(
+        holder=spec.get("holderIdentity") or "",
+        renewed_at=moment(spec.get("renewTime")),
+        duration_s=float(spec.get("leaseDurationSeconds") or 1),
+        seen_at=time_of(answer),
+    )
+
+
+def time_of(answer: Answer) -> datetime | None:
+    """When the server answered, by its clock: in the middle of the second that it names."""
+    try:
+        return parsedate_to_datetime(answer.date) + timedelta(seconds=DATE_RESOLUTION_S / 2)
+    except ValueError:
+        return None
 
 
 async def _pages(pods: Iterable[Object], reach: Reach) -> Mapping[str, SchedulerPages]:

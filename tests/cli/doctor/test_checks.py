@@ -51,7 +51,7 @@ def test_what_cannot_be_read_is_skipped_and_never_called_good() -> None:
         definitions=UNREAD, rights={"scheduler": UNREAD, "operator": UNREAD}, nodes=UNREAD,
         pools=UNREAD, runtime_classes=UNREAD, deployments=UNREAD,
         leases={"scheduler": UNREAD, "operator": UNREAD}, schedulers=UNREAD, webhooks=UNREAD,
-        trial=UNREAD, server=Server("https://api", VERSION, "v1.30.2", None, None, 0.0),
+        trial=UNREAD, server=Server("https://api", VERSION, "v1.30.2", None, 0.0),
     )  # fmt: skip
     blind = service(gateway=UNREAD, scheduler=UNREAD, engines=UNREAD)
     found = {(name, finding.state) for name, finding in judge(Facts(blind, facts))}
@@ -143,7 +143,7 @@ CLUSTER_CASES: list[
      {"deployments": {n: deployment(n, version="0.0.9") for n in SOUND}},
      State.warning, "0.0.9", "kubectl exec"),
     ("nobody leads", check_processes.leaders,
-     {"leases": {"scheduler": {"spec": None}, "operator": lease("o")}},
+     {"leases": {"scheduler": lease("", ""), "operator": lease("o")}},
      State.failed, "no scheduler leads", "logs"),
     ("a Lease that ran out", check_processes.leaders,
      {"leases": {"scheduler": lease("s-0_a", "2026-11-22T16:59:00Z"), "operator": lease("o")}},
@@ -251,7 +251,7 @@ def test_simulated_engines_need_no_gpu() -> None:
 def test_a_service_with_a_bundle_can_be_called() -> None:
     good = {"name": "pools", "clientConfig": {"caBundle": "YQ=="}}
     facts = cluster(webhooks=({**ADMITS, "webhooks": [good]},))
-    expect(list(check_processes.webhooks(facts)), State.ok, "1 webhooks", "")
+    expect(list(check_processes.webhooks(facts)), State.ok, "1 webhook", "")
 
 
 def test_a_long_list_of_bad_pools_is_cut() -> None:
