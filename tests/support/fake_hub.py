@@ -142,8 +142,8 @@ def _listing(hub: FakeHub) -> dict[str, object]:
 
 
 def _resolved(path: str, hub: FakeHub) -> str:
-    prefix = f"/org/name/resolve/{hub.commit}/"
-    name = urllib.parse.unquote(path.removeprefix(prefix)) if path.startswith(prefix) else ""
+    found = re.fullmatch(rf"/org/name/resolve/(?:{hub.commit}|main)/(.+)", path)
+    name = urllib.parse.unquote(found[1]) if found else ""
     return name if name in hub.files else ""
 
 
