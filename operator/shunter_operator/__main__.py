@@ -3,8 +3,6 @@
 import asyncio
 import os
 import random
-import secrets
-import socket
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,6 +12,7 @@ import kopf
 import structlog
 from prometheus_client import CollectorRegistry
 
+from shunter_api.validate import Known
 from shunter_operator.admission.service import Place, WebhookOptions, Webhooks
 from shunter_operator.cluster import ClusterError
 from shunter_operator.controller import Controller, Pace
@@ -26,6 +25,7 @@ from shunter_operator.kubernetes import (
     pdb_api_version,
     server_version,
 )
+from shunter_operator.leadership import first_of, leadership
 from shunter_operator.names import PoolKey, Ref
 from shunter_operator.nodes import NOTICE_TAINTS, may_watch_nodes, node_reflector
 from shunter_operator.reconcile import Outside, Reconciler
@@ -35,7 +35,6 @@ from shunter_operator.values import Environment, Node
 from shunter_operator.watches import Watches
 from shunter_runtime.kube_access import KubeAccessError, find_access
 from shunter_runtime.kube_api import KubeApi, KubeError, kube_api
-from shunter_runtime.lease_election import LeaderElection
 from shunter_runtime.lease_kubernetes import KubernetesLease
 from shunter_runtime.logs import configure_logging
 from shunter_runtime.loop import run as run_loop
@@ -68,6 +67,7 @@ class OperatorOptions:
     leader_election: bool = True
     lease_namespace: str = ""  # empty: the process's own
     notice_taints: tuple[str, ...] = NOTICE_TAINTS  # of nodes that end soon
+    known: Known = field(default_factory=Known)  # what resources may ask for
     webhooks: WebhookOptions | None = None
 
 
@@ -104,20 +104,24 @@ async def serve(
         telemetry = Telemetry(CollectorRegistry())
         webhooks = Webhooks(options.webhooks)
         port = await _metrics(options, telemetry, webhooks, stop, stack)
+        namespace = options.lease_namespace or api.namespace
         try:
-            namespace = options.lease_namespace or api.namespace
-            place = Place(namespace, options.namespaces, await server_version(api))
+            version = await server_version(api)
+            place = Place(namespace, options.namespaces, version, options.known)
             await stack.enter_async_context(webhooks.running(api, place, telemetry, stop))
         except (ClusterError, KubeError, OSError) as error:
             raise StartError(f"the webhooks: {error}") from error
         if options.leader_election:
-            await stack.enter_async_context(_leadership(options, api, telemetry, stop))
+            await stack.enter_async_context(
+                leadership(KubernetesLease(api, namespace, LEASE), telemetry, stop)
+            )
         if not stop.is_set():
             webhooks.lead()
             parts = Parts.build(options, api, environment, telemetry)
             if environment.watches_nodes:
                 await stack.enter_async_context(_nodes(options, api, parts, stop))
-            registry = registry_of(access, parts.watches, parts.pools.wake, parts.policies.wake)
+            wakes = parts.pools.wake, parts.policies.wake
+            registry = registry_of(access, parts.watches, *wakes, options.known)
             await _work(options, parts, registry, stop, lambda: started(port))
             await _release(parts)
         log.info("operator.stopping")
@@ -194,7 +198,7 @@ async def _nodes(
     task = asyncio.create_task(reflector.run(), name="nodes")
     task.add_done_callback(lambda _: stop.set())
     try:
-        await _first(known, stop)
+        await first_of(known, stop)
         yield
     finally:
         task.cancel()
@@ -219,43 +223,6 @@ async def _end_of(tasks: Collection[asyncio.Task[None]]) -> None:
     for end in ends:
         if isinstance(end, Exception):
             raise end
-
-
-@asynccontextmanager
-async def _leadership(
-    options: OperatorOptions, api: KubeApi, telemetry: Telemetry, stop: asyncio.Event
-) -> AsyncIterator[None]:
-    """Enters once this process leads, or is told to stop; sets `stop` when the lead is lost."""
-    leads = asyncio.Event()
-
-    def changed(term: int | None) -> None:
-        telemetry.leading.set(term is not None)
-        if term is not None:
-            leads.set()
-        elif leads.is_set():
-            stop.set()
-
-    namespace = options.lease_namespace or api.namespace
-    identity = f"{socket.gethostname()}_{secrets.token_hex(4)}"
-    election = LeaderElection(KubernetesLease(api, namespace, LEASE), identity)
-    task = asyncio.create_task(election.run(changed), name="leader election")
-    task.add_done_callback(lambda _: stop.set())
-    try:
-        await _first(leads, stop)
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-        await election.release()
-
-
-async def _first(*events: asyncio.Event) -> None:
-    waiting = [asyncio.create_task(event.wait()) for event in events]
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    for task in waiting:
-        task.cancel()
-    await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def _environment(options: OperatorOptions, api: KubeApi) -> Environment:

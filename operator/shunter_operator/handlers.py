@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import kopf
 
+from shunter_api.validate import Known
 from shunter_operator.cluster import PolicyRecord, PoolRecord
 from shunter_operator.names import GROUP, LABEL_MANAGED_BY, MANAGED_BY, VERSION, PoolKey, Ref
 from shunter_operator.pods import finished, pod_of
@@ -36,7 +37,11 @@ CONNECT_TIMEOUT_S = 10
 
 
 def registry_of(
-    access: KubeAccess, watches: Watches, wake: Wake, wake_policy: Callable[[Ref], None]
+    access: KubeAccess,
+    watches: Watches,
+    wake: Wake,
+    wake_policy: Callable[[Ref], None],
+    known: Known,
 ) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
@@ -44,11 +49,11 @@ def registry_of(
     async def login(**_: Any) -> kopf.AiohttpSession:
         return _session(access)
 
-    _pools(registry, wake)
+    _pools(registry, wake, known)
     _pods(registry, wake)
     for kind, selector in OWNED_KINDS:
         _owned(registry, kind, selector, wake)
-    _policies(registry, wake_policy)
+    _policies(registry, wake_policy, known)
 
     @kopf.on.startup(registry=registry)
     def bind(**indices: Any) -> None:
@@ -93,10 +98,10 @@ def _session(access: KubeAccess) -> kopf.AiohttpSession:
     return kopf.AiohttpSession(server=access.server, aiohttp_session=session)
 
 
-def _pools(registry: kopf.OperatorRegistry, wake: Wake) -> None:
+def _pools(registry: kopf.OperatorRegistry, wake: Wake, known: Known) -> None:
     @kopf.index(GROUP, VERSION, "modelpools", id="pools", registry=registry)
     def index(body: kopf.Body, **_: Any) -> dict[PoolKey, PoolRecord]:
-        record = pool_record(body)
+        record = pool_record(body, known)
         return {record.key: record}
 
     @kopf.on.event(GROUP, VERSION, "modelpools", id="pool", registry=registry)
@@ -130,12 +135,12 @@ def _owned(
             wake(key)
 
 
-def _policies(registry: kopf.OperatorRegistry, wake: Callable[[Ref], None]) -> None:
+def _policies(registry: kopf.OperatorRegistry, wake: Callable[[Ref], None], known: Known) -> None:
     @kopf.index(GROUP, VERSION, "routingpolicies", id="policies", registry=registry)
     def index(body: kopf.Body, **_: Any) -> dict[Ref, PolicyRecord]:
-        record = policy_record(body)
+        record = policy_record(body, known)
         return {record.ref: record}
 
     @kopf.on.event(GROUP, VERSION, "routingpolicies", id="policy", registry=registry)
     def changed(body: kopf.Body, **_: Any) -> None:
-        wake(policy_record(body).ref)
+        wake(Ref("RoutingPolicy", body["metadata"]["namespace"], body["metadata"]["name"]))

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
 
 from shunter_api.routingpolicy import RoutingPolicy, Rule, When
-from shunter_api.rules import in_order
+from shunter_api.rules import DEFAULT_CLASS, in_order
 from shunter_api.status import Condition, ConditionType, PolicyStatus
 
 
@@ -42,10 +42,17 @@ def policy_status(
     return PolicyStatus(observed_generation=generation, conditions=tuple(conditions))
 
 
-def missing_pools(policy: RoutingPolicy, pools: Collection[str]) -> tuple[str, str] | None:
-    """Reason and message where a rule names a pool that is not there (yet)."""
+def missing_references(
+    policy: RoutingPolicy, pools: Collection[str], policies: Iterable[RoutingPolicy]
+) -> tuple[str, str] | None:
+    """Reason and message where a rule names a pool or a class that is not there (yet); a class may
+    be of any policy."""
     missing = [f"{place}: there is no pool {name!r}" for place, name in _named(policy)
                if name not in pools]  # fmt: skip
+    classes = {DEFAULT_CLASS} | {known.name for other in policies for known in other.spec.classes}
+    for index, rule in enumerate(policy.spec.rules):
+        if rule.slo_class is not None and rule.slo_class not in classes:
+            missing.append(f"spec.rules[{index}].class: there is no class {rule.slo_class!r}")
     return ("PolicyRefNotFound", "; ".join(missing[:8])) if missing else None
 
 

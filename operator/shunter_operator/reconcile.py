@@ -29,7 +29,7 @@ from shunter_operator.names import (
 )
 from shunter_operator.plan import plan
 from shunter_operator.pods import moment, time_text
-from shunter_operator.policies import in_force, missing_pools, policy_status, unreached
+from shunter_operator.policies import in_force, missing_references, policy_status, unreached
 from shunter_operator.scheduler_client import SchedulerPort, SchedulerUnavailable
 from shunter_operator.status import refused_status
 from shunter_operator.telemetry import Telemetry
@@ -114,9 +114,10 @@ class Reconciler:
             trouble: tuple[str, str] | None = ("InvalidSpec", _told(record.problems))
         else:
             policies = [r.policy for r in mirror.policies() if r.policy is not None]
-            trouble = missing_pools(
-                record.policy, {r.key.name for r in mirror.pools()}
-            ) or unreached(record.policy, policies)
+            pools = {r.key.name for r in mirror.pools()}
+            trouble = missing_references(record.policy, pools, policies) or unreached(
+                record.policy, policies
+            )
         before = _policy_status_read(record.body)
         generation = record.body["metadata"].get("generation", 1)
         status = policy_status(trouble, before, generation, self._outside.clock())

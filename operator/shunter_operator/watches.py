@@ -4,13 +4,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shunter_api.load import parse_object
+from shunter_api.load import Documents, located, parse_object
 from shunter_api.modelpool import ModelPool
 from shunter_api.problems import ConfigurationError
 from shunter_api.routingpolicy import RoutingPolicy
+from shunter_api.validate import Known, check_each
 from shunter_operator.cluster import Body, PolicyRecord, PoolRecord
 from shunter_operator.names import LABEL_POOL, PoolKey, Ref
 from shunter_operator.values import Manifest, Node, Pod
+
+NOTHING_MORE = Known()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,24 +74,28 @@ class Watches:
         return [key for key, pods in self._pods.items() if any(p.node in changed for p in pods)]
 
 
-def pool_record(body: Body) -> PoolRecord:
+def pool_record(body: Body, known: Known = NOTHING_MORE) -> PoolRecord:
+    """`known`: what is asked beside the schema; admission asks the same, where there is any."""
     plain = without_managed_fields(body)
     try:
         pool = parse_object(plain)
     except ConfigurationError as error:
         return PoolRecord(plain, None, error.problems)
     assert isinstance(pool, ModelPool)
-    return PoolRecord(plain, pool)
+    problems = tuple(check_each(Documents(pools=(located(pool),)), known))
+    return PoolRecord(plain, None if problems else pool, problems)
 
 
-def policy_record(body: Body) -> PolicyRecord:
+def policy_record(body: Body, known: Known = NOTHING_MORE) -> PolicyRecord:
+    """As `pool_record`."""
     plain = without_managed_fields(body)
     try:
         policy = parse_object(plain)
     except ConfigurationError as error:
         return PolicyRecord(plain, None, error.problems)
     assert isinstance(policy, RoutingPolicy)
-    return PolicyRecord(plain, policy)
+    problems = tuple(check_each(Documents(policies=(located(policy),)), known))
+    return PolicyRecord(plain, None if problems else policy, problems)
 
 
 def owned(body: Body, kind: str) -> Owned:

@@ -36,6 +36,11 @@ class Located(Generic[T]):
         return self.document.problem(path, message)
 
 
+def located(value: T, origin: str = "") -> Located[T]:
+    """A resource that came from no text."""
+    return Located(value, YamlDocument(origin, None))
+
+
 @dataclass(frozen=True, slots=True)
 class Documents:
     """What one or several files hold; `problems` lists what could not be read."""

@@ -44,6 +44,18 @@ async def test_a_rule_that_names_no_pool_is_told_with_its_place(world: World) ->
     assert degraded(world, ref)[:2] == ("False", "AsExpected")
 
 
+async def test_a_rule_that_names_no_class_is_told_with_its_place(world: World) -> None:
+    """Of any policy."""
+    ref = put(world, policy("main", rules=[{"name": "all", "class": "gold"}]))
+    await world.reconciler.reconcile_policy(ref)
+    status, reason, message = degraded(world, ref)
+    assert (status, reason) == ("True", "PolicyRefNotFound")
+    assert message == "spec.rules[0].class: there is no class 'gold'"
+    put(world, policy("classes", classes=[{"name": "gold", "priority": 1}]))
+    await world.reconciler.reconcile_policy(ref)
+    assert degraded(world, ref)[:2] == ("False", "AsExpected")
+
+
 async def test_a_policy_that_does_not_read_is_degraded(world: World) -> None:
     ref = put(world, policy("main", rules=[{"nmae": "all"}]))
     await world.reconciler.reconcile_policy(ref)

@@ -5,12 +5,11 @@ The checks are those of `shunter validate`, in the same code.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from shunter_api.base import API_VERSION
-from shunter_api.load import AnyResource, Documents, Located, parse_object
+from shunter_api.load import AnyResource, Documents, located, parse_object
 from shunter_api.modelpool import ModelPool
-from shunter_api.positions import YamlDocument, field_text
+from shunter_api.positions import field_text
 from shunter_api.problems import ConfigurationError, Problem
 from shunter_api.routingpolicy import RoutingPolicy
 from shunter_api.validate import Known, check_between, check_each
@@ -21,7 +20,6 @@ from shunter_operator.names import ANNOTATION_MISSING_REFERENCES, GROUP
 RESOURCES = ("modelpools", "routingpolicies")
 SCALE = "scale"
 ALLOW = "allow"
-T = TypeVar("T", ModelPool, RoutingPolicy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +112,14 @@ def _read(value: Object) -> tuple[AnyResource | None, tuple[Problem, ...]]:
 def _documents(resource: AnyResource, others: Cell = Cell()) -> Documents:
     """The resource last, so that it is the one that is blamed. It has no origin, others have."""
     pools = sorted(others.pools, key=lambda pool: pool.metadata.age_order)
-    policies = [_located(p, f"namespace {p.metadata.namespace}") for p in others.policies]
-    located = [_located(p, f"namespace {p.metadata.namespace}") for p in pools]
+    policies = [located(p, f"namespace {p.metadata.namespace}") for p in others.policies]
+    older = [located(p, f"namespace {p.metadata.namespace}") for p in pools]
     match resource:
         case ModelPool():
-            located.append(_located(resource, ""))
+            older.append(located(resource))
         case RoutingPolicy():
-            policies.append(_located(resource, ""))
-    return Documents(tuple(located), tuple(policies))
+            policies.append(located(resource))
+    return Documents(tuple(older), tuple(policies))
 
 
 def _clashes(resource: AnyResource, cell: Cell) -> Iterator[Problem]:
@@ -151,7 +149,3 @@ def _scale(request: Request, scale: Object, cell: Cell | None) -> Findings:
         }
     )
     return Findings(clashes=tuple(p for p in problems if p.field == "spec.replicas"))
-
-
-def _located(value: T, origin: str) -> Located[T]:
-    return Located(value, YamlDocument(origin, None))

@@ -46,6 +46,8 @@ log = structlog.get_logger(__name__)
 class Api(ListAndWatch, Protocol):
     """Of `KubeApi` what is used here. Every call raises `KubeError`."""
 
+    async def get(self, path: str) -> Object: ...
+
     async def patch(
         self, path: str, body: Object, content_type: str, query: Mapping[str, str] | None = None
     ) -> Object: ...

@@ -5,7 +5,7 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -15,11 +15,11 @@ import structlog
 from shunter_api.validate import Known
 from shunter_operator.admission.cell import CellWatch
 from shunter_operator.admission.certificates import Pair, ends, issue
-from shunter_operator.admission.keeper import Keeper, Kept, Means
+from shunter_operator.admission.keeper import Api, Keeper, Kept, Means
 from shunter_operator.admission.registration import Address, Registration
 from shunter_operator.admission.server import Reviewer, load_pair, serve_reviews, tls_context
 from shunter_operator.telemetry import Telemetry
-from shunter_runtime.kube_api import KubeApi, Refused
+from shunter_runtime.kube_api import Refused
 from shunter_runtime.metrics import port_of
 
 NAME = "shunter-webhook"  # of the Secret and of the Service
@@ -36,16 +36,17 @@ class WebhookOptions:
     reached_at: str = ""
     host: str = "0.0.0.0"
     port: int = 9443
-    known: Known = field(default_factory=Known)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the operator runs, and for whom: `namespaces` empty means all."""
+    """Where the operator runs, and for whom: `namespaces` empty means all. `known`: what resources
+    may ask for."""
 
     namespace: str
     namespaces: Sequence[str]
     server_version: tuple[int, int]
+    known: Known
 
 
 class Webhooks:
@@ -75,7 +76,7 @@ class Webhooks:
 
     @asynccontextmanager
     async def running(
-        self, api: KubeApi, place: Place, telemetry: Telemetry, stop: asyncio.Event
+        self, api: Api, place: Place, telemetry: Telemetry, stop: asyncio.Event
     ) -> AsyncIterator[None]:
         """Serves and keeps; what that dies of sets `stop`, and is raised at the end. Raises
         `OSError` where the port is taken, and `KubeError`."""
@@ -85,7 +86,7 @@ class Webhooks:
             return
         rng, tls = random.Random(), tls_context()
         cells = self._cells = CellWatch(api, place.namespaces, rng)
-        reviewer = Reviewer(cells, options.known, telemetry)
+        reviewer = Reviewer(cells, place.known, telemetry)
         async with AsyncExitStack() as stack:
             runner = await serve_reviews(reviewer, options.host, options.port, tls)
             stack.push_async_callback(runner.cleanup)
@@ -99,7 +100,7 @@ class Webhooks:
 
     async def _means(
         self,
-        api: KubeApi,
+        api: Api,
         options: WebhookOptions,
         place: Place,
         tls: ssl.SSLContext,
@@ -143,7 +144,7 @@ async def _together(cells: CellWatch, keeper: Keeper) -> None:
         tasks.create_task(keeper.run())
 
 
-async def _namespace_reference(api: KubeApi, namespace: str) -> dict[str, str]:
+async def _namespace_reference(api: Api, namespace: str) -> dict[str, str]:
     """An owner, so that what is outside the namespace goes with it; none where it may not be read.
     Raises `KubeError`."""
     try:

@@ -78,6 +78,11 @@ class FakeApi:
     def delete(self, path: str) -> None:
         self._tell("DELETED", path, self.objects.pop(path))
 
+    async def get(self, path: str) -> Object:
+        if path not in self.objects:
+            raise NotFound(404, path)
+        return copy.deepcopy(self.objects[path])
+
     async def list(self, path: str, query: Mapping[str, str] | None = None) -> Listing:
         self.lists += 1
         if self.down:

@@ -101,10 +101,9 @@ def operator(
                 metrics_port=metrics_port,
                 leader_election=leader_election,
                 lease_namespace=lease_namespace,
+                known=KNOWN,
                 webhooks=(
-                    WebhookOptions(webhooks, webhook_host, port=webhook_port, known=KNOWN)
-                    if webhooks
-                    else None
+                    WebhookOptions(webhooks, webhook_host, port=webhook_port) if webhooks else None
                 ),
                 notice_taints=(*NOTICE_TAINTS, *(notice_taint or ())),
                 log_level=log_level,

@@ -1,0 +1,31 @@
+"""What the watches make of resources that read, but ask for what cannot be had."""
+
+import pytest
+
+from shunter_api.validate import Known
+from shunter_operator.testing import pool_body
+from shunter_operator.watches import policy_record, pool_record
+
+POLICY = {
+    "apiVersion": "shunter.dev/v1alpha1",
+    "kind": "RoutingPolicy",
+    "metadata": {"name": "main", "namespace": "serving"},
+    "spec": {"dispatch": {"policy": "round-robbin"}},
+}
+KNOWN = Known(("round-robin",), lambda pool: [(("spec", "profiles", 0), "does not fit")])
+
+
+@pytest.mark.parametrize("known", [KNOWN, Known()], ids=["asked", "not asked"])
+def test_what_admission_would_refuse_is_told_afterwards_too(known: Known) -> None:
+    """A namespaced install has no webhooks."""
+    pool, policy = pool_record(pool_body(), known), policy_record(POLICY, known)
+    if known is KNOWN:
+        assert pool.pool is None and policy.policy is None
+        assert [(p.field, p.message) for p in pool.problems] == [
+            ("spec.profiles[0]", "does not fit")
+        ]
+        (problem,) = policy.problems
+        assert problem.field == "spec.dispatch.policy" and "'round-robin'" in problem.message
+    else:
+        assert pool.pool is not None and policy.policy is not None
+        assert pool.problems == policy.problems == ()
