@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from shunter_api.modelpool import Profile
 from shunter_api.status import PoolStatus
-from shunter_operator import draining, engine_files, evictions, rollout, scaling
+from shunter_operator import draining, engine_files, evictions, rollout, scaling, spill
 from shunter_operator.draining import empty_victim, goes_first
 from shunter_operator.engines import unsupported
 from shunter_operator.evictions import Evictions, find_evictions
@@ -59,7 +59,7 @@ def plan(
     else:
         actions = [] if FINALIZER in observed.finalizers else [SetFinalizer(True)]
         if desired.conflict is None and unsupported(desired.pool, environment) is None:
-            counts = scaling.wanted(desired, observed, now)
+            counts = spill.wanted(desired, observed, now)
             actions += _serve(desired, observed, environment, counts, now)
         else:
             actions += evictions.let_pass(observed.pods, observed.nodes)

@@ -145,17 +145,16 @@ def shortages(holding: Holding, now: datetime) -> Iterator[tuple[Pod, Shape]]:
         p.name: [pod for pod in holding.lacking(p.name) if stuck(pod, now, spec.spill_after_s)]
         for p in profiles
     }
-    first = next((n for n, p in enumerate(profiles) if homeless[p.name]), len(profiles))
     wanted = sum(counts[p.name].own for p in profiles if p.name in counts)
     trying = sum(not p.deleting for p in holding.pods) - sum(map(len, homeless.values()))
     room = sum(
         max(0, p.replicas.max - counts[p.name].total)
-        for p in profiles[first + 1 :]
+        for p in profiles
         if p.name in counts and not homeless[p.name]
     )
     if wanted - trying - room <= 0:
         return
-    for profile in profiles[first:]:
+    for profile in profiles:
         shape = shape_of(holding, profile.name)
         if homeless[profile.name] and shape is not None:
             yield homeless[profile.name][0], shape

@@ -1,9 +1,7 @@
-"""How many instances each profile shall have, and which pods go first. Pure.
+"""How many instances each profile has of its own, and which pods go first. Pure.
 
-Profiles are in order of preference. What a profile is to have of its own comes from the scheduler's
-advice (Auto) or from `spec.replicas` (Manual). Pods of it that no node takes for `spillAfter` are
-stood in for by the next profile; they stay Pending, as the probe that finds out when there is room.
-A stand-in goes once as many preferred pods have been ready for `returnAfter`.
+What a profile is to have comes from the scheduler's advice (Auto) or from `spec.replicas` (Manual).
+Stand-ins for pods without a place are the business of `shunter_operator.spill`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -52,14 +50,12 @@ def _number(text: str) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def wanted(desired: Desired, observed: Observed, now: datetime) -> dict[str, Count]:
-    """By profile, in the pool's order."""
+def own_replicas(desired: Desired, observed: Observed, now: datetime) -> dict[str, int]:
+    """What each profile is to have of its own, in the pool's order."""
     pool = desired.pool
     if pool.spec.scaling.mode == "Manual":
-        own = manual(pool)
-    else:
-        own = {p.name: _auto(desired, observed, p, now) for p in pool.profiles}
-    return _spill(desired, observed, own, now)
+        return manual(pool)
+    return {p.name: _auto(desired, observed, p, now) for p in pool.profiles}
 
 
 def manual(pool: ModelPool) -> dict[str, int]:
@@ -122,53 +118,9 @@ def low_since(
     return since
 
 
-def _spill(
-    desired: Desired, observed: Observed, own: Mapping[str, int], now: datetime
-) -> dict[str, Count]:
-    """Walks down the profiles with the number of instances that found no place above."""
-    scaling = desired.pool.spec.scaling
-    profiles = desired.pool.profiles
-    stand_ins = {p.name: c.spilled for p in profiles if (c := current(desired, observed, p.name))}
-    counts: dict[str, Count] = {}
-    homeless = 0
-    for index, profile in enumerate(profiles):
-        most = most_of(desired, profile)
-        kept = min(own[profile.name], most)
-        taken = max(0, min(homeless, most - kept))
-        count = counts[profile.name] = Count(kept, taken)
-        homeless -= taken
-        given = own[profile.name] - kept
-        pods = [p for p in observed.pods if p.profile == profile.name and not p.deleting]
-        lost = sum(stuck(p, now, scaling.spill_after_s) for p in _homeless(observed, profile.name))
-        settled = sum(_settled(p, now, scaling.return_after_s) for p in pods)
-        below = sum(stand_ins.get(later.name, 0) for later in profiles[index + 1 :])
-        missing = max(0, count.total - settled)
-        homeless += max(min(lost, count.total) + given, min(missing + given, below))
-    return counts
-
-
-def most_of(desired: Desired, profile: Profile) -> int:
-    """Pods that a profile may have: fewer while a pool of a higher priority needs its GPUs."""
-    reclaim = desired.reclaims.get(profile.name)
-    most = profile.replicas.max
-    return min(most, reclaim.limit) if reclaim is not None else most
-
-
-def _homeless(observed: Observed, profile: str) -> list[Pod]:
-    """Pods that nobody has a place for; not those that wait for the place of their predecessor."""
-    pods = [p for p in observed.pods if p.profile == profile]
-    placed = {p.template for p in pods if p.scheduled}
-    return [p for p in pods if not p.deleting and not p.scheduled and placed <= {p.template}]
-
-
 def stuck(pod: Pod, now: datetime, after_s: float) -> bool:
     """Whether no node has taken the pod for so long."""
     since = pod.unschedulable_since
-    return since is not None and (now - since).total_seconds() >= after_s
-
-
-def _settled(pod: Pod, now: datetime, after_s: float) -> bool:
-    since = pod.ready_since
     return since is not None and (now - since).total_seconds() >= after_s
 
 

@@ -138,6 +138,37 @@ async def test_a_start_that_finds_no_place_spills(world: World) -> None:
     assert world.replicas() == {"chat-a": 0, "chat-b": 0}, "the stand-in goes too"
 
 
+async def test_a_start_on_a_cheaper_profile_without_a_place_goes_to_the_preferred_one(
+    world: World,
+) -> None:
+    world.cluster.places = {"a": 1, "b": 0}
+    key = world.cluster.put(body(returnAfter="4s"))
+    advise(world, 0, 1)
+    await world.settle(key, seconds=8)
+    assert world.replicas() == {"chat-a": 1, "chat-b": 1}
+    (stand_in,) = world.ready("a")
+    assert world.condition(key, "SpilledOver") == ("True", "InsufficientGPU")
+    world.scheduler.serve(stand_in, 0)
+    world.cluster.places["b"] = 1
+    await world.settle(key, seconds=3)
+    assert world.ready("a") == [stand_in], "until the other one has settled"
+    await world.settle(key, seconds=8)
+    assert world.replicas() == {"chat-a": 0, "chat-b": 1}
+    assert await world.reconciler.reconcile(key) == 0
+
+
+async def test_a_start_without_any_place_waits_on_one_profile(world: World) -> None:
+    world.cluster.places = {"a": 0, "b": 0}
+    key = world.cluster.put(body())
+    advise(world, 0, 1)
+    await world.settle(key, seconds=20)
+    before = world.replicas()
+    assert before["chat-b"] == 1 and before["chat-a"] <= 1
+    await world.settle(key, seconds=60)
+    assert world.replicas() == before
+    assert await world.reconciler.reconcile(key) == 0
+
+
 async def test_without_scale_to_zero_none_is_not_taken_at_its_word(world: World) -> None:
     key = await started(world)
     world.cluster.put(body(scaleToZero=None))
