@@ -108,6 +108,31 @@ async def test_status_says_which_gpus_are_short(kube: Cluster) -> None:
         assert "nvidia.com/gpu" in status["message"]
 
 
+async def test_status_says_which_taint_keeps_pods_away(kube: Cluster) -> None:
+    there = profile("h100", nodeSelector={kube.namespace: "here"})
+    await kube.label_node("fake-gpu-1", "here")
+    try:
+        async with kube.tainted("fake-gpu-1"), kube.operator():
+            await kube.apply("chat", profiles=[there])
+            await kube.conditioned("chat", "Ready", "False", "TaintNotTolerated")
+            (status,) = (await kube.pool("chat"))["status"]["profiles"]
+            assert kube.namespace in status["message"]
+            exists = {"key": kube.namespace, "operator": "Exists"}
+            await kube.apply("chat", profiles=[{**there, "tolerations": [exists]}])
+            await kube.conditioned("chat", "Ready", "True", "Serving")
+    finally:
+        await kube.label_node("fake-gpu-1", None)
+
+
+async def test_status_says_that_the_scheduler_knows_nothing_of_the_pool(kube: Cluster) -> None:
+    kube.scheduler.pools = ("another",)
+    async with kube.operator():
+        await kube.apply("chat", profiles=[profile("h100")])
+        await kube.conditioned("chat", "AutoscalerActive", "False", "MetricMissing")
+        await kube.conditioned("chat", "SLOMet", "Unknown", "MetricMissing")
+        await kube.conditioned("chat", "Ready", "True", "Serving")
+
+
 async def test_status_says_that_a_quota_is_used_up(kube: Cluster) -> None:
     quota = {
         "apiVersion": "v1",

@@ -202,6 +202,22 @@ class Cluster:
         patch = {"metadata": {"labels": {self.namespace: value}}}
         await self.api.patch(f"/api/v1/nodes/{name}", patch, MERGE)
 
+    @asynccontextmanager
+    async def tainted(self, node: str) -> AsyncIterator[None]:
+        """Nothing new is scheduled there meanwhile; this namespace's name is the taint's key."""
+        path = f"/api/v1/nodes/{node}"
+
+        async def others() -> list[dict[str, Any]]:
+            taints = (await self.api.get(path))["spec"].get("taints") or []
+            return [taint for taint in taints if taint["key"] != self.namespace]
+
+        ours = {"key": self.namespace, "effect": "NoSchedule"}
+        await self.api.patch(path, {"spec": {"taints": [*await others(), ours]}}, MERGE)
+        try:
+            yield
+        finally:
+            await self.api.patch(path, {"spec": {"taints": await others()}}, MERGE)
+
     async def keep_readiness_gates(self) -> None:
         """Fake nodes know no readiness gates: this does what a kubelet does. Until cancelled."""
         while True:
@@ -211,7 +227,8 @@ class Cluster:
                 gated = fake and pod["spec"].get("readinessGates")
                 if not gated or "Initialized" not in conditions:
                     continue
-                wanted = conditions.get(READINESS_GATE, "False")
+                both = {conditions.get(READINESS_GATE), conditions.get("ContainersReady")}
+                wanted = "True" if both == {"True"} else "False"
                 if conditions.get("Ready") != wanted:
                     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
                     ready = {"type": "Ready", "status": wanted, "lastTransitionTime": now}
