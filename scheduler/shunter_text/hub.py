@@ -173,7 +173,7 @@ class ModelFiles:
                 "HF_HUB_OFFLINE forbids to download it"
             )
         content = self._download(file_name)
-        _write_atomically(self._own_path(file_name), content)
+        write_atomically(self._own_path(file_name), content)
         return content
 
     def _local_paths(self, file_name: str) -> list[Path]:
@@ -225,7 +225,7 @@ class ModelFiles:
         return left_s
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Raises `HubError`."""
     part: Path | None = None
     try:

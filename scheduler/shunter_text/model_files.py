@@ -102,10 +102,16 @@ def model_file(
     if scheme not in fetchers:
         known = ", ".join(f"{name}://" for name in ("file", *fetchers))
         raise ModelFileError(f"{source}: this engine reads GGUF files from {known} only")
+    target = cached_file(source, options)
+    return _fetch_once(source, target, lambda part: fetchers[scheme](rest, part, options), options)
+
+
+def cached_file(source: str, options: FetchOptions) -> Path:
+    """Where a GGUF file that is fetched is kept. Raises `ModelFileError`."""
+    scheme, _, rest = source.partition("://")
     if not rest.endswith(".gguf") or not all(map(_PART.fullmatch, rest.split("/"))):
         raise ModelFileError(f"{source}: must name a .gguf file, as in {scheme}://.../FILE.gguf")
-    target = options.cache / "models" / scheme / rest
-    return _fetch_once(source, target, lambda part: fetchers[scheme](rest, part, options), options)
+    return options.cache / "models" / scheme / rest
 
 
 def _local(path: Path, source: str) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 import tokenizers
 
 from shunter_text.gguf import GgufError, tokenizer_from_gguf
+from shunter_text.gguf_head import gguf_head
 from shunter_text.hub import HubError, HubOptions, ModelFiles
 from shunter_text.model_files import FetchOptions, ModelFileError, model_file
 from shunter_text.tokenizer import Tokenizer
@@ -61,7 +62,7 @@ def load_tokenizer(source: str, fetch: FetchOptions | None = None) -> Tokenizer 
     fetch = fetch if fetch is not None else FetchOptions.from_environ(os.environ)
     try:
         if rest.endswith(".gguf"):
-            return _from_gguf(model_file(source, fetch))
+            return _from_gguf((gguf_head if scheme == "hf" else model_file)(source, fetch))
         if scheme not in _LOADERS:
             known = ", ".join((*_LOADERS, *_NO_TOKENIZER_HERE))
             raise ValueError(f"unknown kind of source; known are {known}")
