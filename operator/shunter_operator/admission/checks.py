@@ -13,7 +13,7 @@ from shunter_api.positions import field_text
 from shunter_api.problems import ConfigurationError, Problem
 from shunter_api.routingpolicy import RoutingPolicy
 from shunter_api.validate import Known, check_between, check_each
-from shunter_operator.admission.review import Findings, Object, Request
+from shunter_operator.admission.review import Findings, Object, Request, part
 from shunter_operator.conflicts import names_taken
 from shunter_operator.names import ANNOTATION_MISSING_REFERENCES, GROUP
 
@@ -77,8 +77,8 @@ def lenient(request: Request, fresh: bool) -> bool:
     """Whether clashes are only told. Not where what is stored could not be read anew; nor in a dry
     run, which stores none of the things that are to be there together; nor where a policy says that
     its pools come later. A number of replicas comes with nothing else."""
-    metadata = (request.object or {}).get("metadata") or {}
-    later = (metadata.get("annotations") or {}).get(ANNOTATION_MISSING_REFERENCES) == ALLOW
+    annotations = part(part(request.object, "metadata"), "annotations")
+    later = annotations.get(ANNOTATION_MISSING_REFERENCES) == ALLOW
     is_policy = request.resource.resource == "routingpolicies"
     whole_set = request.dry_run and request.sub_resource != SCALE
     return not fresh or whole_set or (is_policy and later)
@@ -98,7 +98,7 @@ def _asks_anew(request: Request, new: Object) -> bool:
     """Whether something is asked of the operator that was not asked before."""
     if request.operation == "CREATE":
         return True
-    leaves = "deletionTimestamp" in (new.get("metadata") or {})
+    leaves = "deletionTimestamp" in part(new, "metadata")
     return not leaves and new.get("spec") != (request.old_object or {}).get("spec")
 
 
@@ -134,7 +134,7 @@ def _clashes(resource: AnyResource, cell: Cell) -> Iterator[Problem]:
 def _scale(request: Request, scale: Object, cell: Cell | None) -> Findings:
     """`kubectl scale` writes the pool's replicas, and the pool must bear it: servers that know CEL
     refuse it by themselves. Whether it does rests on the pool as it is now: a clash."""
-    replicas = (scale.get("spec") or {}).get("replicas", 0)  # absent is 0, as JSON leaves it out
+    replicas = part(scale, "spec").get("replicas", 0)  # absent is 0, as JSON leaves it out
     pool = cell.pool(request.namespace, request.name) if cell is not None else None
     if pool is None or pool.spec.replicas == replicas:
         return Findings()

@@ -4,7 +4,7 @@ Only what stays right whatever the owner changes later: a default that follows f
 would be stored, and contradict them after an edit. Everything else is defaulted where it is read.
 """
 
-from shunter_operator.admission.review import Object, Request
+from shunter_operator.admission.review import Object, Request, part
 from shunter_operator.names import GROUP
 
 
@@ -21,11 +21,10 @@ def defaults(request: Request) -> list[Object]:
 def _model_name(pool: Object) -> list[Object]:
     """What clients send as `model` is in the object, so that what shows or compares pools need not
     know the rule. The pool's name never changes; it is still unknown where it is generated."""
-    spec, metadata = pool.get("spec"), pool.get("metadata")
-    model = spec.get("model") if isinstance(spec, dict) else None
-    name = metadata.get("name") if isinstance(metadata, dict) else None
-    if not isinstance(model, dict) or not isinstance(name, str) or not name:
+    spec, name = part(pool, "spec"), part(pool, "metadata").get("name")
+    model = spec.get("model")
+    if not isinstance(model, dict) or model.get("name") is not None:
         return []
-    if model.get("name") is not None:
+    if not isinstance(name, str) or not name:
         return []
     return [{"op": "add", "path": "/spec/model/name", "value": name}]

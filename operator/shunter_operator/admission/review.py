@@ -45,6 +45,12 @@ class Request(msgspec.Struct, frozen=True, rename="camel"):
     dry_run: bool = False
 
 
+def part(value: Object | None, name: str) -> Object:
+    """A part of an object that is a mapping; empty where it is absent, or not one."""
+    found = (value or {}).get(name)
+    return found if isinstance(found, dict) else {}
+
+
 class _Review(msgspec.Struct):
     request: Request
 

@@ -4,12 +4,14 @@ import asyncio
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import yaml
 
 from kube_cluster import Cluster, cluster, kubeconfig
 from kubectl import Server, cluster_server
+from shunter_operator.admission.certificates import SETTLE, Stored, issue, read, written
 from shunter_operator.admission.registration import CONFIGURATIONS, KINDS
 from shunter_operator.admission.review import Object
 from shunter_operator.admission.testing import review_body
@@ -206,6 +209,20 @@ async def test_what_belongs_together_is_applied_in_one_go(installed: Installed) 
         assert taken and "Warning: spec.rules[0].route[0].pool: there is no pool 'new'" in said
 
 
+async def test_what_is_applied_again_changes_nothing(installed: Installed) -> None:
+    """Neither way of applying takes the default for a change of somebody else's."""
+    with installed.operator():
+        await installed.ready()
+        for name, flags in (("here", ()), ("there", ("--server-side",))):
+            pool = installed.pool(name)
+            for _ in range(2):
+                taken, said = await installed.apply(pool, flags=flags)
+                assert taken, said
+            stored = await installed.kube.pool(name)
+            assert stored["metadata"]["generation"] == 1
+            assert stored["spec"]["model"]["name"] == name
+
+
 async def test_kubectl_scale_is_refused_where_the_scheduler_scales(installed: Installed) -> None:
     with installed.operator():
         await installed.ready()
@@ -242,6 +259,26 @@ async def _asked(installed: Installed) -> int:
     """The port of the process that the API server asks."""
     found = await installed.kube.api.get(installed.configurations[0])
     return int(found["webhooks"][0]["clientConfig"]["url"].split(":")[2].split("/")[0])
+
+
+async def test_nothing_is_refused_while_a_certificate_is_renewed(installed: Installed) -> None:
+    """The one that serves is due, and the next one has waited long enough."""
+    kube, now = installed.kube, datetime.now(UTC)
+    old, coming = (issue([REACHED_AT], now - age) for age in (timedelta(70), 2 * SETTLE))
+    secret = f"/api/v1/namespaces/{kube.namespace}/secrets/shunter-webhook"
+    await kube.api.patch(secret, {"data": written(Stored(old, coming))}, MERGE)
+    with installed.operator() as operator:
+        await installed.ready()
+        for _ in range(5):
+            taken, said = await installed.apply(installed.pool("chat"), flags=("--dry-run=server",))
+            assert taken, said
+        served = len(operator.events("webhooks.certificate_served"))
+        shown = await asyncio.to_thread(
+            ssl.get_server_certificate, (REACHED_AT, operator.port()), timeout=10
+        )
+    assert served == 2 and shown.strip().encode() == coming.certificate.strip()
+    stored = read((await kube.api.get(secret))["data"])
+    assert stored == Stored(coming, None, old.authority)
 
 
 async def _same_answer(installed: Installed, *ports: int) -> None:

@@ -9,7 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shunter_api.load import parse_object
+from shunter_api.modelpool import ModelPool
 from shunter_api.problems import Problem
+from shunter_api.validate import Known
+from shunter_operator.admission.checks import Cell, advice, examine, lenient
 from shunter_operator.admission.defaults import defaults
 from shunter_operator.admission.review import (
     Findings,
@@ -141,6 +145,36 @@ def test_defaulting_twice_is_defaulting_once(pool: Object) -> None:
     once = applied(parse(_created(pool)))
     assert applied(parse(_created(once))) == once
     assert _given_is_kept(pool, once)
+
+
+@given(
+    st.sampled_from(["CREATE", "UPDATE", "DELETE", "?"]),
+    st.sampled_from(["modelpools", "routingpolicies", "other"]),
+    st.sampled_from(["", "scale", "status"]),
+    st.dictionaries(st.sampled_from(["kind", "metadata", "spec", "status"]), VALUES),
+    st.none() | st.dictionaries(st.sampled_from(["metadata", "spec"]), VALUES),
+)
+def test_whatever_is_asked_there_is_an_answer(
+    operation: str, plural: str, sub_resource: str, new: Object, old: Object | None
+) -> None:
+    """Anybody who reaches the port may ask."""
+    body = {
+        "uid": "u-1",
+        "operation": operation,
+        "resource": {"group": "shunter.dev", "resource": plural},
+        "subResource": sub_resource,
+        "namespace": "serving",
+        "name": "chat",
+        "object": {"apiVersion": "shunter.dev/v1alpha1", "kind": "ModelPool", **new},
+        "oldObject": old,
+    }
+    request = parse(json.dumps({"request": body}).encode())
+    found = parse_object(pool_body())
+    assert isinstance(found, ModelPool)
+    findings = examine(request, Cell((found,)), Known())
+    answer = verdict(request, findings, lenient=lenient(request, True), advice=advice(request))
+    assert said(answer)["allowed"] in (True, False)
+    assert said(patched(request, defaults(request)))["allowed"] is True
 
 
 def _created(pool: Object) -> bytes:
