@@ -128,22 +128,8 @@ def _ranking(
     eligible: int,
     winner: int | None,
 ) -> Ranking:
-    columns = pool.columns
-    best = columns.slots
-    if columns.capacity > 2 * MAX_CANDIDATES:
-        best = columns.score.argpartition(MAX_CANDIDATES)[:MAX_CANDIDATES]
-    if winner is not None and winner not in best.tolist():  # more than a few have the lowest score
-        best[0] = winner
-    standings, numbers = columns.seen(best)
-    return Ranking(
-        policy,
-        ask,
-        standings,
-        numbers,
-        excluded,
-        eligible,
-        len(pool.instances),
-    )
+    seen = pool.columns.seen(MAX_CANDIDATES, winner)
+    return Ranking(policy, ask, seen, excluded, eligible, len(pool.instances))
 
 
 def reserve_for(entry: Entry, picked: Pick, now: float) -> Reservation:

@@ -8,7 +8,7 @@ from shunter_scheduler.core.settings import CoreSettings
 from shunter_scheduler.domain.cluster import Instance
 from shunter_scheduler.domain.events import InstanceObserved
 from shunter_scheduler.domain.status import InstanceState, InstanceStatus
-from shunter_scheduler.policies.columns import InstanceRow, Rates
+from shunter_scheduler.policies.rows import InstanceRow, Rates
 
 
 class ProfileModel:

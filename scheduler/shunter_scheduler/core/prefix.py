@@ -7,13 +7,14 @@ answers for all instances. Slots are bits, so `clear` a slot before another inst
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
-from msgspec import Struct, field
+from msgspec import Struct
 from numpy.typing import NDArray
 
 HASH_BYTES = 8
-FEW = 6  # holders up to which one by one is faster than through an index array
+FEW = 12  # holders up to which one by one is faster than through an index array
 MANY = 64  # holders of a first node (a system prompt) from which whole columns are faster
 
 
@@ -71,7 +72,8 @@ class Match(Struct, eq=False):
     partial_bytes: int  # of the last node's edge; 0 where all of it matched
 
 
-class _Held(Struct, eq=False):
+@dataclass(slots=True, eq=False)
+class _Held:
     """What one slot holds: `recent` are its nodes, the least recently used first."""
 
     slot: int
@@ -176,8 +178,12 @@ class PrefixIndex:
         if found.partial_bytes and (goes_on or not path[-1].holders & bit):
             path[-1] = self._split(path[-1], found.partial_bytes)
         if goes_on:
-            leaf = self._grow(path[-1] if path else self._root, hashes[matched:], bit)
-            held.blocks += leaf.blocks
+            parent = path[-1] if path else self._root
+            blocks = (len(hashes) - matched) // HASH_BYTES
+            leaf = _Node(hashes[matched:], parent, bit, blocks, parent.end + blocks)
+            parent.adopt(leaf)
+            self.blocks += blocks
+            held.blocks += blocks
             recent[leaf] = None
         # From the leaf up, so that what continues a node never outlives it in the order.
         path.reverse()
@@ -198,13 +204,6 @@ class PrefixIndex:
         found = self.match(hashes)
         matched = found.matched_bytes // HASH_BYTES
         return {slot: min(node.end, matched) for node in found.path for slot in _bits(node.holders)}
-
-    def _grow(self, parent: _Node, edge: bytes, holders: int) -> _Node:
-        blocks = len(edge) // HASH_BYTES
-        node = _Node(edge, parent, holders, blocks, parent.end + blocks)
-        parent.adopt(node)
-        self.blocks += blocks
-        return node
 
     def _split(self, node: _Node, at_bytes: int) -> _Node:
         """Cuts a node in two and returns the upper part, which is new."""

@@ -7,14 +7,9 @@ from typing import Literal
 from msgspec import Struct
 
 from shunter_scheduler.domain.explanation import Candidate, DecisionRecord, Explanation
-from shunter_scheduler.policies.columns import (
-    Ask,
-    Floats,
-    InstanceRow,
-    Standings,
-    why_excluded,
-)
+from shunter_scheduler.policies.columns import Ask, why_excluded
 from shunter_scheduler.policies.policy import DispatchPolicy
+from shunter_scheduler.policies.rows import InstanceRow, Seen
 
 MAX_CANDIDATES = 8
 MAX_DECISIONS = 32  # kept per request: the first ones and the last
@@ -24,12 +19,11 @@ Kind = Literal["dispatch", "hold", "reject", "move", "resume"]
 
 
 class Ranking(Struct, eq=False, gc=False):
-    """The best instances at a pick, as they were: what `InstanceColumns.seen` gave."""
+    """The best instances at a pick, as they were."""
 
     policy: DispatchPolicy
     ask: Ask
-    standings: Standings
-    numbers: Floats
+    seen: Seen
     excluded_slots: tuple[int, ...]
     eligible: int
     live: int
@@ -42,11 +36,7 @@ class Ranking(Struct, eq=False, gc=False):
     def candidates(self) -> list[Candidate]:
         """Best first, those that were excluded last."""
         made = []
-        for standing, column in zip(self.standings, self.numbers.T.tolist(), strict=True):
-            if standing is None:
-                continue
-            *numbers, cached, score = column
-            row = standing.row(numbers)
+        for row, cached, score in self.seen.rows():
             because = self._why_excluded(row)
             if not because and score == float("inf"):
                 because = NOT_CONSIDERED
@@ -98,7 +88,7 @@ class Trace(Struct, eq=False, gc=False):
 
 
 class Trail(Struct, eq=False, gc=False):
-    """All decisions about one request, oldest first."""
+    """All decisions about one request."""
 
     request_id: str
     model: str
@@ -108,7 +98,8 @@ class Trail(Struct, eq=False, gc=False):
     prompt_tokens: int
     output_tokens: int = 0
     state: Literal["waiting", "running", "moving", "finished", "failed", "cancelled"] = "waiting"
-    traces: tuple[Trace, ...] = ()
+    older: tuple[Trace, ...] = ()
+    last: Trace | None = None
     ended_epoch: int = -1  # highest epoch that is over
     failures: int = 0
     failed_on: str = ""  # instance of the last failure
@@ -116,11 +107,17 @@ class Trail(Struct, eq=False, gc=False):
     first_token_at: float | None = None  # of the whole request, not of one engine call
     met_ttft: bool = True
 
+    @property
+    def traces(self) -> tuple[Trace, ...]:
+        return self.older if self.last is None else (*self.older, self.last)
+
     def add(self, trace: Trace) -> None:
-        traces = self.traces
-        if len(traces) >= MAX_DECISIONS:
-            traces = traces[: MAX_DECISIONS // 2] + traces[MAX_DECISIONS // 2 + 1 :]
-        self.traces = (*traces, trace)
+        if self.last is not None:
+            older = (*self.older, self.last)
+            if len(older) >= MAX_DECISIONS:
+                older = older[: MAX_DECISIONS // 2] + older[MAX_DECISIONS // 2 + 1 :]
+            self.older = older
+        self.last = trace
 
     def explanation(self, output_tokens: int) -> Explanation:
         return Explanation(

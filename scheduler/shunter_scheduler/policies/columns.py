@@ -2,64 +2,15 @@
 
 import math
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from shunter_scheduler.policies.rows import InstanceRow, Seen, Standing
+
 Floats = NDArray[np.float64]
-Standings = NDArray[np.object_]  # of `Standing` or None
-
-
-class Rates(Struct, frozen=True, gc=False):
-    """Of the instances of one profile; a correction makes new ones. `price_s_per_s` is the price of
-    one second of an instance, in the seconds that it is worth."""
-
-    prefill_base_s: float
-    prefill_s_per_token: float
-    step_s_per_sequence: float
-    step_s_per_context_token: float
-    price_s_per_s: float
-
-
-class InstanceRow(Struct, frozen=True, gc=False):
-    """One instance at one moment: seconds, tokens, and seconds per token."""
-
-    name: str
-    profile: str
-    slot: int
-    blocked_because: str  # empty: may be picked
-    rates: Rates
-    requests: float
-    queued_until: float  # instant when the prefills ahead are done, if any are
-    busy: float  # 1.0 while prefills are ahead, else 0.0
-    kv_free_tokens: float
-    kv_soft_free_tokens: float  # until the admission to KV memory starts to take time
-    kv_wait_s_per_token: float
-    tpot_s: float  # of one more sequence there, its own context not counted
-
-    def queue_s(self, now: float) -> float:
-        """Wait for the prefills ahead. Once overdue, as long again as they are late: an engine that
-        has stalled gets less attractive with every second."""
-        return abs(self.queued_until - now) * self.busy
-
-
-class Standing(Struct, frozen=True, gc=False):
-    """The part of a row that changes seldom, so that explanations share it."""
-
-    name: str
-    profile: str
-    slot: int
-    blocked_because: str
-    rates: Rates
-
-    def row(self, numbers: Sequence[float]) -> InstanceRow:
-        """With the rest of the row, as `InstanceColumns.seen` gives it."""
-        return InstanceRow(
-            self.name, self.profile, self.slot, self.blocked_because, self.rates, *numbers
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +112,7 @@ class InstanceColumns:
         self._least_free = self._least_soft_free = math.inf
         self.prefill = np.zeros((2, capacity))
         self.prefill_s_per_token = self.prefill[1]
-        self._standings: Standings = np.full(capacity, None, dtype=np.object_)
+        self._standings: list[Standing | None] = [None] * capacity
         self._blocked = np.ones(capacity, dtype=np.bool_)
         self._open = 0
         self._queue_s = np.zeros(capacity)
@@ -181,10 +132,18 @@ class InstanceColumns:
             if standing is not None:
                 self.put(standing.row(column))
 
-    def seen(self, slots: NDArray[np.intp]) -> tuple[Standings, Floats]:
-        """What a pick saw of some slots, to be kept: who is there, and, one column a slot, the
-        numbers of its row, its prefix hit (tokens) and its score."""
-        return self._standings[slots], self._seen.take(slots, 1)
+    def seen(self, count: int, winner: int | None) -> Seen:
+        """What a pick saw of the `count` best slots, the winner's among them; of all slots where
+        there are hardly more."""
+        best = self.slots
+        if self.capacity > 2 * count:
+            best = self.score.argpartition(count)[:count]
+        slots = best.tolist()
+        if winner is not None and winner not in slots:  # more than a few have the lowest score
+            best[0] = slots[0] = winner
+        standings = self._standings
+        kept = tuple([standings[slot] for slot in slots])
+        return Seen(kept, self._seen.take(best, 1).tobytes())
 
     def put(self, row: InstanceRow) -> None:
         slot, n, w, rates = row.slot, row.requests, self._weights, row.rates

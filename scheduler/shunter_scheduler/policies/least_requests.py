@@ -3,8 +3,9 @@
 import numpy as np
 from numpy.random import Generator
 
-from shunter_scheduler.policies.columns import Ask, InstanceColumns, InstanceRow
+from shunter_scheduler.policies.columns import Ask, InstanceColumns
 from shunter_scheduler.policies.policy import DispatchPolicy, Terms
+from shunter_scheduler.policies.rows import InstanceRow
 
 
 def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:

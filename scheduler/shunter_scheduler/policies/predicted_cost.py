@@ -18,8 +18,9 @@ import math
 from numpy import add, maximum, multiply, subtract
 from numpy.random import Generator
 
-from shunter_scheduler.policies.columns import Ask, Floats, InstanceColumns, InstanceRow
+from shunter_scheduler.policies.columns import Ask, Floats, InstanceColumns
 from shunter_scheduler.policies.policy import DispatchPolicy, Terms
+from shunter_scheduler.policies.rows import InstanceRow
 
 
 def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:

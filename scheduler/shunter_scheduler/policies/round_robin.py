@@ -3,8 +3,9 @@
 import numpy as np
 from numpy.random import Generator
 
-from shunter_scheduler.policies.columns import Ask, InstanceColumns, InstanceRow
+from shunter_scheduler.policies.columns import Ask, InstanceColumns
 from shunter_scheduler.policies.policy import DispatchPolicy, Terms
+from shunter_scheduler.policies.rows import InstanceRow
 
 # Slots are small integers: a large modulus keeps (slot - turn) in order of turn.
 _CYCLE = float(1 << 30)

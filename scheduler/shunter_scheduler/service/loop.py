@@ -42,7 +42,7 @@ class Driver:
 
     def tell_now(self, event: Event) -> None:
         """For control events whose effect the caller reads next: overtakes what is pending."""
-        self._apply(event, self.clock())
+        self._apply((event,), self.clock())
         self._wake.set()
 
     async def put(self, events: Iterable[Event]) -> None:
@@ -85,18 +85,19 @@ class Driver:
         self._set_timer(wake, now)
 
     def _apply_pending(self, now: float) -> None:
-        pending, apply = self._pending, self._apply
-        for _ in range(min(len(pending), MAX_BATCH)):
-            apply(pending.popleft(), now)
+        pending = self._pending
+        self._apply([pending.popleft() for _ in range(min(len(pending), MAX_BATCH))], now)
         if len(pending) < MAX_PENDING:
             self._room.set()
 
-    def _apply(self, event: Event, now: float) -> None:
-        try:
-            self.core.apply(event, now)
-        except Exception:  # one bad event must not end the scheduler
-            self._telemetry.internal_errors.labels("apply").inc()
-            log.exception("scheduler.apply_failed", event_type=type(event).__name__)
+    def _apply(self, events: Iterable[Event], now: float) -> None:
+        apply = self.core.apply
+        for event in events:
+            try:
+                apply(event, now)
+            except Exception:  # one bad event must not end the scheduler
+                self._telemetry.internal_errors.labels("apply").inc()
+                log.exception("scheduler.apply_failed", event_type=type(event).__name__)
 
     def _set_timer(self, wake: float | None, now: float) -> None:
         if self._timer is not None:

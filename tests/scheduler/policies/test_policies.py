@@ -9,15 +9,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from shunter_scheduler.policies import DISPATCH_POLICIES
-from shunter_scheduler.policies.columns import (
-    Ask,
-    InstanceColumns,
-    InstanceRow,
-    Rates,
-    Weights,
-    why_excluded,
-)
+from shunter_scheduler.policies.columns import Ask, InstanceColumns, Weights, why_excluded
 from shunter_scheduler.policies.predicted_cost import PREDICTED_COST, ttft_s
+from shunter_scheduler.policies.rows import InstanceRow, Rates
 
 NOW = 1000.0
 share = st.floats(0.0, 1.0)

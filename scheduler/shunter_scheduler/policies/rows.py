@@ -1,0 +1,73 @@
+"""One instance as policies see it: a row of numbers, and what an explanation keeps of it."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from msgspec import Struct
+
+
+class Rates(Struct, frozen=True, gc=False):
+    """Of the instances of one profile; a correction makes new ones. `price_s_per_s` is the price of
+    one second of an instance, in the seconds that it is worth."""
+
+    prefill_base_s: float
+    prefill_s_per_token: float
+    step_s_per_sequence: float
+    step_s_per_context_token: float
+    price_s_per_s: float
+
+
+class InstanceRow(Struct, frozen=True, gc=False):
+    """One instance at one moment: seconds, tokens, and seconds per token."""
+
+    name: str
+    profile: str
+    slot: int
+    blocked_because: str  # empty: may be picked
+    rates: Rates
+    requests: float
+    queued_until: float  # instant when the prefills ahead are done, if any are
+    busy: float  # 1.0 while prefills are ahead, else 0.0
+    kv_free_tokens: float
+    kv_soft_free_tokens: float  # until the admission to KV memory starts to take time
+    kv_wait_s_per_token: float
+    tpot_s: float  # of one more sequence there, its own context not counted
+
+    def queue_s(self, now: float) -> float:
+        """Wait for the prefills ahead. Once overdue, as long again as they are late: an engine that
+        has stalled gets less attractive with every second."""
+        return abs(self.queued_until - now) * self.busy
+
+
+class Standing(Struct, frozen=True, gc=False):
+    """The part of a row that changes seldom, so that explanations share it."""
+
+    name: str
+    profile: str
+    slot: int
+    blocked_because: str
+    rates: Rates
+
+    def row(self, numbers: Sequence[float]) -> InstanceRow:
+        """With the rest of the row: its numbers from `requests` on."""
+        return InstanceRow(
+            self.name, self.profile, self.slot, self.blocked_because, self.rates, *numbers
+        )
+
+
+class Seen(Struct, frozen=True, gc=False):
+    """Some slots at one moment, to be kept: thousands are, so that each is but a few objects.
+
+    `numbers` is a packed matrix of float64 with one column a slot: the numbers of its row, its
+    prefix hit (tokens), its score.
+    """
+
+    standings: tuple[Standing | None, ...]
+    numbers: bytes
+
+    def rows(self) -> Iterator[tuple[InstanceRow, float, float]]:
+        """Each instance's row, prefix hit and score."""
+        columns = np.frombuffer(self.numbers).reshape(-1, len(self.standings)).T.tolist()
+        for standing, (*numbers, hit, score) in zip(self.standings, columns, strict=True):
+            if standing is not None:
+                yield standing.row(numbers), hit, score
