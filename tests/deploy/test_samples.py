@@ -8,7 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from kubectl import Server, cluster_server
+from kubectl import Server, cluster_server, modern_server
 from pod_security import violations as pod_violations
 from shunter.__main__ import build_app
 from shunter_api.crd import modelpools, routingpolicies
@@ -20,6 +20,7 @@ from shunter_operator.values import Desired, Environment
 from structural import violations
 
 FOLDER = Path(__file__).resolve().parents[2] / "manifests"
+CRDS = FOLDER.parent / "charts" / "shunter" / "crds"
 SAMPLES = sorted(FOLDER.glob("*.yaml"))
 ONE_MACHINE = {"llamacpp.yaml"}  # the file is for `shunter up`; a cluster needs an image
 ENVIRONMENT = Environment(image="shunter:1")
@@ -83,4 +84,21 @@ def server() -> Server:
 def test_an_api_server_takes_it(server: Server, path: Path) -> None:
     """With all that admission says about it; nothing is kept."""
     said = server.ok("apply", "-n", "default", "--dry-run=server", "-f", str(path))
+    assert said.count("(server dry run)") == len(documents(path))
+
+
+@pytest.fixture(scope="module")
+def modern() -> Server:
+    found = modern_server()
+    found.ok("apply", "--validate=false", "-f", str(CRDS))
+    found.ok("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+    return found
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
+def test_a_current_server_takes_it_by_every_rule(modern: Server, path: Path) -> None:
+    """One that knows CEL, and refuses fields that nobody knows."""
+    flags = ("--dry-run=server", "--validate=strict")
+    said = modern.ok("apply", "-n", "default", *flags, "-f", str(path))
     assert said.count("(server dry run)") == len(documents(path))
