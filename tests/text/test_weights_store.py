@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -254,6 +255,29 @@ def test_the_same_pod_does_not_wait_for_its_own_earlier_life(hub: FakeHub, tmp_p
     fetch = replace(options.fetch, progress=lambda what, done, total: told.append(what))
     fetch_weights(SOURCE, replace(options, fetch=fetch, lock=LockTimes(stale_s=60)))
     assert not any("waiting" in what for what in told)
+
+
+def test_who_lost_the_lock_in_mid_download_waits_for_the_other(
+    hub: FakeHub, tmp_path: Path
+) -> None:
+    """As after a pause that was longer than others waited."""
+    hub.hold_after = 1 << 19
+    lock = tmp_path / f".{folder_name(SOURCE)}.lock"
+    told: list[str] = []
+    slow = options_of(hub, tmp_path, holder="slow")
+    fetch = replace(slow.fetch, progress=lambda what, done, total: told.append(what))
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(fetch_weights, SOURCE, replace(slow, fetch=fetch))
+        assert hub.begun.wait(30)
+        lock.unlink()
+        second = pool.submit(fetch_weights, SOURCE, options_of(hub, tmp_path, holder="quick"))
+        while not (lock.exists() and lock.read_text() == "quick"):
+            assert not second.done()
+        threading.Timer(0.3, hub.go.set).start()  # several touches later
+        assert first.result(30) == second.result(30)
+    assert held_files(first.result()) == FILES
+    assert "waiting for the download by quick" in told
+    assert [entry.name for entry in tmp_path.iterdir()] == [folder_name(SOURCE)]
 
 
 def test_a_process_that_is_told_to_end_leaves_no_lock(hub: FakeHub, tmp_path: Path) -> None:
