@@ -12,6 +12,10 @@ from shunter_operator.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
+# Passes that run at the same time: hundreds of pools whose first pass comes at once would keep the
+# API server from answering anything else, the renewal of the Lease included.
+PASSES_AT_ONCE = 8
+
 # What names a resource.
 Key = TypeVar("Key", bound=Hashable)
 
@@ -46,6 +50,7 @@ class Controller(Generic[Key]):
         self._pace = pace
         self._wakes: dict[Key, asyncio.Event] = {}
         self._new: asyncio.Queue[Key] = asyncio.Queue()
+        self._turns = asyncio.Semaphore(PASSES_AT_ONCE)
 
     def wake(self, key: Key) -> None:
         """Something about the resource has changed."""
@@ -66,8 +71,9 @@ class Controller(Generic[Key]):
         wake, retry_s = self._wakes[key], self._pace.first_retry_s
         self._telemetry.resources.inc()
         while True:
-            wake.clear()
-            outcome = await self._pass(key)
+            async with self._turns:
+                wake.clear()
+                outcome = await self._pass(key)
             if outcome == "gone" and not wake.is_set():
                 break
             if outcome == "failed":

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from shunter_operator.cluster import ClusterError
-from shunter_operator.controller import Controller, Pace
+from shunter_operator.controller import PASSES_AT_ONCE, Controller, Pace
 from shunter_operator.telemetry import Telemetry
 
 QUICK = Pace(period_s=0.05, gather_s=0.0, first_retry_s=0.01, last_retry_s=0.02)
@@ -111,3 +111,13 @@ async def test_what_is_gone_is_forgotten_and_may_come_again(registry: CollectorR
         await until(lambda: registry.get_sample_value("shunter_operator_resources") == 0)
         controller.wake("a")
         await until(lambda: passed(registry, "unchanged") >= 2)
+
+
+async def test_many_resources_take_turns(registry: CollectorRegistry) -> None:
+    passes = Passes(0)
+    async with running(passes, SLOW, registry) as controller:
+        for number in range(10 * PASSES_AT_ONCE):
+            controller.wake(str(number))
+        await until(lambda: len(passes.seen) == 10 * PASSES_AT_ONCE)
+    assert len(set(passes.seen)) == 10 * PASSES_AT_ONCE
+    assert passes.most_at_once == PASSES_AT_ONCE
