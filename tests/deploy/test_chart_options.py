@@ -22,7 +22,9 @@ def test_the_demo_is_applied_once_the_release_serves(helm: Helm) -> None:
     objects = helm.template("demo.enabled=true")
     assert of_kind(objects, "ModelPool", "RoutingPolicy") == []
     job = named(objects, "Job", "shunter-demo")
-    assert job["metadata"]["annotations"]["helm.sh/hook"] == "post-install,post-upgrade"
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == (
+        "post-install,post-upgrade,post-rollback"
+    )
     role = named(objects, "Role", "shunter-demo")
     assert role["metadata"]["namespace"] == "serving"
     assert "helm.sh/hook" not in named(objects, "ConfigMap", "shunter-demo")["metadata"].get(

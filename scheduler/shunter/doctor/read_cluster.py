@@ -137,7 +137,7 @@ async def _read(call: Awaitable[T]) -> T | Unread:
 
 def _in_short(error: KubeError) -> str:
     said = _FORBIDDEN.search(str(error))
-    return f"this user may not {said[1]} {said[2]}" if said else str(error)
+    return f"this user may not {said[1]} {said[2]}" if said else str(error).strip()
 
 
 _FORBIDDEN = re.compile(r'cannot (\w+) resource "([^"]+)"')
@@ -196,7 +196,11 @@ async def _lease(api: KubeApi, part: Part, place: Place) -> LeaseFacts | Unread:
     body = answer.body.decode("utf-8", "replace")
     if answer.status not in (200, 404):
         return Unread(_in_short(Refused(answer.status, body)))
-    spec = msgspec.json.decode(body).get("spec") or {}
+    try:
+        found = msgspec.json.decode(body) if answer.status == 200 else {}
+        spec = found.get("spec") or {}
+    except (msgspec.DecodeError, AttributeError) as error:
+        return Unread(f"an answer that is no Lease: {error}")
     return LeaseFacts(
         holder=spec.get("holderIdentity") or "",
         renewed_at=moment(spec.get("renewTime")),

@@ -156,7 +156,7 @@ async def test_what_is_read_is_what_checks_judge() -> None:
         },
         answers={
             f"{LEASES}/shunter-scheduler": lease("s-0_ab"),
-            f"{LEASES}/shunter-operator": Answer(404, DATE, b'{"kind": "Status"}'),
+            f"{LEASES}/shunter-operator": Answer(404, DATE, b"404 page not found"),
             "/apis/shunter.dev/v1alpha1/namespaces/serving/modelpools": Answer(500, DATE, b"hook"),
         },
         denied=frozenset({("patch", "deployments")}),
@@ -180,6 +180,13 @@ async def test_what_is_read_is_what_checks_judge() -> None:
     rights = facts.rights["operator"]
     assert isinstance(rights, Rights)
     assert [str(right) for right in rights.refused] == ["patch deployments.apps"]
+
+
+async def test_an_odd_lease_is_no_lease() -> None:
+    answers = {f"{LEASES}/shunter-scheduler": Answer(200, DATE, b"<html>")}
+    facts = await read_cluster(asking(ScriptedApi(answers=answers)), PLACE, SERVER)
+    found = facts.leases["scheduler"]
+    assert isinstance(found, Unread) and "no Lease" in found.why
 
 
 async def test_an_account_asks_for_itself_and_may_not_ask_for_others() -> None:
