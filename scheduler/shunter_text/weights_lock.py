@@ -83,7 +83,7 @@ def _acquire(
         if seen != last:
             last, since = seen, clock()
         if seen.holder == holder or clock() - since >= times.stale_s:
-            _take_away(path, holder)
+            _take_away(path, holder, seen)
             continue
         waiting(seen.holder)
         time.sleep(times.poll_s)
@@ -107,12 +107,16 @@ def _look(path: Path) -> _Seen | None:
         return None
 
 
-def _take_away(path: Path, holder: str) -> None:
+def _take_away(path: Path, holder: str, stale: _Seen) -> None:
     """Of several that try, the rename succeeds for one. A live lock that was made between the look
-    and the rename is lost to its holder, which notices at its next touch and waits again."""
+    and the rename is put back, but for file systems without links or where a third was quicker:
+    then its holder notices at its next touch and waits again."""
     grave = path.with_name(f"{path.name}.stale-{holder.replace('/', '_')}")
     with contextlib.suppress(FileNotFoundError):
         os.rename(path, grave)
+        if _look(grave) != stale:
+            with contextlib.suppress(OSError):
+                os.link(grave, path)
         grave.unlink(missing_ok=True)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from shunter_text import weights_lock
 from shunter_text.weights_lock import LockTimes, volume_lock
 
 QUICK = LockTimes(beat_s=0.02, stale_s=5, poll_s=0.001)
@@ -37,10 +38,17 @@ def test_a_dead_holder_is_succeeded_by_one_of_those_who_wait(tmp_path: Path) -> 
     order: list[str] = []
 
     def work(name: int) -> None:
-        ticks = itertools.count(step=1)  # a second passes with each look
-        with volume_lock(lock, f"pod-{name}", QUICK, waited.append, lambda: float(next(ticks))):
+        ticks, now = itertools.count(), 0.0
+
+        def clock() -> float:
+            """A second passes with each look at the dead one's lock, none afterwards."""
+            nonlocal now
+            if not order:
+                now = float(next(ticks))
+            return now
+
+        with volume_lock(lock, f"pod-{name}", QUICK, waited.append, clock):
             order.append(f"pod-{name}")
-            assert lock.read_text() == f"pod-{name}"
             threading.Event().wait(0.05)
 
     with ThreadPoolExecutor(4) as pool:
@@ -69,6 +77,19 @@ def test_a_holder_that_touches_its_lock_is_not_stale(tmp_path: Path) -> None:
     ):
         raise AssertionError("must not be had")
     assert lock.read_text() == "alive"
+
+
+def test_a_live_lock_that_took_a_dead_ones_place_is_put_back(tmp_path: Path) -> None:
+    """Between a look and the rename another may have succeeded the dead holder."""
+    lock = tmp_path / "lock"
+    lock.write_text("dead")
+    seen = weights_lock._look(lock)
+    assert seen is not None
+    lock.unlink()
+    lock.write_text("alive")
+    weights_lock._take_away(lock, "me", seen)
+    assert lock.read_text() == "alive"
+    assert list(tmp_path.iterdir()) == [lock]
 
 
 @pytest.mark.parametrize("left", ["other", None])

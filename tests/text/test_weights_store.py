@@ -31,7 +31,7 @@ FILES = {
     "nested/extra.json": b"[]",
     "empty.txt": b"",
 }
-QUICK = LockTimes(beat_s=0.05, stale_s=0.6, poll_s=0.02)
+QUICK = LockTimes(beat_s=0.05, stale_s=1.5, poll_s=0.02)
 
 
 @pytest.fixture
