@@ -62,6 +62,11 @@ class Stream:
         return len(self.events) >= BEGUN
 
     @property
+    def comments(self) -> list[str]:
+        """What it was told while it waited for a place."""
+        return [event for event in self.events if event.startswith(": shunter phase=")]
+
+    @property
     def complete(self) -> bool:
         return self.status == 200 and "data: [DONE]" in self.events[-3:]
 

@@ -20,13 +20,13 @@ import yaml
 
 from helm_chart import CHART, ROOT, find_tool, kube_tools
 
-POOLS = "h100=1:nvidia.com/gpu=8,a100=1:nvidia.com/gpu=8,l4=1:nvidia.com/gpu=1"
+POOLS = "h100=1:nvidia.com/gpu=8,a100=1:nvidia.com/gpu=8,l4=2:nvidia.com/gpu=1"
 # With a tag of their own several may test different trees on one cluster.
 IMAGE = os.environ.get("SHUNTER_E2E_IMAGE", "shunter:e2e")
 REAL_NODE = "shunter-e2e"  # label of nodes that run what is scheduled on them
 READY_S = 180.0
 PROFILES = ("h100", "a100", "l4")  # of the demo's pool
-DEMO = ("demo.enabled=true", "demo.placeByGpuLabel=true")
+DEMO = ("demo.enabled=true", "demo.placeByGpuLabel=true", "operator.watchNodes=always")
 T = TypeVar("T")
 
 
@@ -126,8 +126,7 @@ class Installed:
 
     def whole(self) -> bool:
         """The demo's pool and the chart's processes serve, each of them, and nothing leaves."""
-        parts = {"operator": 1, "scheduler": 2, "gateway": 2}
-        if any(len(self.part(name)) != count for name, count in parts.items()):
+        if any(map(_unsettled, self.get("deployments")["items"])):
             return False
         status = self.get("modelpool", "chat").get("status", {})
         conditions = {c["type"]: c["status"] for c in status.get("conditions", ())}
@@ -192,6 +191,13 @@ class Installed:
                 headers["authorization"] = f"Bearer {key}"
             connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
             yield connection.getresponse()
+
+
+def _unsettled(deployment: Mapping[str, Any]) -> bool:
+    """Pods that are not there or not ready, or of an older template, or on their way out."""
+    wanted, status = deployment["spec"]["replicas"], deployment["status"]
+    counts = (status.get(n, 0) for n in ("replicas", "updatedReplicas", "readyReplicas"))
+    return any(count != wanted for count in counts)
 
 
 def _is_ready(pod: Mapping[str, Any]) -> bool:
