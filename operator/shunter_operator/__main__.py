@@ -4,7 +4,7 @@ import asyncio
 import os
 import random
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -33,7 +33,7 @@ from shunter_operator.scheduler_client import SchedulerClient
 from shunter_operator.telemetry import Telemetry
 from shunter_operator.values import Environment, Node
 from shunter_operator.watches import Watches
-from shunter_runtime.kube_access import KubeAccessError, find_access
+from shunter_runtime.kube_access import KubeAccess, KubeAccessError, find_access
 from shunter_runtime.kube_api import KubeApi, KubeError, kube_api
 from shunter_runtime.lease_kubernetes import KubernetesLease
 from shunter_runtime.logs import configure_logging
@@ -91,9 +91,9 @@ async def serve(
     stop: asyncio.Event,
     started: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Stands by until it leads, then works until it is told to stop or has lost the lead: then the
-    process ends, and its successor begins with a clean mind. `started` gets the metrics port once
-    the watches are about to run. Raises `StartError`."""
+    """Stands by until it leads, then works until it is told to stop. Where it has lost the lead it
+    stands by again, with nothing left of the term before; webhooks are served all the time.
+    `started` gets the metrics port each time the watches are about to run. Raises `StartError`."""
     async with AsyncExitStack() as stack:
         try:
             access = find_access(os.environ)
@@ -111,20 +111,44 @@ async def serve(
             await stack.enter_async_context(webhooks.running(api, place, telemetry, stop))
         except (ClusterError, KubeError, OSError) as error:
             raise StartError(f"the webhooks: {error}") from error
-        if options.leader_election:
-            await stack.enter_async_context(
-                leadership(KubernetesLease(api, namespace, LEASE), telemetry, stop)
-            )
-        if not stop.is_set():
-            webhooks.lead()
-            parts = Parts.build(options, api, environment, telemetry)
-            if environment.watches_nodes:
-                await stack.enter_async_context(_nodes(options, api, parts, stop))
-            wakes = parts.pools.wake, parts.policies.wake
-            registry = registry_of(access, parts.watches, *wakes, options.known)
-            await _work(options, parts, registry, stop, lambda: started(port))
-            await _release(parts)
+        ground = Ground(options, access, api, environment, telemetry)
+        while not stop.is_set():
+            lease = KubernetesLease(api, namespace, LEASE)
+            election = leadership(lease, telemetry, stop) if options.leader_election else None
+            async with election or nullcontext(stop) as over:
+                if not over.is_set():
+                    webhooks.lead(True)
+                    await _term(ground, stop, over, lambda: started(port))
+            webhooks.lead(False)
         log.info("operator.stopping")
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What all terms of leading have in common."""
+
+    options: OperatorOptions
+    access: KubeAccess
+    api: KubeApi
+    environment: Environment
+    telemetry: Telemetry
+
+
+async def _term(
+    ground: Ground, stop: asyncio.Event, over: asyncio.Event, started: Callable[[], None]
+) -> None:
+    """Leads until it is `over`: the lead is lost, or the process is told to stop."""
+    options, api = ground.options, ground.api
+    parts = Parts.build(options, api, ground.environment, ground.telemetry)
+    async with AsyncExitStack() as stack:
+        stack.callback(ground.telemetry.resources.set, 0)
+        if ground.environment.watches_nodes:
+            await stack.enter_async_context(_nodes(options, api, parts, over))
+        wakes = parts.pools.wake, parts.policies.wake
+        registry = registry_of(ground.access, parts.watches, *wakes, options.known)
+        await _work(options, parts, registry, over, started)
+        if stop.is_set():
+            await _release(parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Stands by until this process leads, and says when it does no more."""
+"""Stands by until this process leads, and says when that is over."""
 
 import asyncio
 import secrets
@@ -14,27 +14,31 @@ from shunter_runtime.lease_store import LeaseStore
 @asynccontextmanager
 async def leadership(
     lease: LeaseStore, telemetry: Telemetry, stop: asyncio.Event
-) -> AsyncIterator[None]:
-    """Enters once this process leads, or is told to stop; sets `stop` when the lead is lost."""
-    leads = asyncio.Event()
+) -> AsyncIterator[asyncio.Event]:
+    """Enters once this process leads, or is told to stop. Yields what is set when the lead is lost,
+    or `stop` is. An election that breaks sets `stop`, and is raised at the end."""
+    leads, over = asyncio.Event(), asyncio.Event()
 
     def changed(term: int | None) -> None:
         telemetry.leading.set(term is not None)
         if term is not None:
             leads.set()
         elif leads.is_set():
-            stop.set()
+            over.set()
 
     election = LeaderElection(lease, f"{socket.gethostname()}_{secrets.token_hex(4)}")
     task = asyncio.create_task(election.run(changed), name="leader election")
-    task.add_done_callback(lambda _: stop.set())
+    task.add_done_callback(lambda done: None if done.cancelled() else stop.set())
+    stopping = asyncio.create_task(stop.wait(), name="stopping")
+    stopping.add_done_callback(lambda _: over.set())
     try:
-        await first_of(leads, stop)
-        yield
+        await first_of(leads, over)
+        yield over
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        for ending in (stopping, task):
+            ending.cancel()
+            with suppress(asyncio.CancelledError):
+                await ending
         await election.release()
 
 

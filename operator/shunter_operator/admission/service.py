@@ -68,9 +68,9 @@ class Webhooks:
             return False
         return self._keeper.ready and self._cells.cell is not None
 
-    def lead(self) -> None:
-        """This replica acts from now on: the configurations take its version's form."""
-        self._leads = True
+    def lead(self, leads: bool) -> None:
+        """While this replica acts the configurations have its version's form."""
+        self._leads = leads
         if self._keeper is not None:
             self._keeper.wake()
 

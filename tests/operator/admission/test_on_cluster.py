@@ -255,6 +255,26 @@ async def test_a_standby_answers_and_takes_over(installed: Installed) -> None:
             assert taken, said
 
 
+async def test_who_loses_the_lead_goes_on_answering_and_stands_by(installed: Installed) -> None:
+    kube = installed.kube
+    lease = f"/apis/coordination.k8s.io/v1/namespaces/{kube.namespace}/leases/shunter-operator"
+    with installed.operator() as operator:
+        await installed.ready()
+        rival = {"holderIdentity": "rival", "leaseTransitions": 7}
+        await kube.api.patch(lease, {"spec": rival}, MERGE)
+        await kube.becomes(lambda: _terms(operator), (1, 1))
+        taken, said = await installed.apply(installed.pool("chat"))
+        assert taken, said
+        await kube.becomes(lambda: _terms(operator), (2, 1))  # the rival renews nothing
+        await kube.becomes(lambda: _finalizers(kube), ["shunter.dev/drain"])
+        assert operator.process.poll() is None
+
+
+async def _terms(operator: Operator) -> tuple[int, int]:
+    """How often it came to lead, and ceased to."""
+    return len(operator.events("lease.leading")), len(operator.events("lease.lost"))
+
+
 async def _asked(installed: Installed) -> int:
     """The port of the process that the API server asks."""
     found = await installed.kube.api.get(installed.configurations[0])

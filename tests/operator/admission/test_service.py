@@ -58,7 +58,7 @@ async def test_it_is_ready_once_the_api_server_can_call_it() -> None:
         )
         assert shown == ends(current).timestamp()
         assert "ownerReferences" not in configuration(api)["metadata"]
-        webhooks.lead()
+        webhooks.lead(True)
         await until(lambda: "ownerReferences" in configuration(api)["metadata"])
         (owner,) = configuration(api)["metadata"]["ownerReferences"]
         assert (owner["kind"], owner["name"], owner["uid"]) == ("Namespace", "serving", "u-1")
@@ -102,4 +102,4 @@ async def test_without_webhooks_a_replica_is_ready_at_once() -> None:
     webhooks = Webhooks(None)
     async with webhooks.running(FakeApi(), PLACE, Telemetry(CollectorRegistry()), asyncio.Event()):
         assert webhooks.ready
-        webhooks.lead()
+        webhooks.lead(True)
