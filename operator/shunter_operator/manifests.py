@@ -85,7 +85,8 @@ def deployment(desired: Desired, profile: Profile, template: Manifest, scale: Sc
     manifest = _object(desired, "apps/v1", "Deployment", deployment_name(pool.name, profile.name))
     manifest["metadata"]["labels"] |= labels
     manifest["metadata"]["annotations"] = {ANNOTATION_SPILLED: str(scale.spilled)}
-    if reclaim := desired.reclaims.get(profile.name):
+    reclaim = desired.reclaims.get(profile.name)
+    if reclaim is not None and reclaim.taken:
         manifest["metadata"]["annotations"][ANNOTATION_RECLAIMED] = reclaim_text(reclaim)
     if scale.surge:
         manifest["metadata"]["annotations"][ANNOTATION_SURGE] = str(scale.surge)

@@ -5,11 +5,12 @@ stand in. It is given replicas of pools of a lower priority, one at a time for e
 the lowest priority first, and never below their floor. A profile is taken for one that would help
 where its pods have the same accelerator, at least the same node labels, as many GPUs, and no
 toleration that the pool in need lacks: so no node needs to be looked at. Until that pool is short
-no more, a profile that gave does not grow back. A replica that did not help is the profile's last.
+no more, such profiles do not grow above their floor. A replica that nobody took the place of is the
+last that its profile gives.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from shunter_operator.diagnose import unschedulable
@@ -30,7 +31,7 @@ def reclaims(holdings: Iterable[Holding], now: datetime) -> dict[PoolKey, dict[s
     for holding in sorted(by_key.values(), key=lambda h: (-h.priority, h.key)):
         state.serve(holding)
     found: dict[PoolKey, dict[str, Reclaim]] = {}
-    for (key, profile), reclaim in sorted(state.standing.items()):
+    for (key, profile), reclaim in sorted({**state.held, **state.standing}.items()):
         found.setdefault(key, {})[profile] = reclaim
     return found
 
@@ -65,24 +66,40 @@ def _still(giver: Holding, profile: str, taker: Holding) -> bool:
 
 @dataclass(slots=True)
 class _Reclaiming:
-    """One pass; `standing` grows by what is taken in it."""
+    """One pass; `standing` grows by what is taken in it, `held` by who may not grow."""
 
     holdings: Mapping[PoolKey, Holding]
     now: datetime
     standing: dict[At, Reclaim]
+    held: dict[At, Reclaim] = field(default_factory=dict)
 
     def serve(self, taker: Holding) -> None:
-        """Takes one replica for a pool that is short, where one may be had."""
-        wanted = list(shortages(taker, self.now))
-        if not wanted or any(self._waits(taker, shape.accelerator) for _, shape in wanted):
-            return
+        """For a pool that is short: takes one replica, where one may be had, and holds those back
+        that would take what becomes free before it."""
+        wanted = list(shortages(taker, self.now, self._limits(taker)))
+        if not any(self._waits(taker, shape.accelerator) for _, shape in wanted):
+            self._take(taker, wanted)
+        for lacking, shape in wanted:
+            self._hold_back(taker, lacking, shape)
+
+    def _take(self, taker: Holding, wanted: Iterable[tuple[Pod, Shape]]) -> None:
         for lacking, shape in wanted:
             if at := self._giver(taker, shape):
-                limit = self._stays(self.holdings[at[0]], at[1]) - 1
-                lacks = unschedulable(lacking.unschedulable_message)[1]
-                by = str(taker.key)
-                self.standing[at] = Reclaim(limit, by, taker.priority, lacks, taker.placed)
+                giver = self.holdings[at[0]]
+                self.standing[at] = replace(
+                    _reclaim(taker, lacking, self._stays(giver, at[1]) - 1),
+                    placed=taker.placed,
+                    others=self._others(taker, giver),
+                )
                 return
+
+    def _hold_back(self, taker: Holding, lacking: Pod, shape: Shape) -> None:
+        """Profiles of a lower priority keep what has a node, and may come up to their floor."""
+        for at, giver in self._hosting(taker, shape):
+            if at not in self.standing and at not in self.held:
+                there = sum(p.scheduled for p in giver.pods_of(at[1]))
+                limit = max(there, giver.floor - (giver.placed - there))
+                self.held[at] = replace(_reclaim(taker, lacking, limit), taken=False)
 
     def _waits(self, taker: Holding, accelerator: str) -> bool:
         """Whether something that was taken is still on its way: to this pool, or of this kind."""
@@ -99,19 +116,34 @@ class _Reclaiming:
         """The profile that gives the next replica: of the lowest priority, then with the most to
         spare."""
         found = [
-            (giver.priority, -self._spare(giver), (key, profile.name))
-            for key, giver in self.holdings.items()
-            if giver.priority < taker.priority
-            for profile in giver.pool.profiles
-            if _hosts(shape_of(giver, profile.name), shape)
-            and self._may_give(giver, profile.name, taker)
+            (giver.priority, -self._spare(giver), at)
+            for at, giver in self._hosting(taker, shape)
+            if self._may_give(giver, at[1], taker)
         ]
         return min(found)[2] if found else None
 
+    def _hosting(self, taker: Holding, shape: Shape) -> Iterator[tuple[At, Holding]]:
+        """Profiles of a lower priority whose nodes would do."""
+        for key, giver in self.holdings.items():
+            if giver.priority < taker.priority:
+                for profile in giver.pool.profiles:
+                    if _hosts(shape_of(giver, profile.name), shape):
+                        yield (key, profile.name), giver
+
+    def _limits(self, holding: Holding) -> Mapping[str, int]:
+        found = {**self.held, **self.standing}
+        return {profile: r.limit for (key, profile), r in found.items() if key == holding.key}
+
+    def _others(self, taker: Holding, giver: Holding) -> int:
+        """Pods that have a node, of all pools but two."""
+        return sum(h.placed for h in self.holdings.values()) - taker.placed - giver.placed
+
     def _may_give(self, giver: Holding, profile: str, taker: Holding) -> bool:
         before = self.standing.get((giver.key, profile))
-        if before and before.by == str(taker.key) and taker.placed <= before.placed:
-            return False  # the last one did not help
+        if before and before.by == str(taker.key):
+            helped = taker.placed > before.placed
+            if not helped and self._others(taker, giver) <= before.others:
+                return False  # nobody has taken the place of the last one
         stays = self._stays(giver, profile)
         return stays > 0 and self._serving(giver, {profile: stays - 1}) >= giver.floor
 
@@ -136,9 +168,11 @@ class _Reclaiming:
         return min(most, taken.limit) if taken else most
 
 
-def shortages(holding: Holding, now: datetime) -> Iterator[tuple[Pod, Shape]]:
+def shortages(
+    holding: Holding, now: datetime, limits: Mapping[str, int]
+) -> Iterator[tuple[Pod, Shape]]:
     """A pod that finds no GPU, and what it asks for, of each profile that has one, where no other
-    profile of the pool can stand in. Preferred profiles first."""
+    profile of the pool can stand in, within its `limits`. Preferred profiles first."""
     spec, profiles = holding.pool.spec.scaling, holding.pool.profiles
     counts = {p: count_of(live) for p, live in holding.deployments.items()}
     homeless = {
@@ -148,7 +182,7 @@ def shortages(holding: Holding, now: datetime) -> Iterator[tuple[Pod, Shape]]:
     wanted = sum(counts[p.name].own for p in profiles if p.name in counts)
     trying = sum(not p.deleting for p in holding.pods) - sum(map(len, homeless.values()))
     room = sum(
-        max(0, p.replicas.max - counts[p.name].total)
+        max(0, min(p.replicas.max, limits.get(p.name, p.replicas.max)) - counts[p.name].total)
         for p in profiles
         if p.name in counts and not homeless[p.name]
     )
@@ -158,6 +192,11 @@ def shortages(holding: Holding, now: datetime) -> Iterator[tuple[Pod, Shape]]:
         shape = shape_of(holding, profile.name)
         if homeless[profile.name] and shape is not None:
             yield homeless[profile.name][0], shape
+
+
+def _reclaim(taker: Holding, lacking: Pod, limit: int) -> Reclaim:
+    lacks = unschedulable(lacking.unschedulable_message)[1]
+    return Reclaim(limit, str(taker.key), taker.priority, lacks)
 
 
 def _hosts(giver: Shape | None, taker: Shape | None) -> bool:

@@ -16,6 +16,7 @@ def reclaim_text(reclaim: Reclaim) -> str:
         "priority": reclaim.priority,
         "lacks": reclaim.lacks,
         "placed": reclaim.placed,
+        "others": reclaim.others,
         "freedAt": time_text(reclaim.freed_at) if reclaim.freed_at else None,
     }
     return json.dumps(value, separators=(",", ":"))
@@ -32,6 +33,7 @@ def reclaim_of(deployment: Manifest) -> Reclaim | None:
             priority=int(value["priority"]),
             lacks=str(value["lacks"]),
             placed=int(value["placed"]),
+            others=int(value["others"]),
             freed_at=moment(value["freedAt"]),
         )
     except (KeyError, TypeError, ValueError):

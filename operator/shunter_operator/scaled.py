@@ -36,6 +36,8 @@ def reclaimed_why(desired: Desired, profile: str) -> Why | None:
 
 def _reclaimed(desired: Desired, observed: Observed, profile: Profile) -> Iterator[Event]:
     now, before = desired.reclaims.get(profile.name), _before(desired, observed, profile)
+    if now is not None and not now.taken:
+        now = None
     if now is not None and (before is None or (before.limit, before.by) != (now.limit, now.by)):
         told = f"{profile.name}: at most {now.limit} for now; {now.detail}"
         yield Event("Reclaimed", told, True)

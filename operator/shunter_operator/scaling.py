@@ -18,12 +18,14 @@ UNKNOWN_AFTER_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Instances of one profile: its own, those that stand in for preferred profiles, and those that
-    replace others whose node is about to go."""
+    """Instances of one profile: its own, those that stand in for other profiles, and those that
+    replace others whose node is about to go. `given`: those that it lacks for another pool's sake.
+    """
 
     own: int
     spilled: int = 0
     surge: int = 0
+    given: int = 0
 
     @property
     def total(self) -> int:

@@ -8,7 +8,7 @@ may ask for a cheaper profile than the preferred one.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from shunter_api.modelpool import Profile
@@ -73,7 +73,7 @@ def _down(rows: list[_Row]) -> tuple[dict[str, Count], int]:
     homeless = 0
     for index, row in enumerate(rows):
         taken = max(0, min(homeless, row.most - row.kept))
-        count = counts[row.name] = Count(row.kept, taken)
+        count = counts[row.name] = Count(row.kept, taken, given=row.given)
         below = sum(later.stand_ins for later in rows[index + 1 :])
         unsettled = max(0, count.total - row.settled)
         lost = min(row.stuck, count.total) + row.given
@@ -92,7 +92,7 @@ def _back(rows: list[_Row], counts: Mapping[str, Count], homeless: int) -> dict[
         unsettled = sum(max(0, total - settled) for total, settled in later)
         more = homeless if not row.stuck else min(homeless, there)
         taken = max(0, min(max(more, min(there, unsettled)), row.most - count.total))
-        found[row.name] = Count(count.own, count.spilled + taken)
+        found[row.name] = replace(count, spilled=count.spilled + taken)
         homeless -= min(taken, homeless)
     return found
 

@@ -107,7 +107,11 @@ def _profiles(
         count = counts.get(name, Count(0))
         ref = Ref("Deployment", desired.key.namespace, deployment_name(desired.key.name, name))
         cause = worst(
-            [*map(cause_of, pods), _refusal(observed.objects.get(ref)), _given(desired, name)]
+            [
+                *map(cause_of, pods),
+                _refusal(observed.objects.get(ref)),
+                _given(desired, name, count),
+            ]
         )
         yield ProfileStatus(
             name=name,
@@ -123,9 +127,9 @@ def _profiles(
         )
 
 
-def _given(desired: Desired, profile: str) -> Cause | None:
+def _given(desired: Desired, profile: str, count: Count) -> Cause | None:
     """To a pool of a higher priority."""
-    why = reclaimed_why(desired, profile)
+    why = reclaimed_why(desired, profile) if count.given else None
     return Cause(why.reason, why.detail, fatal=False) if why is not None else None
 
 

@@ -31,16 +31,19 @@ class Environment:
 class Reclaim:
     """A profile may have at most `limit` pods while the pool `by` (namespace/name) needs its GPUs.
 
-    `placed` is how many pods of that pool had a node when the last replica was taken; `freed_at` is
-    when the profile came down to the limit.
+    `taken`: replicas go for it; else the profile only may not grow. When the last replica was
+    taken, `placed` pods of that pool had a node, and `others` of all pools but the two; at
+    `freed_at` the profile had come down to the limit.
     """
 
     limit: int
     by: str
     priority: int  # of that pool
     lacks: str  # what it is told about its pods
-    placed: int
+    placed: int = 0
+    others: int = 0
     freed_at: datetime | None = None
+    taken: bool = True
 
     @property
     def detail(self) -> str:

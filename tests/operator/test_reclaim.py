@@ -77,12 +77,13 @@ def _pod(made: ModelPool, profile: str, name: str, **more: Any) -> Pod:
     return Pod(full, made.metadata.namespace, made.name, profile, created_at=EPOCH, **more)
 
 
-def limits(*holdings: Holding, now: datetime = NOW) -> dict[str, int]:
-    """What is left to whom, as pool/profile."""
+def limits(*holdings: Holding, now: datetime = NOW, taken: bool = True) -> dict[str, int]:
+    """What is left to whom, as pool/profile; where it is not `taken`, who may only not grow."""
     return {
         f"{key.name}/{name}": reclaim.limit
         for key, found in reclaims(holdings, now).items()
         for name, reclaim in found.items()
+        if reclaim.taken is taken
     }
 
 
@@ -199,7 +200,8 @@ def test_where_the_preferred_accelerator_cannot_be_had_the_next_is_taken() -> No
 
 
 def standing(holding: Holding, *others: Holding, now: datetime = NOW) -> dict[str, Reclaim]:
-    return dict(reclaims([holding, *others], now).get(holding.key, {}))
+    found = reclaims([holding, *others], now).get(holding.key, {})
+    return {name: reclaim for name, reclaim in found.items() if reclaim.taken}
 
 
 def test_it_stays_until_the_pool_is_short_no_more() -> None:
@@ -231,8 +233,8 @@ def test_the_next_one_is_taken_only_after_the_first_has_helped() -> None:
 
 def test_a_replica_that_did_not_help_is_the_last_of_its_profile_only() -> None:
     gold, other = held(GOLD.pool, 1, homeless=1), held(pool("other", priority=80), 2)
-    gives = standing(held(LOW, 5), gold)
-    gives = standing(held(LOW, 4, gives=gives), gold)
+    gives = standing(held(LOW, 5), gold, other)
+    gives = standing(held(LOW, 4, gives=gives), gold, other)
     later = NOW + timedelta(seconds=61)
     assert limits(held(LOW, 4, gives=gives), gold, other, now=later) == {
         "low/h100": 4,
@@ -253,6 +255,28 @@ def test_two_accelerators_together_do_not_go_below_the_floor() -> None:
     both = pool("low", profile("h100"), profile("l4"), priority=50, floor=3)
     low = held(both, {"h100": 2, "l4": 2})
     assert limits(GOLD, small, low) == {"low/h100": 1}
+
+
+def test_who_gives_nothing_does_not_grow_either() -> None:
+    low = pool("low", priority=50, floor=2)
+    assert limits(GOLD, held(low, 2, homeless=3), taken=False) == {"low/h100": 2}
+    assert limits(GOLD, held(low, 1, homeless=3), taken=False) == {"low/h100": 2}, "its floor"
+    elsewhere = pool("low", profile("a100"), profile("h100"), priority=50, floor=2)
+    both = held(elsewhere, {"a100": 1, "h100": 1}, {"h100": 1})
+    assert limits(GOLD, both, taken=False) == {"low/h100": 1}
+    smaller = pool("low", profile(gpus=1), priority=50)
+    eight = held(pool("gold", profile(gpus=8), priority=200), 1, homeless=1)
+    assert limits(eight, held(smaller, 3), taken=False) == {}, "what it takes would not help"
+    assert limits(held(GOLD.pool, 2), held(low, 2, homeless=3), taken=False) == {}
+
+
+def test_a_replica_whose_place_another_pool_took_is_followed_by_the_next() -> None:
+    """That pool is below its floor, and so may grow."""
+    fair = pool("fair", priority=100, floor=2)
+    gives = standing(held(LOW, 5), GOLD, held(fair, 1, homeless=1))
+    gives = standing(held(LOW, 4, gives=gives), GOLD, held(fair, 2))
+    later = NOW + timedelta(seconds=61)
+    assert standing(held(LOW, 4, gives=gives), GOLD, held(fair, 2), now=later)["h100"].limit == 3
 
 
 def test_what_the_annotation_says_survives_the_writing() -> None:
@@ -295,11 +319,15 @@ def test_whatever_is_there(found: list[Holding], random: Any) -> None:
     random.shuffle(shuffled)
     assert reclaims(shuffled, NOW) == decided, "the order does not matter"
     per_kind: dict[str, int] = {}
-    for key, gives in decided.items():
-        giver = by_key[key]
+    for key, every in decided.items():
+        giver, gives = by_key[key], {kind: one for kind, one in every.items() if one.taken}
+        for kind in every.keys() - gives.keys():
+            placed = sum(p.scheduled for p in giver.pods_of(kind))
+            limit = every[kind].limit
+            assert limit == placed or placed < limit <= giver.floor, "it may reach its floor"
         ready = {p: sum(x.ready for x in giver.pods_of(p)) for p in KINDS}
         stays = sum(min(ready[p], gives[p].limit if p in gives else ready[p]) for p in KINDS)
-        assert stays >= giver.floor
+        assert stays >= giver.floor or not gives
         for kind, reclaim in gives.items():
             taker = next(h for h in found if str(h.key) == reclaim.by)
             assert taker.priority > giver.priority

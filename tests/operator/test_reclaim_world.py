@@ -136,7 +136,7 @@ POOLS = st.lists(
 )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(POOLS, st.integers(0, 6))
 async def test_it_settles_with_the_highest_priorities_served(
     asked: list[tuple[int, int, int]], places: int
