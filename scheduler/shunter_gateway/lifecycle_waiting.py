@@ -73,8 +73,8 @@ class Submission:
         self.phase, self._position, self._eta_at = _QUEUED, None, None
 
     def submit(self) -> None:
-        """Asks the scheduler. A session that begins is asked too: the place in time is kept, by
-        `waited_ms`, and what was told last stands until there is news."""
+        """Asks the scheduler. A session that begins is asked too: place and bound in time are kept,
+        by `waited_ms` and `queued_ms`, and what was told last stands until there is news."""
         self._asked_since = self._services.clock.time()
         self._ask()
 
@@ -89,7 +89,9 @@ class Submission:
     def _ask(self) -> None:
         self.held = self.held_alone = False
         self.submitted_at = self._services.clock.time()
-        self._services.link.send(self.submitted_event())
+        message = self.submitted_event()
+        message.queued_ms = int((self.submitted_at - self.since) * 1000)
+        self._services.link.send(message)
 
     def submitted_event(self) -> pb.Submitted:
         life, services = self._life, self._services

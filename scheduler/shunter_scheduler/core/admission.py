@@ -80,8 +80,7 @@ def admit(state: CoreState, request: Request, now: float) -> None:
     route.preferred.active_at = now
     entry = make_entry(state, request, route, trail, now)
     if pool.from_zero is not None and not pool.any_in_service():
-        entry.timeout_at = now + pool.from_zero.hold_timeout_s
-        pool.starting.asked(pool.from_zero, now)
+        entry.timeout_at = entry.queued_at + pool.from_zero.hold_timeout_s
     state.add_entry(entry)
     enqueue(state, entry)
 
@@ -214,6 +213,7 @@ def make_entry(
     trail.state = "waiting"
     trail.output_tokens = output_tokens
     limit = request.max_output_tokens
+    queued_at = now if request.queued_at is None else request.queued_at
     rest = state.lengths.expected(request.model, slo_class.name, limit) - output_tokens
     expected = rest if rest > 1.0 else 1.0
     pool.max_queued = route.max_queued
@@ -226,8 +226,8 @@ def make_entry(
         route.policy,
         slo_class,
         route.rank,
-        now,
-        now + route.queue_timeout_s,
+        queued_at,
+        queued_at + route.queue_timeout_s,
         _latest_start(request, slo_class, pool, expected),
         expected,
         trail,

@@ -64,8 +64,7 @@ def _place_newcomers(
 
 def _after_placing(state: CoreState, pool: PoolRecord, newcomers: list[Entry], now: float) -> None:
     if not pool.any_in_service():
-        for entry in list(pool.queue):
-            try_fallback(state, entry)
+        _await_start(state, pool, now)
     while len(pool.queue) > _bound(pool, now):
         shed = pool.queue.last()
         assert shed is not None
@@ -77,6 +76,20 @@ def _after_placing(state: CoreState, pool: PoolRecord, newcomers: list[Entry], n
         pool.starting.told = _phase(pool)
         pool.holds_refresh_at = now + state.settings.hold_refresh_s
         state.timers.push(pool.holds_refresh_at, "holds", pool.name)
+
+
+def _await_start(state: CoreState, pool: PoolRecord, now: float) -> None:
+    """Those who queued while an instance served wait as long as those who came after it went."""
+    settings = pool.from_zero
+    if settings is not None:
+        pool.starting.waits(settings, now)
+    for entry in list(pool.queue):
+        if try_fallback(state, entry) or settings is None:
+            continue
+        timeout_at = entry.queued_at + settings.hold_timeout_s
+        if timeout_at > entry.timeout_at:
+            entry.timeout_at = timeout_at
+            state.timers.push(timeout_at, "timeout", entry.request_id)
 
 
 def _bound(pool: PoolRecord, now: float) -> int:
@@ -155,13 +168,15 @@ def try_fallback(state: CoreState, entry: Entry) -> bool:
     """Moves a waiting request on to the next pool of its rule that serves and has room."""
     if entry.started:
         return False
-    while entry.fallback:
-        name, entry.fallback = entry.fallback[0], entry.fallback[1:]
+    max_queued = entry.pool.max_queued  # by the same policy
+    for name in entry.fallback:
         pool = state.pools.get(name)
         if pool is None or not pool.any_in_service():
             continue
-        if len(pool.queue) >= max(1, pool.max_queued):
+        if len(pool.queue) >= max(1, max_queued):
             continue
+        pool.max_queued = max_queued
+        entry.fallback = tuple(other for other in entry.fallback if other != name)
         entry.pool.queue.remove(entry.request_id)
         entry.pool = pool
         entry.trail.pool = name
@@ -179,7 +194,7 @@ def _hold_first(state: CoreState, entry: Entry, now: float) -> None:
     if not entry.pool.any_in_service():
         reason = f"no instance is in service: {_phase(entry.pool)}"
     state.trace(entry, now, "hold", reason=reason, ranking=nothing_fits(entry, now))
-    _hold(state, entry, entry.pool.queue.position(entry), now)
+    hold(state, entry, entry.pool.queue.position(entry), now)
 
 
 def refresh_holds(state: CoreState, pool: PoolRecord, now: float) -> None:
@@ -192,12 +207,13 @@ def refresh_holds(state: CoreState, pool: PoolRecord, now: float) -> None:
         if told is None or (position == told and not news):
             continue
         if news or position <= told * MATERIAL or position > told / MATERIAL + 1:
-            _hold(state, entry, position, now)
+            hold(state, entry, position, now)
     if pool.queue:
         state.busy[pool.name] = None
 
 
-def _hold(state: CoreState, entry: Entry, position: int, now: float) -> None:
+def hold(state: CoreState, entry: Entry, position: int, now: float) -> None:
+    """Tells the gateway that the request waits, where, and for what."""
     entry.held_position = position
     pool, request = entry.pool, entry.request
     phase = _phase(pool)

@@ -71,6 +71,7 @@ class InstanceRecord:
     load: Load = field(default_factory=Load)
     requests: dict[str, None] = field(default_factory=dict)
     observed: InstanceObserved | None = None
+    served: bool = False  # was healthy once
     foreign: tuple[int, int] = (0, 0)  # requests and KV tokens that are not in the ledger
     excess: tuple[int, int] = (0, 0)
     queued_until: float = 0.0
@@ -104,6 +105,7 @@ class InstanceRecord:
         if recovered:
             self.succeeded()
         self.observed = seen
+        self.served = self.served or seen.healthy
         # What an idle engine reports as used is its prefix cache, which gives way.
         idle = not seen.running and not seen.waiting
         used_tokens = 0 if idle else int(seen.kv_cache_usage * self.kv_capacity_tokens)

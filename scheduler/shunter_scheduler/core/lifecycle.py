@@ -11,6 +11,7 @@ from shunter_scheduler.core.admission import (
     make_route,
 )
 from shunter_scheduler.core.dispatch import SHORTEST_REST, left_to_generate
+from shunter_scheduler.core.dispatching import hold
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.ledger import reserve
@@ -42,8 +43,16 @@ def submitted(state: CoreState, event: Submitted, now: float) -> None:
     elif request.epoch > known.epoch:
         state.end(known, now)
         admit(state, request, now)
-    elif request.epoch == known.epoch and known.instance is not None:
-        state.assign(known, known.instance.name)  # the gateway has not seen the first one
+    elif request.epoch == known.epoch:
+        _say_again(state, known, now)
+
+
+def _say_again(state: CoreState, entry: Entry, now: float) -> None:
+    """The gateway has not seen what was decided. What is still to be decided it will see."""
+    if entry.instance is not None:
+        state.assign(entry, entry.instance.name)
+    elif entry.state == "waiting" and entry.held_position is not None:
+        hold(state, entry, entry.pool.queue.position(entry), now)
 
 
 def running(state: CoreState, event: Running, now: float) -> None:

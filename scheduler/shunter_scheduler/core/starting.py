@@ -21,19 +21,20 @@ class Starting:
     asked_at: float | None = None  # since then somebody waits for the first instance
     took_s: float | None = None  # from there to an instance in service, the last time
     told: str = ""  # the phase that those who wait know of
-    roomy_until: float = -math.inf
+    waited_at: float = -math.inf  # when somebody waited for it last
 
-    def asked(self, settings: ScaleToZero, now: float) -> None:
-        """A request is held until `settings.hold_timeout_s` have passed."""
-        if self.asked_at is None:
+    def waits(self, settings: ScaleToZero, now: float) -> None:
+        """Somebody waits for the first instance. Who asked for one that never came, so long ago
+        that the pool was idle since, began another start than this."""
+        if self.asked_at is None or now - self.waited_at >= settings.after_s:
             self.asked_at = now
-        self.roomy_until = now + settings.hold_timeout_s
+        self.waited_at = now
 
-    def served(self, now: float) -> None:
-        """An instance is in service."""
-        if self.asked_at is not None:
+    def served(self, now: float, first: bool) -> None:
+        """An instance is in service; `first`: for the first time, so that it was a start."""
+        if first and self.asked_at is not None:
             self.took_s = now - self.asked_at
-            self.asked_at = None
+        self.asked_at = None
 
     def eta_s(self, now: float) -> float:
         """Until an instance is in service, by the last start; 0: not known."""
@@ -45,4 +46,5 @@ class Starting:
         """How many may wait: those that were held keep their places once an instance serves."""
         if not serves:
             return settings.max_held
-        return max(max_queued, settings.max_held) if now < self.roomy_until else max_queued
+        held_lately = now < self.waited_at + settings.hold_timeout_s
+        return max(max_queued, settings.max_held) if held_lately else max_queued

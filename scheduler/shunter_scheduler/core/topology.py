@@ -137,7 +137,8 @@ def instance_observed(state: CoreState, event: InstanceObserved, now: float) -> 
     if record is None:
         return
     pool = state.pools[record.value.pool]
+    first = not record.served
     pool.observe(record, event)
     if pool.starting.asked_at is not None and pool.any_in_service():
-        pool.starting.served(now)
+        pool.starting.served(now, first)
     state.wake(pool)

@@ -10,7 +10,7 @@ from shunter_scheduler.domain.value import Value
 class Request(Value, frozen=True):
     """One request that waits or runs.
 
-    Instants (`arrived_at`, `deadline_at`) are seconds on the core's own clock.
+    Instants (`arrived_at`, `queued_at`, `deadline_at`) are seconds on the core's own clock.
     """
 
     request_id: str
@@ -31,3 +31,4 @@ class Request(Value, frozen=True):
     excluded_instances: tuple[str, ...] = ()
     unmovable_reason: str = ""
     pool: str = ""  # set for a replay: the same model revision must go on
+    queued_at: float | None = None  # waits for a placement since then; None: it begins to

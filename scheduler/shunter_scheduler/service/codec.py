@@ -60,7 +60,7 @@ def to_request(m: pb.Submitted, gateway_id: str, now: float) -> Request:
     headers = m.headers
     if len(headers) > MAX_HEADERS:
         raise InvalidArgument(f"{m.request_id} has {len(headers)} headers, at most {MAX_HEADERS}")
-    deadline_ms = m.deadline_in_ms
+    deadline_ms, queued_ms = m.deadline_in_ms, m.queued_ms
     classes, excluded = m.allowed_classes, m.excluded_instances
     return Request(
         m.request_id,
@@ -81,6 +81,7 @@ def to_request(m: pb.Submitted, gateway_id: str, now: float) -> Request:
         tuple(excluded) if excluded else (),
         m.unmovable_reason,
         m.pool,
+        now - queued_ms / 1000 if queued_ms else None,
     )
 
 

@@ -32,6 +32,10 @@ def waited_ms(world: World) -> list[int]:
     return [e.waited_ms for e in world.scheduler.sent(pb.Submitted) if isinstance(e, pb.Submitted)]
 
 
+def queued_ms(world: World) -> list[int]:
+    return [e.queued_ms for e in world.scheduler.sent(pb.Submitted) if isinstance(e, pb.Submitted)]
+
+
 def test_nothing_is_known_of_the_wait_until_the_scheduler_says() -> None:
     world = cold()
     handle, _ = world.submit()
@@ -121,6 +125,7 @@ def test_request_keeps_its_place_in_time_over_a_restart_of_the_scheduler() -> No
     world.scheduler.connect(world.dispatcher)
     assert len(waited_ms(world)) == 2 and waited_ms(world)[0] == 0
     assert 20_400 <= waited_ms(world)[1] <= 20_600
+    assert 20_400 <= queued_ms(world)[1] <= 20_600
     waiting = handle.waiting()
     assert waiting is not None and waiting.phase == "starting"  # until there is news
     hold(world, phase="loading-weights")
@@ -229,5 +234,7 @@ def test_answer_whose_only_engine_died_is_held_and_goes_on() -> None:
     assert sink.error is None and handle.waiting() == Waiting("starting")
     world.scheduler.topology = topology_message({"chat-1": "chat"}, from_zero=("chat",))
     world.scheduler.connect(world.dispatcher)
+    assert waited_ms(world)[-1] > HOLD_TIMEOUT_S * 1000
+    assert queued_ms(world)[-1] < 6_000, "it waits since its engine died"
     world.run_out(20)
     assert sink.token_ids == UNDISTURBED

@@ -34,6 +34,7 @@ def test_a_submitted_request_keeps_every_field_and_durations_become_instants() -
             block_hashes=b"12345678" * 32,
             deadline_in_ms=2500,
             waited_ms=500,
+            queued_ms=200,
             excluded_instances=["chat-0"],
             unmovable_reason="n > 1",
             pool="chat",
@@ -53,6 +54,7 @@ def test_a_submitted_request_keeps_every_field_and_durations_become_instants() -
     assert (request.max_output_tokens, request.output_tokens) == (200, 17)
     assert request.block_hashes == b"12345678" * 32
     assert (request.arrived_at, request.deadline_at) == (999.5, 1002.5)
+    assert request.queued_at == 999.8
     assert request.excluded_instances == ("chat-0",)
     assert request.unmovable_reason == "n > 1"
 
@@ -60,6 +62,7 @@ def test_a_submitted_request_keeps_every_field_and_durations_become_instants() -
 def test_no_deadline_on_the_wire_is_none() -> None:
     (event,) = decode(submitted())
     assert isinstance(event, events.Submitted) and event.request.deadline_at is None
+    assert event.request.queued_at is None, "it begins to wait"
 
 
 def test_the_other_events_come_in_the_batchs_order() -> None:
