@@ -86,8 +86,10 @@ class InstanceRecord:
 
     @property
     def kv_capacity_tokens(self) -> int:
-        reported = self.observed.kv_capacity_tokens if self.observed else 0
-        return reported or self.model.cost.kv_capacity_tokens
+        seen = self.observed
+        if seen is not None and seen.kv_capacity_tokens:
+            return seen.kv_capacity_tokens
+        return self.model.cost.kv_capacity_tokens
 
     @property
     def healthy(self) -> bool:

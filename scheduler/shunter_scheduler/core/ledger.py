@@ -20,13 +20,13 @@ class Load:
     prefill_ns: int = 0
     decode_tokens: int = 0
 
-    def add(self, other: "Reservation", sign: int) -> None:
-        self.requests += sign
-        self.kv_tokens += sign * other.kv_tokens
-        self.decode_tokens += sign * other.decode_tokens
-        if other.prefilling:
-            self.prefilling += sign
-            self.prefill_ns += sign * other.prefill_ns
+    def add(self, made: "Reservation") -> None:
+        self.requests += 1
+        self.kv_tokens += made.kv_tokens
+        self.decode_tokens += made.decode_tokens
+        if made.prefilling:
+            self.prefilling += 1
+            self.prefill_ns += made.prefill_ns
 
 
 class Reservation(Struct, eq=False):
@@ -65,11 +65,16 @@ class Reservation(Struct, eq=False):
         if load is None:
             return False
         self.load = None
-        load.add(self, -1)
+        load.requests -= 1
+        load.kv_tokens -= self.kv_tokens
+        load.decode_tokens -= self.decode_tokens
+        if self.prefilling:
+            load.prefilling -= 1
+            load.prefill_ns -= self.prefill_ns
         return True
 
 
 def reserve(load: Load, kv_tokens: int, prefill_s: float, decode_tokens: int) -> Reservation:
     made = Reservation(load, kv_tokens, round(prefill_s * NS), decode_tokens)
-    load.add(made, 1)
+    load.add(made)
     return made

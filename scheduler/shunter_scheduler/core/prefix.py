@@ -14,8 +14,10 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 HASH_BYTES = 8
-FEW = 12  # holders up to which one by one is faster than through an index array
-MANY = 64  # holders of a first node (a system prompt) from which whole columns are faster
+FEW = 4  # holders up to which one by one is faster than through an index array
+# A first node (a system prompt) that at least one slot in so many holds has a whole column ready,
+# which is faster; that is at most 8 x 16 bytes for each holder.
+COLUMN_FROM = 16
 
 
 _NO_CHILDREN: dict[bytes, "_Node"] = {}  # of all leaves, never written to: most nodes are leaves
@@ -141,7 +143,8 @@ class PrefixIndex:
     ) -> None:
         """Writes the tokens held per slot into `out`, at most `limit` each."""
         path = found.path
-        many = bool(path) and path[0].holders.bit_count() >= MANY
+        size = len(out)
+        many = bool(path) and path[0].holders.bit_count() * COLUMN_FROM >= size
         if not many:
             out.fill(0.0)
         last = len(path) - 1
@@ -152,7 +155,7 @@ class PrefixIndex:
             if tokens > limit:
                 tokens = limit
             if many:
-                np.multiply(node.ones(len(out)), tokens, out)
+                np.multiply(node.ones(size), tokens, out)
                 many = False
             elif at < last and path[at + 1].holders == holders:
                 continue  # all of them hold more

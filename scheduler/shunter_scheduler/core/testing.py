@@ -123,7 +123,7 @@ class CoreHarness:
                 held.append((entry.move.destination, entry.move.reservation))
             for record, reservation in held:
                 if record is not None and reservation is not None and reservation.open:
-                    expected[record.name].add(reservation, 1)
+                    expected[record.name].add(reservation)
                     there[record.name].add(entry.request_id)
             assert entry.state != "waiting" or (entry.instance, entry.move) == (None, None)
             assert (entry.state == "moving") == (entry.move is not None)
