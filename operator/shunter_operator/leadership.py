@@ -7,8 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from shunter_operator.telemetry import Telemetry
+from shunter_runtime.lease import LeaseTiming
 from shunter_runtime.lease_election import LeaderElection
 from shunter_runtime.lease_store import LeaseStore
+
+# No request waits for an operator, and an API server that is slow for a few seconds, as under the
+# first passes over hundreds of pools, is no reason to change it. Of a killed one the Lease runs
+# out after 15 s, as with Kubernetes' own controllers.
+TIMING = LeaseTiming(lease_s=15.0, renew_s=3.0, retry_s=1.0, give_up_s=12.0)
 
 
 @asynccontextmanager
@@ -26,7 +32,8 @@ async def leadership(
         elif leads.is_set():
             over.set()
 
-    election = LeaderElection(lease, f"{socket.gethostname()}_{secrets.token_hex(4)}")
+    identity = f"{socket.gethostname()}_{secrets.token_hex(4)}"
+    election = LeaderElection(lease, identity, timing=TIMING)
     task = asyncio.create_task(election.run(changed), name="leader election")
     task.add_done_callback(lambda done: None if done.cancelled() else stop.set())
     stopping = asyncio.create_task(stop.wait(), name="stopping")
