@@ -1,5 +1,6 @@
 """Weights on a real cluster: a hub in this process, a volume, kubelets, and a real small model."""
 
+import asyncio
 import base64
 import os
 import socket
@@ -91,7 +92,7 @@ async def _open_to_all(kube: Cluster) -> None:
     name = (await kube.api.get(f"{claims}/weights"))["spec"]["volumeName"]
     volume = await kube.api.get(f"/api/v1/persistentvolumes/{name}")
     if folder := volume["spec"].get("hostPath", {}).get("path"):
-        Path(folder).chmod(0o777)
+        await asyncio.to_thread(Path(folder).chmod, 0o777)
 
 
 async def test_one_download_for_two_nodes_after_a_token_that_was_refused(
@@ -116,7 +117,11 @@ async def test_one_download_for_two_nodes_after_a_token_that_was_refused(
                 "credentialsSecretRef": {"name": "hf"},
                 "cache": {"pvc": "weights"},
             },
-            engine={"type": "numpy", "env": [{"name": "HF_ENDPOINT", "value": hub.url}]},
+            engine={
+                "type": "numpy",
+                "env": [{"name": "HF_ENDPOINT", "value": hub.url}],
+                "files": [{"name": "note.txt", "content": "mounted"}],
+            },
             profiles=[_profile("a100"), _profile("l4")],
         )
         await kube.conditioned("tiny", "Degraded", "True", "WeightsUnauthorized", wait_s=WAIT_S)
@@ -133,3 +138,6 @@ async def test_one_download_for_two_nodes_after_a_token_that_was_refused(
         await kube.conditioned("tiny", "Progressing", "False", "Complete", wait_s=WAIT_S)
         assert hub.downloads == {"tiny.gguf": 1}
         assert await phases() == {"a100": "Ready", "l4": "Ready"}
+        maps = (await kube.api.list(kube.path("configmaps"))).items
+        data = [m["data"] for m in maps if m["metadata"]["name"].startswith("tiny-files-")]
+        assert data == [{"note.txt": "mounted"}], "and the kubelets mounted it"
