@@ -11,6 +11,7 @@ from shunter.doctor.facts import (
     Page,
     Part,
     SchedulerPages,
+    Silent,
     Unread,
 )
 from shunter.doctor.findings import Finding, failed, ok, skipped, warning
@@ -84,25 +85,33 @@ def schedulers(facts: ClusterFacts) -> Iterator[Finding]:
     if isinstance(facts.schedulers, Unread):
         yield skipped(facts.schedulers.why)
         return
-    leading = []
+    leading, asked = [], 0
     for pod, pages in facts.schedulers.items():
-        if why := _silent(pages):
-            yield failed(
-                f"{pod}: {why}", f"kubectl -n {facts.place.namespace} logs {pod} --tail=50"
-            )
+        if isinstance(pages.health, Unread) and not isinstance(pages.health, Silent):
+            yield skipped(f"{pod}: {pages.health.why}")
+            continue
+        asked += 1
+        if why := _trouble_of(pages):
+            logs = f"kubectl -n {facts.place.namespace} logs {pod} --tail=50"
+            yield failed(f"{pod}: {why}", logs)
         elif isinstance(pages.metrics, Page) and f"\n{LEADING} 1" in pages.metrics.text:
             leading.append(pod)
-    if len(leading) == 1:
-        yield _holds_the_lease(leading[0], facts, len(facts.schedulers))
-        if len(facts.schedulers) == 1:
-            yield warning("there is no standby scheduler", "set scheduler.replicas to 2")
-    elif leading:
+    if asked:
+        yield from _leadership(leading, facts, asked)
+
+
+def _leadership(leading: list[str], facts: ClusterFacts, count: int) -> Iterator[Finding]:
+    if not leading:
+        yield failed("no scheduler leads", "look at the Lease shunter-scheduler and at their logs")
+    elif len(leading) > 1:
         yield failed(
             f"{' and '.join(leading)} both say that they lead",
             "gateways obey the higher term; delete the older pod",
         )
-    elif facts.schedulers:
-        yield failed("no scheduler leads", "look at the Lease shunter-scheduler and at their logs")
+    else:
+        yield _holds_the_lease(leading[0], facts, count)
+        if count == 1:
+            yield warning("there is no standby scheduler", "set scheduler.replicas to 2")
 
 
 def _holds_the_lease(leading: str, facts: ClusterFacts, count: int) -> Finding:
@@ -115,7 +124,7 @@ def _holds_the_lease(leading: str, facts: ClusterFacts, count: int) -> Finding:
     return ok(f"{leading} leads of {counted(count, 'scheduler')}")
 
 
-def _silent(pages: SchedulerPages) -> str:
+def _trouble_of(pages: SchedulerPages) -> str:
     if isinstance(pages.health, Unread):
         return pages.health.why
     return "" if pages.health.status == 200 else f"/health says {pages.health.status}"

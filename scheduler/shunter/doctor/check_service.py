@@ -1,11 +1,12 @@
 """Gateway, scheduler, engines and tokenizers by what they answer: on a cluster or one machine."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import msgspec
 
 from shunter.commands.status import counted
-from shunter.doctor.facts import EngineFacts, ModelFacts, Page, ServiceFacts, Unread
+from shunter.doctor.facts import EngineFacts, ModelFacts, Page, ServiceFacts, Silent, Unread
 from shunter.doctor.findings import Finding, failed, ok, skipped, warning
 from shunter_scheduler.service.engine_metrics import publishes_load
 
@@ -13,7 +14,9 @@ from shunter_scheduler.service.engine_metrics import publishes_load
 def gateway(facts: ServiceFacts) -> Iterator[Finding]:
     """Its /ready: it serves and has heard from a scheduler."""
     found = facts.gateway
-    if isinstance(found, Unread):
+    if isinstance(found, Silent):
+        yield failed(f"the gateway does not answer: {found.why}", "is it there, and up?")
+    elif isinstance(found, Unread):
         yield skipped(found.why)
     elif found.status == 200:
         yield ok("the gateway is ready")
@@ -21,7 +24,7 @@ def gateway(facts: ServiceFacts) -> Iterator[Finding]:
         yield failed("the gateway runs and has no scheduler", "see the checks of the scheduler")
     else:
         yield failed(
-            f"the gateway answers {found.status or 'nothing'}: {found.text[:200].strip()}",
+            f"the gateway answers {found.status}: {found.text[:200].strip()}",
             "are its pods ready, and does its Service select them?",
         )
 
@@ -89,11 +92,16 @@ def engines(facts: ServiceFacts) -> Iterator[Finding]:
     if not facts.engines:
         yield skipped("there is no engine to ask")
         return
-    fine = 0
+    fine, unread = 0, Counter[str]()
     for engine in facts.engines:
+        if isinstance(engine.health, Unread) and not isinstance(engine.health, Silent):
+            unread[engine.health.why] += 1
+            continue
         found = list(_engine(engine))
         fine += not found
         yield from found
+    for why, count in unread.items():
+        yield skipped(f"{counted(count, 'engine')}: {why}")
     if fine:
         yield ok(f"{counted(fine, 'engine')} as promised by type: model, token ids, metrics")
     if facts.unasked:

@@ -18,6 +18,11 @@ class Unread:
 
 
 @dataclass(frozen=True, slots=True)
+class Silent(Unread):
+    """It was asked, and did not answer."""
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
     """The API server. `ahead_s`: its clock against this machine's, known to `within_s`; None where
     it does not tell the time."""

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from shunter.doctor.facts import Page, Unread
+from shunter.doctor.facts import Page, Silent, Unread
 from shunter_runtime.kube_api import KubeApi, KubeError, Object
 
 if TYPE_CHECKING:
@@ -85,9 +85,9 @@ class Direct:
                         return Unread(f"{url}: more than {MAX_PAGE_BYTES} bytes")
                 return Page(reply.status, whole.decode("utf-8", "replace"))
         except TimeoutError:
-            return Unread(f"no answer within {TIMEOUT_S:g} s")
+            return Silent(f"no answer within {TIMEOUT_S:g} s")
         except (aiohttp.ClientError, OSError) as error:
-            return Unread(str(error) or type(error).__name__)
+            return Silent(str(error) or type(error).__name__)
 
 
 @asynccontextmanager

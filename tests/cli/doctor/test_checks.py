@@ -25,6 +25,7 @@ from shunter.doctor.facts import (
     Rights,
     SchedulerPages,
     Server,
+    Silent,
     Unread,
 )
 from shunter.doctor.findings import Finding, State
@@ -149,7 +150,7 @@ CLUSTER_CASES: list[
      {"leases": {"scheduler": lease("s-0_a", "2026-11-22T16:59:00Z"), "operator": lease("o")}},
      State.failed, "renewed 60 s ago: it has run out", "logs"),
     ("a silent scheduler", check_processes.schedulers,
-     {"schedulers": {"s-0": pages(1), "s-1": SchedulerPages(Unread("no route"), UNREAD)}},
+     {"schedulers": {"s-0": pages(1), "s-1": SchedulerPages(Silent("no route"), UNREAD)}},
      State.failed, "s-1: no route", "logs s-1"),
     ("two lead", check_processes.schedulers, {"schedulers": {"s-0": pages(1), "s-1": pages(1)}},
      State.failed, "both say", "term"),
@@ -265,3 +266,8 @@ def test_a_renewal_of_the_past_says_nothing_of_a_clock() -> None:
     old = {"scheduler": lease("s", "2026-11-22T16:00:00Z"), "operator": lease("o")}
     findings = list(check_cluster.clocks(cluster(leases=old)))
     assert [f.state for f in findings] == [State.ok]
+
+
+def test_schedulers_that_may_not_be_asked_are_not_called_silent() -> None:
+    facts = cluster(schedulers={"s-0": SchedulerPages(UNREAD, UNREAD)})
+    assert [f.state for f in check_processes.schedulers(facts)] == [State.skipped]

@@ -8,7 +8,7 @@ import pytest
 
 from doctor_facts import engine, expect, scheduler, service
 from shunter.doctor import check_service
-from shunter.doctor.facts import InstanceFacts, Page, PoolFacts, ServiceFacts, Unread
+from shunter.doctor.facts import InstanceFacts, Page, PoolFacts, ServiceFacts, Silent, Unread
 from shunter.doctor.findings import Finding, State
 
 SERVICE_CASES: list[
@@ -34,7 +34,7 @@ SERVICE_CASES: list[
     ("a failed instance", check_service.scheduler,
      {"scheduler": scheduler(instances=(InstanceFacts("a", "chat", "h:1", "failed"),))},
      State.warning, "a at h:1 failed", "log"),
-    ("a dead engine", check_service.engines, {"engines": (engine(health=Unread("refused")),)},
+    ("a dead engine", check_service.engines, {"engines": (engine(health=Silent("refused")),)},
      State.failed, "/health does not answer: refused", "log"),
     ("another model", check_service.engines,
      {"engines": (engine(models=Page(200, '{"data": [{"id": "other"}]}')),)},
@@ -79,3 +79,17 @@ def test_text_level_engines_need_no_token_ids() -> None:
     assert model is not None
     plain = engine(model=replace(model, declared=False), token_ids=Unread("404"))
     assert [f.state for f in check_service.engines(service(engines=(plain,)))] == [State.ok]
+
+
+def test_a_gateway_that_does_not_answer_is_no_gateway_that_was_not_asked() -> None:
+    silent = list(check_service.gateway(service(gateway=Silent("connection refused"))))
+    expect(silent, State.failed, "connection refused", "up")
+    assert [f.state for f in check_service.gateway(service(gateway=Unread("name it")))] == [
+        State.skipped
+    ]
+
+
+def test_engines_that_may_not_be_asked_are_counted() -> None:
+    unasked = tuple(engine(f"e{n}", health=Unread("may not")) for n in range(3))
+    (finding,) = check_service.engines(service(engines=unasked))
+    assert (finding.state, finding.message) == (State.skipped, "3 engines: may not")
