@@ -13,7 +13,7 @@ from shunter_operator.values import Manifest, Pod, Startup, Termination
 from shunter_operator.weights import fetch_failure
 
 MAX_QUOTED = 400
-# A kubelet before 1.21 acts on a failed startup probe at its next look at the pod, up to 90 s later.
+# A kubelet before 1.21 acts on a failed startup probe when it next looks at the pod, in up to 90 s.
 STOPPING_S = 120.0
 _GPU = re.compile(r"Insufficient (\S*(?:gpu|mig-)\S*)", re.IGNORECASE)
 _TAINT = re.compile(r"had (?:untolerated )?taints? (\{[^}]*\})")
@@ -38,7 +38,7 @@ _UNAUTHORIZED = re.compile(
     r"|Access to model \S+ is restricted|(?:401|403) (?:Unauthorized|Forbidden)",
 )
 _BACKING_OFF = "CrashLoopBackOff"
-_FRAME = " \t│┃║|─━═╭╮╰╯┌┐└┘"
+_SIDES = "│┃║"
 _STOPPED_BY_SIGNAL = frozenset({0, 137, 143})
 
 
@@ -128,9 +128,15 @@ def _never_ready(ended: Termination, startup: Startup | None) -> bool:
 
 
 def last_line(text: str) -> str:
-    """The last one with words in it: some programs draw a frame around what they say."""
-    lines = (line.strip(_FRAME) for line in reversed(text.splitlines()))
-    return next((line[:MAX_QUOTED] for line in lines if any(map(str.isalnum, line))), "")
+    """The last one with words in it, or all that the last frame around lines holds: some programs,
+    our own among them, draw one around an error."""
+    lines = [line.strip() for line in text.splitlines()]
+    while lines and not any(map(str.isalnum, lines[-1])):
+        lines.pop()
+    told: list[str] = []
+    while lines and (not told or (told[0][0] in _SIDES and lines[-1][:1] in _SIDES)):
+        told.insert(0, lines.pop())
+    return " ".join(line.strip(_SIDES + " ") for line in told)[:MAX_QUOTED]
 
 
 def _joined(what: str, detail: str) -> str:

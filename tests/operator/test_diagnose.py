@@ -96,9 +96,15 @@ def test_why_an_engine_ended(ended: Termination, reason: str, told: str) -> None
 
 
 def test_the_last_line_has_words() -> None:
-    assert last_line("Usage: x\n╭─ Error ───╮\n│ No such option: --a │\n╰───────────╯\n\n") == (
-        "No such option: --a"
+    framed = (
+        "Usage: x",
+        "╭─ Error ─╮",
+        "│ No such option: --a (Possible  │",
+        "│ options: --b) │",
+        "╰─╯",
     )
+    assert last_line("\n".join(framed)) == "No such option: --a (Possible options: --b)"
+    assert last_line("one\n two \n\n---\n") == "two"
     assert last_line("---\n") == last_line("") == ""
 
 
