@@ -175,7 +175,11 @@ class Dispatcher:
                 pass
 
     def _find(self, request_id: str) -> RequestLifecycle | None:
-        return self._state.requests.get(request_id)
+        """The request that the scheduler speaks of: so it is not held by the gateway alone."""
+        life = self._state.requests.get(request_id)
+        if life is not None and life.submission.held_alone:
+            self._alone.forget(request_id)
+        return life
 
     def _on_topology(self, message: pb.Topology) -> None:
         topology = topology_from_proto(message)

@@ -15,6 +15,7 @@ class Binding:
 
     __slots__ = (
         "_answer",
+        "_decoder",
         "_drawn_seed",
         "_services",
         "_spec",
@@ -31,11 +32,12 @@ class Binding:
         self._answer = answer
         self.pool = pool
         self.adapter: EngineAdapter = services.adapters[pool.engine_type]
+        self._decoder = services.decoders.decoder(pool, spec.prompt_token_ids or ())
         self._text_level_because = self._why_text_level()
         self.token_level = not self._text_level_because
         self._drawn_seed: int | None = None
         if self.token_level:
-            self._prepare_answer(spec.prompt_token_ids or ())
+            self._prepare_answer()
 
     def _why_text_level(self) -> str:
         """Why ids are not sent; empty if they are."""
@@ -44,6 +46,8 @@ class Binding:
         source, decoders = self._tokenizer_source(), self._services.decoders
         if source and not decoders.same_tokenizer(source, self.pool.model_source):
             return "other_tokenizer"
+        if self._decoder is None:  # others were needed more while the request waited
+            return "no_tokenizer"
         return "tokenizer_mismatch" if decoders.mismatch(self.pool) else ""
 
     def _tokenizer_source(self) -> str:
@@ -54,11 +58,9 @@ class Binding:
         pool = topology.pools_by_model.get(self._spec.model) if topology is not None else None
         return pool.model_source if pool is not None else ""
 
-    def _prepare_answer(self, prompt: tuple[int, ...]) -> None:
+    def _prepare_answer(self) -> None:
         decoders, pool, sampling = self._services.decoders, self.pool, self._spec.sampling
-        self._answer.prepare(
-            decoders.decoder(pool, prompt), decoders.eos_token_ids(pool), pool.context_length
-        )
+        self._answer.prepare(self._decoder, decoders.eos_token_ids(pool), pool.context_length)
         # With a seed, on an engine that counts on, sampling goes on unchanged elsewhere.
         wants_seed = sampling.seed is None and sampling.temperature != 0
         if wants_seed and self.adapter.capabilities.output_offset:

@@ -125,7 +125,7 @@ class GatewayMetrics:
         )
         self.tokenizer_mismatch = Gauge(
             "shunter_gateway_tokenizer_mismatch",
-            "1 while an engine of the pool tokenises otherwise: its requests go as text.",
+            "Workers that know of an engine of the pool that tokenises otherwise: it gets text.",
             ("pool",),
             registry=registry,
         )
@@ -141,5 +141,7 @@ class GatewayMetrics:
             registry=registry,
         )
         self.scheduler_connected = Gauge(
-            "shunter_gateway_scheduler_connected", "1 while a session stands.", registry=registry
+            "shunter_gateway_scheduler_connected",
+            "Workers that have a session with the scheduler.",
+            registry=registry,
         )

@@ -63,10 +63,11 @@ class TokenizerRegistry:
         return entry.tokenizer if entry is not None else None
 
     def update(self, topology: Topology) -> None:
-        """Loads what is new and compares it with the engines'. A pool at zero is loaded too: its
-        first request is to wait for the engine only."""
+        """Loads what is new and compares it with the engines'. A pool at zero is loaded too, as
+        long as no other has to go for it: its first request is to wait for the engine only."""
         sources = {pool.model_source for pool in topology.pools.values() if pool.max_held}
-        for source in sorted(sources - self._entries.keys()):
+        room = max(0, _LOADED - len(self._entries))
+        for source in sorted(sources - self._entries.keys())[:room]:
             task = asyncio.create_task(self.tokenizer(source))
             self._loading.add(task)
             task.add_done_callback(self._loading.discard)

@@ -211,6 +211,28 @@ def test_a_scheduler_that_was_silent_and_speaks_again_is_asked() -> None:
     assert set(world.scheduler.waiting) == {"r1"}
 
 
+def test_what_a_silent_scheduler_places_is_no_longer_held_here() -> None:
+    world = cold()
+    world.settle(0.1)
+    for i in range(MAX_HELD):
+        world.submit(request_id=f"r{i}")
+    world.settle(3)  # silent: held here
+    submitted = list(world.scheduler.waiting.values())
+    assert len(submitted) == MAX_HELD
+    world.scheduler.topology = topology_message({"chat-0": "chat"}, from_zero=("chat",))
+    for event in submitted:
+        world.scheduler.assign(event, "chat-0")
+    assert all(life.state == "assigned" for life in world.dispatcher._state.requests.values())
+    world.scheduler.lose()
+    message = topology_message({}, from_zero=("chat",))
+    world.dispatcher.on_commands(
+        pb.SchedulerCommands(commands=[pb.SchedulerCommand(topology=message)])
+    )
+    world.settle(3)
+    later = [world.submit(request_id=f"s{i}")[1] for i in range(MAX_HELD)]
+    assert all(sink.error is None for sink in later)
+
+
 def test_pool_that_does_not_start_from_zero_is_refused_without_a_scheduler() -> None:
     world = World(instances={"other-0": "other"}, from_zero=())
     world.scheduler.lose()

@@ -102,6 +102,18 @@ async def test_pool_at_zero_is_loaded_before_its_first_request(loader: Loader) -
     await registry.close()
 
 
+async def test_pools_at_zero_push_out_no_tokenizer_that_is_loaded(loader: Loader) -> None:
+    registry = await registry_of(Engine(sim_tokenizer().encode(PROBE)), loader, "hot")
+    cold = tuple(f"cold-{i:02}" for i in range(70))
+    message = topology_message({"hot-0": "hot"}, from_zero=cold)
+    for _ in range(3):
+        registry.update(topology_from_proto(message))
+        await registry.settled()
+    assert registry.known("sim://hot") is not None
+    assert len(loader.loads) == len(set(loader.loads)) == 64
+    await registry.close()
+
+
 async def test_engine_is_asked_once_and_again_if_it_was_not_up(loader: Loader) -> None:
     engine = Engine(None)
     registry = await registry_of(engine, loader, "chat", rechecks=AT_ONCE)

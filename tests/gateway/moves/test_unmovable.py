@@ -5,9 +5,12 @@ from dataclasses import replace
 import pytest
 
 from shunter_gateway.ports import Capabilities, SamplingParams
+from shunter_gateway.testing import LetterDecoders
 from shunter_gateway.testing_engines import TEXT_LEVEL, TOKEN_LEVEL
 from shunter_gateway.testing_world import LOST, World
+from shunter_gateway.topology import Pool
 from shunter_proto.v1 import scheduler_pb2 as pb
+from shunter_text.detokenizer import StreamDecoder
 
 SEEDED = SamplingParams(temperature=0.7, seed=3)
 PENALISED = SamplingParams(temperature=0.0, frequency_penalty=0.5)
@@ -49,6 +52,20 @@ def test_reason_is_told_everywhere(
 
 def _capabilities(counts_on: bool) -> Capabilities:
     return replace(TOKEN_LEVEL, output_offset=counts_on)
+
+
+class Forgotten(LetterDecoders):
+    """The tokenizer made room for another while the request waited."""
+
+    def decoder(self, pool: Pool, context_ids: tuple[int, ...]) -> StreamDecoder | None:
+        return None
+
+
+def test_request_whose_tokenizer_is_gone_goes_as_text() -> None:
+    world = World(decoders=Forgotten())
+    world.submit()
+    assert world.call_of().request.token_ids is None
+    assert world.observer.counts == {"unmovable no_tokenizer": 1}
 
 
 def test_penalties_do_not_keep_a_failed_request_from_going_on() -> None:
