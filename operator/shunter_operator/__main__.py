@@ -28,6 +28,7 @@ from shunter_operator.kubernetes import (
 from shunter_operator.leadership import first_of, leadership
 from shunter_operator.names import PoolKey, Ref
 from shunter_operator.nodes import NOTICE_TAINTS, may_watch_nodes, node_reflector
+from shunter_operator.own_namespace import until_deleted
 from shunter_operator.reconcile import Outside, Reconciler
 from shunter_operator.scheduler_client import SchedulerClient
 from shunter_operator.telemetry import Telemetry
@@ -43,7 +44,6 @@ from shunter_runtime.signals import stop_signals
 from shunter_runtime.tls import TlsFiles, channel_credentials
 
 LEASE = "shunter-operator"
-RELEASE_TIMEOUT_S = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -118,7 +118,7 @@ async def serve(
             async with election or nullcontext(stop) as over:
                 if not over.is_set():
                     webhooks.lead(True)
-                    await _term(ground, stop, over, lambda: started(port))
+                    await _term(ground, over, lambda: started(port))
             webhooks.lead(False)
         log.info("operator.stopping")
 
@@ -134,9 +134,7 @@ class Ground:
     telemetry: Telemetry
 
 
-async def _term(
-    ground: Ground, stop: asyncio.Event, over: asyncio.Event, started: Callable[[], None]
-) -> None:
+async def _term(ground: Ground, over: asyncio.Event, started: Callable[[], None]) -> None:
     """Leads until it is `over`: the lead is lost, or the process is told to stop."""
     options, api = ground.options, ground.api
     parts = Parts.build(options, api, ground.environment, ground.telemetry)
@@ -146,9 +144,8 @@ async def _term(
             await stack.enter_async_context(_nodes(options, api, parts, over))
         wakes = parts.pools.wake, parts.policies.wake
         registry = registry_of(ground.access, parts.watches, *wakes, options.known)
+        await stack.enter_async_context(_last_will(ground, parts))
         await _work(options, parts, registry, over, started)
-        if stop.is_set():
-            await _release(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,12 +227,23 @@ async def _nodes(
             await task
 
 
-async def _release(parts: Parts) -> None:
+@asynccontextmanager
+async def _last_will(ground: Ground, parts: Parts) -> AsyncIterator[None]:
+    """Meanwhile, if the own namespace is deleted, no pool waits for this operator any more."""
+    namespace = ground.options.lease_namespace or ground.api.namespace
+
+    async def wait() -> None:
+        await until_deleted(ground.api, namespace)
+        log.warning("operator.namespace_deleted", namespace=namespace)
+        await parts.reconciler.retire()
+
+    task = asyncio.create_task(wait(), name="own namespace")
     try:
-        async with asyncio.timeout(RELEASE_TIMEOUT_S):
-            await parts.reconciler.release()
-    except TimeoutError:
-        log.warning("finalizers_not_released", remedy="see Removal in docs/operator.md")
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 async def _end_of(tasks: Collection[asyncio.Task[None]]) -> None:

@@ -1,5 +1,6 @@
 """One pass over one pool: read, plan, carry out."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -56,6 +57,8 @@ from shunter_operator.values import (
 
 log = structlog.get_logger(__name__)
 
+RETIRE_PAUSE_S = 0.2  # until the watches have brought what was written
+
 _MARKS = (
     ANNOTATION_DELETION_COST,
     ANNOTATION_DRAIN_REASON,
@@ -90,6 +93,7 @@ class Reconciler:
         self._environment = environment
         self._telemetry = telemetry
         self._memory: dict[PoolKey, _Memory] = {}
+        self._retired = False
         self._giving = Giving(outside.mirror, outside.clock)
 
     async def reconcile(self, key: PoolKey) -> int | None:
@@ -98,6 +102,8 @@ class Reconciler:
         if record is None:
             self._memory.pop(key, None)
             return None
+        if self._retired:
+            return 0
         actions = await self.plan(record)
         for action in actions:
             await self._carry_out(record, action)
@@ -128,20 +134,22 @@ class Reconciler:
         self._telemetry.actions.labels(SetStatus.__name__).inc()
         return 1
 
-    async def release(self) -> None:
-        """At the end of the process: where a namespace ends too, nobody else takes the finalizers
-        off. Errors are logged, since there is no second attempt."""
-        ends: dict[str, bool] = {}
-        cluster = self._outside.cluster
-        for record in filter(_held, self._outside.mirror.pools()):
-            namespace = record.key.namespace
-            try:
-                if namespace not in ends:
-                    ends[namespace] = await cluster.namespace_ends(namespace)
-                if ends[namespace]:
+    async def retire(self) -> None:
+        """The operator's own namespace is deleted: lets go of every pool, and of the disruption
+        budgets that only an operator opens, and does nothing else any more. Runs until all is
+        done, or it is cancelled."""
+        self._retired = True
+        mirror, cluster = self._outside.mirror, self._outside.cluster
+        while held := [record for record in mirror.pools() if _held(record)]:
+            for record in held:
+                budgets = (r for r in mirror.objects(record.key) if r.kind == "PodDisruptionBudget")
+                try:
                     await cluster.merge(record.key.ref, _finalizers(record, False))
-            except ClusterError as error:
-                log.warning("finalizer_not_released", pool=str(record.key), error=str(error))
+                    for ref in budgets:
+                        await cluster.delete(ref)
+                except ClusterError as error:
+                    log.warning("pool_not_released", pool=str(record.key), error=str(error))
+            await asyncio.sleep(RETIRE_PAUSE_S)
 
     async def plan(self, record: PoolRecord) -> list[Action]:
         now, mirror = self._outside.clock(), self._outside.mirror

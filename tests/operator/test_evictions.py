@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operator_world import World
-from shunter_operator.names import FINALIZER, PoolKey
+from shunter_operator.names import PoolKey
 from shunter_operator.testing import pool_body
 from shunter_operator.values import Node
 
@@ -236,15 +236,14 @@ async def test_in_a_namespace_that_ends_a_deleted_pool_is_let_go_at_once(world: 
     assert key not in world.cluster.bodies
 
 
-async def test_an_operator_that_ends_with_its_namespace_takes_its_finalizers_off(
-    world: World,
-) -> None:
+async def test_an_operator_whose_namespace_is_deleted_lets_go_of_everything(world: World) -> None:
     key = await serving(world, 1)
-    await world.reconciler.release()
-    assert world.cluster.bodies[key]["metadata"]["finalizers"] == [FINALIZER], "an upgrade"
-    world.cluster.ending_namespaces = {"serving"}
-    await world.reconciler.release()
+    await world.reconciler.retire()
     assert world.cluster.bodies[key]["metadata"]["finalizers"] == []
+    assert world.cluster.evict(on(world, "a")), "nobody is left to open its disruption budget"
+    world.writes()
+    assert await world.reconciler.reconcile(key) == 0
+    assert world.writes() == [], "it does not put them back"
 
 
 STEPS = st.one_of(
