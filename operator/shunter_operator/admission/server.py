@@ -96,7 +96,7 @@ async def serve_reviews(
 ) -> web.AppRunner:
     """Port 0: the system chooses. The caller ends it with `await runner.cleanup()`. Raises
     `OSError` where the port is taken."""
-    app = web.Application(client_max_size=MAX_BODY_BYTES)
+    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_last_of_its_connection])
     app.router.add_post("/validate", _handler(reviewer, reviewer.validate))
     app.router.add_post("/default", _handler(reviewer, reviewer.default))
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=5.0)
@@ -107,6 +107,21 @@ async def serve_reviews(
         await runner.cleanup()
         raise
     return runner
+
+
+@web.middleware
+async def _last_of_its_connection(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """API servers keep a connection whatever has become of the Service's endpoints, and do not
+    repeat a review whose connection ends under it: a replica that stops would refuse it."""
+    try:
+        response = await handler(request)
+    except web.HTTPException as error:
+        error.force_close()
+        raise
+    response.force_close()
+    return response
 
 
 def _handler(

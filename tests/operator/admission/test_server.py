@@ -137,6 +137,16 @@ async def test_without_a_certificate_nobody_is_answered(pair: Pair) -> None:
             await one.post("validate", review_body("CREATE", pool_body()), pair)
 
 
+async def test_no_connection_is_kept_for_a_replica_that_may_be_gone(pair: Pair) -> None:
+    trust = ssl.create_default_context(cadata=pair.authority.decode())
+    body = review_body("CREATE", pool_body())
+    async with replica(Cells(Cell()), pair) as one, aiohttp.ClientSession() as http:
+        for path in ("validate", "default", "elsewhere"):
+            url = f"https://127.0.0.1:{one.port}/{path}"
+            async with http.post(url, data=body, ssl=trust) as answer:
+                assert answer.headers["connection"] == "close"
+
+
 async def test_plain_http_is_not_spoken(pair: Pair) -> None:
     async with replica(Cells(Cell()), pair) as one, aiohttp.ClientSession() as http:
         with pytest.raises(aiohttp.ClientError):
