@@ -86,7 +86,7 @@ class Process:
                         await asyncio.sleep(0.2)
                 except asyncio.CancelledError:
                     self.running.terminate()
-                    self.running.wait(START_S)
+                    await asyncio.to_thread(self.running.wait, START_S)
                     raise
                 self.ended_cpu_s += spent_s
 
