@@ -1,5 +1,7 @@
 """PriorityClasses of engine pods."""
 
+from typing import Any
+
 import pytest
 
 from operator_world import World
@@ -10,7 +12,7 @@ from shunter_operator.values import Environment
 CLASSES = {"low": "shunter-low", "standard": "shunter-standard", "high": "shunter-high"}
 
 
-async def class_of(world: World, **spec: object) -> object:
+async def class_of(world: World, **spec: Any) -> object:
     await world.settle(world.cluster.put(pool_body(**spec)))
     live = world.cluster.live[Ref("Deployment", "serving", "chat-h100")]
     return live["spec"]["template"]["spec"].get("priorityClassName")
