@@ -1,6 +1,7 @@
 """A pool without an instance, with real processes: who asks waits, and is answered by the first."""
 
 import asyncio
+import signal
 from collections.abc import Callable
 
 import aiohttp
@@ -64,6 +65,42 @@ async def test_requests_wait_for_the_first_instance(start_system: Callable[..., 
         answers = await asyncio.wait_for(asyncio.gather(*held), 30)
         assert [a.completion_tokens for a in answers] == [8] * MAX_HELD
         assert await asyncio.to_thread(advised, system) == 1, "it was used just now"
+
+
+async def test_a_scheduler_that_stood_still_goes_on_holding(
+    start_system: Callable[..., System],
+) -> None:
+    """It kept what waits; the gateway has held that by itself and asks anew. Only the scheduler
+    knows positions."""
+    scaling = {"scaleToZero": {"maxHeld": 20}}
+    document = pool_document("chat", [FIRST], scaling=scaling, profiles=[PROFILE])
+    system = start_system(documents=[document], gateway_args=("--keep-alive", "0.2"))
+    body = {"model": "chat", "prompt": "story", "max_tokens": 8, "stream": True}
+
+    async def next_comment(answer: aiohttp.ClientResponse, with_position: bool) -> None:
+        async with asyncio.timeout(30):
+            while (b"position=" in await answer.content.readuntil(b"\n\n")) != with_position:
+                pass
+
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(f"{system.url}/v1/completions", json=body) as answer,
+    ):
+        await next_comment(answer, with_position=True)
+        system.processes["scheduler"].send_signal(signal.SIGSTOP)
+        try:
+            await next_comment(answer, with_position=False)
+        finally:
+            system.processes["scheduler"].send_signal(signal.SIGCONT)
+        await next_comment(answer, with_position=True)
+        await waiting(system, 1)
+        system.engines = (FIRST,)
+        system.start_engine(FIRST)
+        url = f"http://127.0.0.1:{system.ports['first']}/health"
+        await asyncio.to_thread(system.wait_http, url, "first")
+        system.write_config()
+        text = await asyncio.wait_for(answer.text(), 30)
+    assert text.endswith("data: [DONE]\n\n")
 
 
 async def test_held_streams_outlive_a_killed_scheduler(start_system: Callable[..., System]) -> None:

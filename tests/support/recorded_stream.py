@@ -31,9 +31,9 @@ class RecordingTransport(asyncio.Transport):
         pass
 
 
-def unopened_stream(shape: Shape) -> EventStream:
+def unopened_stream(shape: Shape, kind: type[EventStream] = EventStream) -> EventStream:
     """One choice; `open` it on a `RecordingTransport`."""
     spec = RequestSpec("r", "m", "t", "/v1/chat/completions", b"", (1,), 1, b"", 0)
     job = Job(ServedModel("m", "m", "simulated", 0), shape, (spec,))
     watch = Watch(GatewayMetrics(), asyncio.get_running_loop(), INVALID_SPAN, "r")
-    return EventStream(job, watch, lambda _: b"", StreamSettings())
+    return kind(job, watch, lambda _: b"", StreamSettings())

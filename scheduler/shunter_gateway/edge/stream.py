@@ -214,6 +214,7 @@ class EventStream:
             error = self.error
             self._pending.append(self._comment() if error is None else error_event(error))
         self._flush()
+        self._quiet = True  # the next comment is due a whole period from here
 
     async def run(self, writer: AbstractStreamWriter) -> None:
         """Until the last event is written. Raises `ClientStalled`."""

@@ -7,13 +7,15 @@ from typing import Any
 
 import openai
 import pytest
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import StreamWriter
 
 from edge_service import Service, connection, run_service
 from recorded_stream import RecordingTransport, unopened_stream
 from shunter_gateway.edge.front import EdgeSettings
 from shunter_gateway.edge.job import Shape
-from shunter_gateway.edge.render import waiting_comment
-from shunter_gateway.edge.stream import StreamSettings
+from shunter_gateway.edge.render import KEEP_ALIVE, waiting_comment
+from shunter_gateway.edge.stream import EventStream, StreamSettings
 from shunter_gateway.edge.testing import Script
 from shunter_gateway.request import ClientError, Waiting
 
@@ -79,6 +81,29 @@ async def test_rejection_after_a_comment_is_an_error_event() -> None:
         with pytest.raises(openai.APIError, match="too many"):
             async for _ in stream:
                 pass
+
+
+class HurriedStream(EventStream):
+    """Two periods pass at once, then it ends."""
+
+    periods = 2
+
+    async def _woken(self, timeout_s: float) -> bool:
+        self.periods -= 1
+        if self.periods < 0:
+            self.end()
+        return self.periods < 0
+
+
+async def test_comments_come_each_period_from_the_first_on() -> None:
+    stream = unopened_stream(Shape("chat", "r", "m", 1, stream=True), HurriedStream)
+    transport = RecordingTransport()
+    stream.open(transport, chunked=False)
+    assert transport.writes == [KEEP_ALIVE]
+    await stream.run(
+        StreamWriter(BaseProtocol(asyncio.get_running_loop()), asyncio.get_running_loop())
+    )
+    assert transport.writes == [KEEP_ALIVE] * 3
 
 
 async def test_rejection_while_the_head_goes_out_is_not_lost() -> None:
