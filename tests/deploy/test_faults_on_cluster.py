@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from cluster_load import Gateway, Stream, explain, load, status, texts, undisturbed, within
+from helm_chart import CHART
 from helm_release import PROFILES, READY_S, Installed, wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -47,14 +48,18 @@ def test_streams_outlive_the_gateways_that_carry_them(
         wait_for("the old gateways are gone", lambda: not old & set(release.names("pods")), 90.0)
 
 
+def holder(release: Installed, lease: str) -> str:
+    """The pod that leads."""
+    identity = release.get("lease", lease)["spec"]["holderIdentity"]
+    return str(identity).partition("_")[0]
+
+
 def leader(release: Installed) -> tuple[str, str]:
-    holder = release.get("lease", "shunter-scheduler")["spec"]["holderIdentity"]
-    return str(holder).partition("_")[0], "scheduler"
+    return holder(release, "shunter-scheduler"), "scheduler"
 
 
 def operator(release: Installed) -> tuple[str, str]:
-    (found,) = names(release.part("operator"))
-    return found, "operator"
+    return holder(release, "shunter-operator"), "operator"
 
 
 def engine(release: Installed) -> tuple[str, str]:
@@ -142,6 +147,22 @@ def _in_engines(release: Installed) -> int:
 def _in_ledger(release: Installed) -> int:
     told = status(release)
     return sum(i.running for i in told.instances) + sum(p.waiting for p in told.pools)
+
+
+def test_streams_outlive_an_upgrade_of_the_release(
+    release: Installed, expected: Mapping[str, str]
+) -> None:
+    """Every pod of the chart is another one afterwards."""
+    parts = ("operator", "scheduler", "gateway")
+    old = {name for part in parts for name in names(release.part(part))}
+    changed = [f"--set={part}.podAnnotations.upgraded=yes" for part in parts]
+    with load(Gateway.service(release), expected):
+        release.helm(
+            "upgrade", "shunter", str(CHART), "--reuse-values", "--skip-crds", "--wait",
+            "--timeout=180s", *changed,
+        )  # fmt: skip
+        wait_for("all are replaced", lambda: not old & set(release.names("pods")), ROLLOUT_S)
+    release.fix_replicas()
 
 
 def test_streams_outlive_a_rollout_of_the_engines(
