@@ -22,6 +22,7 @@ from shunter_api.weights import WeightsReason
 MAX_FILE_BYTES = 64 << 20
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _REVISION = re.compile(r"[A-Za-z0-9][\w.-]*")
+_SENDABLE = re.compile(r"[!-~]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CHUNK_BYTES = 1 << 16
 _SAID_CHARACTERS = 300  # of the hub's explanation
@@ -58,7 +59,7 @@ class HubOptions:
             hub_cache=Path(environ.get("HF_HUB_CACHE") or f"{hf_home}/hub"),
             own_cache=cache_folder(environ) / "hub",
             endpoint=endpoint.rstrip("/"),
-            token=environ.get("HF_TOKEN", ""),
+            token=environ.get("HF_TOKEN", "").strip(),
             offline=environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"},
         )
 
@@ -104,11 +105,15 @@ class HubAnswer:
 def open_hub(
     url: str, options: HubOptions, timeout_s: float, headers: Mapping[str, str] | None = None
 ) -> HubAnswer:
-    """Raises `HubError` for an address that is not HTTP(S), and as `urllib.request` does."""
+    """Raises `HubError` for an address that is not HTTP(S) or a token that cannot be sent, and as
+    `urllib.request` does."""
     if not url.startswith(("https://", "http://")):
         raise HubError(f"HF_ENDPOINT must be an http(s) address: {options.endpoint}")
     request = urllib.request.Request(url, headers=dict(headers or {}))
     if options.token:
+        if not _SENDABLE.fullmatch(options.token):  # the client's own error would quote it
+            told = f"the token holds characters that no header takes; {options.remedy}"
+            raise HubError(told, "WeightsUnauthorized")
         # Unredirected: a redirect to a storage host must not carry the token there.
         request.add_unredirected_header("Authorization", f"{options.token_type} {options.token}")
     redirects = _Redirects()
@@ -133,7 +138,8 @@ def refusal_reason(error: urllib.error.HTTPError) -> WeightsReason:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """The hub redirects to a storage host and names the file's digest in `X-Linked-Etag`."""
+    """The hub redirects to a storage host and names the file's digest in `X-Linked-Etag`. Small
+    files and renamed repositories it redirects to itself, and wants the token there, too."""
 
     def __init__(self) -> None:
         self.sha256: str | None = None
@@ -144,7 +150,19 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         digest = headers.get("X-Linked-Etag", "").strip('"').lower()
         if _SHA256.fullmatch(digest):
             self.sha256 = digest
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+        old, new = _origin(req.full_url), _origin(newurl)
+        if old[0] == "https" and new[0] != "https":
+            raise HubError(f"https://{old[1]} redirects to {new[0]}://{new[1]}, away from https")
+        redirected = super().redirect_request(req, fp, code, msg, headers, newurl)
+        authorization = req.unredirected_hdrs.get("Authorization")
+        if redirected is not None and authorization and old == new:
+            redirected.add_unredirected_header("Authorization", authorization)
+        return redirected
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme, parts.netloc.lower()
 
 
 class ModelFiles:

@@ -51,8 +51,8 @@ class OciAccess:
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "OciAccess":
         return cls(
-            username=environ.get("OCI_USERNAME", ""),
-            password=environ.get("OCI_PASSWORD", ""),
+            username=environ.get("OCI_USERNAME", "").strip(),
+            password=environ.get("OCI_PASSWORD", "").rstrip("\r\n"),
             plain_http=environ.get("OCI_PLAIN_HTTP", "").lower() in {"1", "true", "yes"},
         )
 

@@ -46,6 +46,7 @@ class FakeHub(FakeStore):
     token: str = ""
     error: tuple[int, str] | None = None  # of every answer: status, the hub's explanation
     lies: bool = False  # about digests
+    storage: str = ""  # an address or a path that files are redirected to, as small ones are
 
 
 @dataclass
@@ -121,7 +122,9 @@ def _hub_handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             elif re.fullmatch(r"/api/models/org/name/revision/[\w.-]+", path):
                 assert query == "blobs=true"
                 self.answer(200, json.dumps(_listing(hub)).encode())
-            elif name := _resolved(path, hub):
+            elif hub.storage and path.startswith("/org/name/resolve/"):
+                self.answer(307, b"", Location=f"{hub.storage}{path}")
+            elif name := _resolved(path.removeprefix(hub.storage), hub):
                 digest = hashlib.sha256(hub.files[name]).hexdigest()
                 self.send_file(hub, name, f'"{digest}"')
             else:
