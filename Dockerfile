@@ -7,7 +7,7 @@ WORKDIR /src
 RUN python3 -m venv --without-pip /opt/shunter
 # The dependencies are a layer of their own: a change of code does not fetch them again.
 COPY pyproject.toml .
-RUN python3 -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; extras = project["optional-dependencies"]; print(*project["dependencies"], *extras["in-cluster"], *extras["numpy-engine"], sep="\n")' > requirements.txt \
+RUN python3 -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; extras = project["optional-dependencies"]; print(*project["dependencies"], *extras["in-cluster"], *extras["numpy-engine"], *extras["s3"], sep="\n")' > requirements.txt \
  && pip --python /opt/shunter/bin/python install --no-cache-dir --no-compile --only-binary=:all: -r requirements.txt \
  # Nobody runs others' tests here, and hf_xet is a faster way to a hub for a client that is not used.
  && find /opt/shunter -depth -type d -name tests -exec rm -rf {} + \
@@ -21,7 +21,7 @@ COPY manifests manifests
 COPY charts/shunter/files charts/shunter/files
 # Bytecode of what the processes load and of nothing else: it cannot be written later.
 RUN pip --python /opt/shunter/bin/python install --no-cache-dir --no-compile --no-deps . \
- && /opt/shunter/bin/python -c 'import aiohttp.web, grpc.aio, kopf, shunter.doctor.table, shunter.release, shunter_engine.__main__, shunter_gateway.__main__, shunter_operator.__main__, shunter_scheduler.__main__, tokenizers' \
+ && /opt/shunter/bin/python -c 'import aiohttp.web, grpc.aio, kopf, obstore.store, shunter.doctor.table, shunter.release, shunter_engine.__main__, shunter_gateway.__main__, shunter_operator.__main__, shunter_scheduler.__main__, tokenizers' \
  && /opt/shunter/bin/python -m compileall -q /opt/shunter/lib/python*/site-packages/shunter*
 
 FROM ${PYTHON_IMAGE}
