@@ -81,12 +81,9 @@ class Front:
 
     def count_body(self, watch: Watch, size: int) -> None:
         """`size` bytes stay in memory until the request ends. Raises `RequestError` (429)."""
-        total, limit = (
-            self.inflight_bytes + size - watch.body_bytes,
-            self.settings.max_inflight_bytes,
-        )
-        if total > limit:
-            raise errors.bodies_over(limit)
+        total = self.inflight_bytes + size - watch.body_bytes
+        if total > self.settings.max_inflight_bytes:
+            raise errors.bodies_over(self.settings.max_inflight_bytes)
         self.inflight_bytes = total
         watch.body_bytes = size
 

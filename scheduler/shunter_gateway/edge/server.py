@@ -61,11 +61,8 @@ class HttpEdge:
         writer: AbstractStreamWriter,
         task: asyncio.Task[None],
     ) -> web.BaseRequest:
-        limit = self._limits.max_body_bytes
         loop = asyncio.get_running_loop()
-        return web.BaseRequest(
-            message, payload, protocol, writer, task, loop, client_max_size=limit
-        )
+        return web.BaseRequest(message, payload, protocol, writer, task, loop)
 
     # ------------------------------------------------------------ every request
 
@@ -80,8 +77,6 @@ class HttpEdge:
                 return await endpoint(request, caller, watch)
             except RequestError as error:
                 return self._refuse(watch, error.error)
-            except web.HTTPRequestEntityTooLarge:
-                return self._refuse(watch, errors.body_too_large(self._limits.max_body_bytes).error)
             except ConnectionError:
                 raise
             except Exception as error:
@@ -176,17 +171,26 @@ class HttpEdge:
         limit = self._limits.max_body_bytes
         if (request.content_length or 0) > limit:
             raise errors.body_too_large(limit)
-        announced = request.content_length
-        self._front.count_body(watch, limit if announced is None else announced)
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
             async with asyncio.timeout(self._front.settings.body_timeout_s):
-                raw = await request.read()
+                return await self._pieces(request, watch)
         except TimeoutError:
             raise errors.body_timeout(self._front.settings.body_timeout_s) from None
-        self._front.count_body(watch, len(raw))
-        return raw
+
+    async def _pieces(self, request: web.BaseRequest, watch: Watch) -> bytes:
+        """Counted as they come: who announces much and sends nothing takes no room from others.
+        Raises `RequestError` (413, 429)."""
+        limit, size = self._limits.max_body_bytes, 0
+        pieces = []
+        async for piece in request.content.iter_any():
+            size += len(piece)
+            if size > limit:
+                raise errors.body_too_large(limit)
+            self._front.count_body(watch, size)
+            pieces.append(piece)
+        return b"".join(pieces)
 
 
 def _kind(error: Exception) -> str:

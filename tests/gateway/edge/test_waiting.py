@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import openai
@@ -149,6 +149,20 @@ async def test_client_that_leaves_while_held_is_released_at_once(
         await service.until(lambda: service.runner.handles[0].cancelled, timeout_s=1.0)
         await service.until(lambda: service.front.inflight == 0)
         assert service.front.inflight_bytes == 0
+
+
+@pytest.mark.parametrize("length", ["Transfer-Encoding: chunked", "Content-Length: 8000000"])
+async def test_bodies_that_do_not_come_take_no_room(length: str) -> None:
+    settings = EdgeSettings(max_inflight_bytes=16 << 20)
+    head = f"POST {PATH} HTTP/1.1\r\nHost: g\r\n{length}\r\n\r\n".encode()
+    async with (
+        run_service(lambda _: Script(words=("hi",)), settings) as service,
+        AsyncExitStack() as slow,
+    ):
+        for _ in range(3):
+            await slow.enter_async_context(connection(service, head))
+        await service.until(lambda: service.front.inflight == 3)
+        assert (await post(service))[0] == 200
 
 
 async def test_bodies_of_requests_in_flight_are_bounded() -> None:
