@@ -40,6 +40,8 @@ def submitted(state: CoreState, event: Submitted, now: float) -> None:
         ended = state.ended.get(request.request_id)
         if ended is None or request.epoch > ended.ended_epoch:
             admit(state, request, now)
+        elif ended.rejected is not None and ended.rejected.epoch == request.epoch:
+            state.outbox.append(ended.rejected)  # the gateway has not seen the first one
     elif request.epoch > known.epoch:
         state.end(known, now)
         admit(state, request, now)

@@ -157,16 +157,15 @@ class CoreState:
         )
         self.ended.keep(trail)
         self.latest = request.request_id
-        self.outbox.append(
-            Reject(
-                request.request_id,
-                request.gateway_id,
-                request.epoch,
-                reason,
-                message,
-                retry_after_s,
-            )
+        trail.rejected = Reject(
+            request.request_id,
+            request.gateway_id,
+            request.epoch,
+            reason,
+            message,
+            retry_after_s,
         )
+        self.outbox.append(trail.rejected)
 
 
 _DEFAULTS = RoutingPolicySpec()

@@ -6,6 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from shunter_scheduler.domain.decisions import Reject
 from shunter_scheduler.domain.explanation import Candidate, DecisionRecord, Explanation
 from shunter_scheduler.policies.columns import Ask, why_excluded
 from shunter_scheduler.policies.policy import DispatchPolicy
@@ -106,6 +107,7 @@ class Trail(Struct, eq=False, gc=False):
     resumes: int = 0  # failures after which it was placed again
     first_token_at: float | None = None  # of the whole request, not of one engine call
     met_ttft: bool = True
+    rejected: Reject | None = None  # how it ended, where it was turned away
 
     @property
     def traces(self) -> tuple[Trace, ...]:

@@ -266,6 +266,16 @@ def test_a_request_that_is_submitted_again_is_told_again_that_it_is_held() -> No
     assert (hold.position, hold.phase) == (0, "queued")
 
 
+def test_a_request_that_is_submitted_again_is_told_again_that_it_was_turned_away() -> None:
+    harness = at_zero()
+    harness.submit("r0")
+    harness.now = 300.0
+    (reject,) = only(Reject, harness.decide())
+    assert harness.submit("r0") == [reject]
+    assert only(Hold, harness.submit("r0", epoch=2)), "it begins anew"
+    harness.check_books()
+
+
 def test_time_in_the_queue_of_an_earlier_scheduler_counts() -> None:
     harness = at_zero()
     harness.now = 1000.0
