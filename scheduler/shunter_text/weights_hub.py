@@ -12,7 +12,13 @@ from typing import Any
 from shunter_text.hub import HubError, ModelReference, open_hub, refusal, refusal_reason
 from shunter_text.model_fetch import download
 from shunter_text.model_files import FetchOptions, ModelFileError
-from shunter_text.weights_origin import RemoteFile, checked_name, wanted_files, wanted_shards
+from shunter_text.weights_origin import (
+    RemoteFile,
+    checked_name,
+    told_names,
+    wanted_files,
+    wanted_shards,
+)
 
 _TIMEOUT_S = 60.0
 _MAX_LISTING_BYTES = 16 << 20
@@ -51,7 +57,7 @@ def hub_origin(rest: str, options: FetchOptions) -> HubOrigin:
     commit, files = _parse(listing, source)
     wanted = wanted_shards(files, file_name) if file_name else wanted_files(files)
     if not wanted:
-        found = ", ".join(f.name for f in files if f.name.endswith(".gguf")) or "no .gguf file"
+        found = told_names([f.name for f in files if f.name.endswith(".gguf")]) or "no .gguf file"
         raise ModelFileError(f"{source}: the repository has {found}", "WeightsNotFound")
     if file_name:  # beside each other, under their own names
         wanted = [replace(f, name=f.name.rpartition("/")[2]) for f in wanted]
@@ -93,4 +99,4 @@ def _parse(listing: Any, source: str) -> tuple[str, list[RemoteFile]]:
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(
             f"{source}: the hub's list of files is not understood: {error!r}"
-        ) from (error)
+        ) from error

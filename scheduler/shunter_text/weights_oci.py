@@ -21,7 +21,13 @@ from typing import Any
 from shunter_text.hub import HubError, HubOptions, open_hub, refusal, refusal_reason
 from shunter_text.model_fetch import download
 from shunter_text.model_files import FetchOptions, ModelFileError, OciAccess
-from shunter_text.weights_origin import RemoteFile, checked_name, wanted_files, wanted_shards
+from shunter_text.weights_origin import (
+    RemoteFile,
+    checked_name,
+    told_names,
+    wanted_files,
+    wanted_shards,
+)
 
 _TIMEOUT_S = 60.0
 _MAX_MANIFEST_BYTES = 4 << 20  # what registries accept, by the specification
@@ -122,7 +128,7 @@ def oci_origin(rest: str, options: FetchOptions) -> OciOrigin:
         files = _files(manifest, source)
     wanted = wanted_shards(files, found["file"]) if found["file"] else wanted_files(files)
     if not wanted:
-        names = ", ".join(file.name for file in files) or "no files"
+        names = told_names([file.name for file in files]) or "no files"
         raise ModelFileError(f"{source}: the artifact has {names}", "WeightsNotFound")
     return OciOrigin(repository, f"sha256:{hashlib.sha256(content).hexdigest()}", wanted)
 

@@ -11,7 +11,8 @@ from shunter_text.model_files import FetchOptions, ModelFileError
 # Other forms of the same weights, which no engine reads beside safetensors.
 _OTHER_FORMS = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".ckpt", ".gguf")
 _OTHER_FOLDERS = ("original", "onnx", "openvino", "coreml", "metal", "gguf")
-_SHARD = re.compile(r"(.*)-\d{5}(-of-\d{5}\.gguf)")
+_SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
+_TOLD_NAMES = 20  # of files that are there instead of the one that is wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +64,25 @@ def wanted_files(files: Sequence[RemoteFile]) -> list[RemoteFile]:
 
 
 def wanted_shards(files: Sequence[RemoteFile], name: str) -> list[RemoteFile]:
-    """A GGUF file, and all parts of one that is split (`-00001-of-00003.gguf`). Engines open the
-    first and look for the others beside it."""
+    """A GGUF file, and all parts of one that is split."""
+    names = set(shard_names(name))
+    return [f for f in files if f.name in names]
+
+
+def shard_names(name: str) -> list[str]:
+    """A GGUF file's name, or those of all parts of one that is split (`-00001-of-00003.gguf`).
+    Engines open the first and look for the others beside it."""
     shard = _SHARD.fullmatch(name)
     if shard is None:
-        return [f for f in files if f.name == name]
-    return [f for f in files if (m := _SHARD.fullmatch(f.name)) and m.groups() == shard.groups()]
+        return [name]
+    start, count = shard[1], shard[2]
+    return [f"{start}-{part:05d}-of-{count}.gguf" for part in range(1, int(count) + 1)]
+
+
+def told_names(names: Sequence[str]) -> str:
+    """For an error that says what is there; empty for none."""
+    more = len(names) - _TOLD_NAMES
+    return ", ".join(names[:_TOLD_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def checked_name(name: str, source: str) -> str:

@@ -6,14 +6,15 @@ keys a web identity, a container's or a machine's role is used.
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from shunter_text.model_files import FetchOptions, ModelFileError
-from shunter_text.weights_origin import RemoteFile, checked_name, wanted_files
+from shunter_text.weights_origin import RemoteFile, checked_name, shard_names, wanted_files
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 _SAID_CHARACTERS = 400
 _STATUS = re.compile(r"status code: (\d{3})")
 _PART_BYTES = 16 << 20  # of one request; a file is written part by part
+_VARIABLES = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_REGION",
+    "AWS_ENDPOINT_URL",
+)
 _CLIENT: dict[str, Any] = {
     "allow_http": True,  # AWS_ENDPOINT_URL decides
     "connect_timeout": "10s",
@@ -69,9 +77,9 @@ def s3_origin(rest: str, options: FetchOptions) -> S3Origin:
     source = f"s3://{rest}"
     bucket, _, path = rest.strip("/").partition("/")
     try:
-        store = S3Store(bucket, client_options=_CLIENT)  # type: ignore[arg-type]
+        store = S3Store(bucket, config=_trimmed(), client_options=_CLIENT)  # type: ignore[arg-type]
         if path.endswith(".gguf"):
-            found = [obstore.head(store, path)]
+            found = [obstore.head(store, key) for key in shard_names(path)]
         else:
             found = [one for page in obstore.list(store, prefix=path or None) for one in page]
     except (BaseError, FileNotFoundError, PermissionError) as error:
@@ -82,14 +90,26 @@ def s3_origin(rest: str, options: FetchOptions) -> S3Origin:
     return S3Origin(store, source, _revision(files), files)
 
 
+def _trimmed() -> dict[str, str]:
+    """Variables that came with the line end of a file, which a request cannot carry."""
+    values = {name: os.environ.get(name, "") for name in _VARIABLES}
+    return {name: value.strip() for name, value in values.items() if value != value.strip()}
+
+
 def _files(found: Sequence[Any], path: str, source: str) -> list[RemoteFile]:
-    """Named by what follows the prefix; a file that was named itself keeps its last part."""
+    """Named by what follows the prefix; files that were named themselves keep their last part."""
+    folder = path.rpartition("/")[0] if path.endswith(".gguf") else path
+    folders = {
+        folder,
+        *(str(parent) for one in found for parent in PurePosixPath(one["path"]).parents),
+    }
     files = []
     for one in found:
         key = str(one["path"])
-        name = key.rpartition("/")[2] if key == path else key[len(path) :].strip("/")
-        etag = one["e_tag"] or ""
-        files.append(RemoteFile(checked_name(name, source), one["size"], key, etag=etag))
+        if one["size"] == 0 and key in folders:
+            continue  # a marker of a folder, whose key ends in a slash that obstore leaves out
+        name = checked_name(key[len(folder) :].strip("/"), source)
+        files.append(RemoteFile(name, one["size"], key, etag=one["e_tag"] or ""))
     return wanted_files(files)
 
 

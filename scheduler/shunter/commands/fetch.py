@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+_REPORT_BYTES = 4000
+
 
 def fetch(
     source: Annotated[
@@ -65,7 +67,9 @@ def fetch(
         path = fetch_weights(source, store)
     except ModelFileError as error:
         if report is not None:
-            report.write_text(f"{error.reason}: {error}\n", encoding="utf-8")
+            # A kubelet reads 4096 bytes, and of more of them the last.
+            said = f"{error.reason}: {error}".encode()[:_REPORT_BYTES].decode(errors="ignore")
+            report.write_text(f"{said}\n", encoding="utf-8")
         raise Failure(str(error)) from error
     except SystemExit as end:  # downloads in threads, which nothing else can end
         sys.stderr.flush()
