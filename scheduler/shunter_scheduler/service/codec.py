@@ -1,6 +1,6 @@
 """Protobuf events to domain events, domain decisions to protobuf commands.
 
-This is the session's hot path: a submitted request costs about 4 µs here, an assignment 1 µs.
+This is the session's hot path: a submitted request costs about 3 µs here, an assignment 1 µs.
 Submessages are filled in place (`commands.add().assign`), which is twice as fast as building them
 by keyword.
 """
