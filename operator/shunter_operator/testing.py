@@ -75,15 +75,15 @@ class FakeCluster:
     policy_bodies: dict[Ref, dict[str, Any]] = field(default_factory=dict)
     _made: int = 0
     _ends_at: dict[str, datetime] = field(default_factory=dict)
+    _records: dict[PoolKey, tuple[Body, PoolRecord]] = field(default_factory=dict)
 
     # ------------------------------------------------------------------ Mirror
 
     def pool(self, key: PoolKey) -> PoolRecord | None:
-        body = self.bodies.get(key)
-        return pool_record(body) if body is not None else None
+        return self._record(key) if key in self.bodies else None
 
     def pools(self) -> Iterable[PoolRecord]:
-        return [pool_record(body) for body in self.bodies.values()]
+        return [self._record(key) for key in self.bodies]
 
     def policies(self) -> Iterable[PolicyRecord]:
         return [policy_record(body) for body in self.policy_bodies.values()]
@@ -103,6 +103,14 @@ class FakeCluster:
 
     def nodes(self) -> Mapping[str, Node]:
         return {name: node for name, node in self.machines.items() if node.leaving}
+
+    def _record(self, key: PoolKey) -> PoolRecord:
+        """Read once, as the watches do it: a body is replaced, never changed."""
+        body = self.bodies[key]
+        read = self._records.get(key)
+        if read is None or read[0] is not body:
+            read = self._records[key] = body, pool_record(body)
+        return read[1]
 
     # ------------------------------------------------------------------ Cluster
 

@@ -23,7 +23,8 @@ from shunter_operator.watches import pool_record
 ENVIRONMENT = Environment(
     image="shunter:1", engine_images={"vllm": "vllm:1", "llamacpp": "llama:1"}
 )
-HF = {"source": "hf://meta-llama/Llama-3.1-8B@abc", "aliases": ["default"]}
+SOURCE = "hf://meta-llama/Llama-3.1-8B@abc"
+HF = {"source": SOURCE, "aliases": ["default"]}
 
 
 def pool_of(**spec: Any) -> ModelPool:
@@ -87,7 +88,7 @@ def test_vllm_gets_the_model_its_revision_all_names_and_a_gpu_for_each_shard() -
     profiles = [{"name": "a", "accelerator": "h100-sxm-80gb", "tensorParallel": 4}]
     engine = container(engine={"type": "vllm", "args": ["--x"]}, model=HF, profiles=profiles)
     text = " ".join(engine["args"])
-    assert f"--model /weights/{folder_name(HF['source'])} --served-model-name" in text
+    assert f"--model /weights/{folder_name(SOURCE)} --served-model-name" in text
     assert "--served-model-name chat default --host" in text
     assert "--tensor-parallel-size 4" in text and text.endswith(" --x")
     assert engine["resources"] == {"limits": {"nvidia.com/gpu": "4"}}
