@@ -51,21 +51,22 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a profile's pods ask of their node. `gpus` by resource name."""
+    """What a profile's pods ask of their node. `gpus`: resource names and numbers."""
 
     accelerator: str
     selector: frozenset[tuple[str, str]]
     tolerations: frozenset[str]
-    gpus: Mapping[str, int]
+    gpus: frozenset[tuple[str, int]]
 
     def hosts(self, other: "Shape") -> bool:
         """Whether the node of a pod of this shape would take one of the other in its place."""
+        has = dict(self.gpus)
         return (
             self.accelerator == other.accelerator
             and other.selector <= self.selector
             and self.tolerations <= other.tolerations
             and bool(other.gpus)
-            and all(self.gpus.get(name, 0) >= count for name, count in other.gpus.items())
+            and all(has.get(name, 0) >= count for name, count in other.gpus)
         )
 
 
@@ -96,7 +97,9 @@ def shape_of(holding: Holding, profile: str) -> Shape | None:
         tolerations=frozenset(
             json.dumps(dict(t), sort_keys=True) for t in spec.get("tolerations") or ()
         ),
-        gpus={n: int(q) for n, q in limits.items() if _GPU.search(n) and str(q).isdecimal()},
+        gpus=frozenset(
+            (n, int(q)) for n, q in limits.items() if _GPU.search(n) and str(q).isdecimal()
+        ),
     )
 
 

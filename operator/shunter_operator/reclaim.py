@@ -66,12 +66,16 @@ def _still(giver: Holding, profile: str, taker: Holding) -> bool:
 
 @dataclass(slots=True)
 class _Reclaiming:
-    """One pass; `standing` grows by what is taken in it, `held` by who may not grow."""
+    """One pass; `standing` grows by what is taken in it, `held` by who may not grow. With hundreds
+    of pools that are short, who `hosts` a shape is looked up once for all that ask for it."""
 
     holdings: Mapping[PoolKey, Holding]
     now: datetime
     standing: dict[At, Reclaim]
     held: dict[At, Reclaim] = field(default_factory=dict)
+    held_for: set[Shape] = field(default_factory=set)
+    hosts: dict[Shape, list[At]] = field(default_factory=dict)
+    shapes: dict[At, Shape] = field(default_factory=dict)
 
     def serve(self, taker: Holding) -> None:
         """For a pool that is short: takes one replica, where one may be had, and holds those back
@@ -94,7 +98,11 @@ class _Reclaiming:
                 return
 
     def _hold_back(self, taker: Holding, lacking: Pod, shape: Shape) -> None:
-        """Profiles of a lower priority keep what has a node, and may come up to their floor."""
+        """Profiles of a lower priority keep what has a node, and may come up to their floor. A pool
+        of a higher priority that asks for the same has held back all of them."""
+        if shape in self.held_for:
+            return
+        self.held_for.add(shape)
         for at, giver in self._hosting(taker, shape):
             if at not in self.standing and at not in self.held:
                 there = sum(p.scheduled for p in giver.pods_of(at[1]))
@@ -124,15 +132,26 @@ class _Reclaiming:
 
     def _hosting(self, taker: Holding, shape: Shape) -> Iterator[tuple[At, Holding]]:
         """Profiles of a lower priority whose nodes would do."""
-        for key, giver in self.holdings.items():
+        if shape not in self.hosts:
+            shapes = self._shapes()
+            self.hosts[shape] = [at for at, other in shapes.items() if other.hosts(shape)]
+        for at in self.hosts[shape]:
+            giver = self.holdings[at[0]]
             if giver.priority < taker.priority:
-                for profile in giver.pool.profiles:
-                    if _hosts(shape_of(giver, profile.name), shape):
-                        yield (key, profile.name), giver
+                yield at, giver
+
+    def _shapes(self) -> Mapping[At, Shape]:
+        if not self.shapes:
+            for key, holding in self.holdings.items():
+                for profile in holding.pool.profiles:
+                    if shape := shape_of(holding, profile.name):
+                        self.shapes[key, profile.name] = shape
+        return self.shapes
 
     def _limits(self, holding: Holding) -> Mapping[str, int]:
-        found = {**self.held, **self.standing}
-        return {profile: r.limit for (key, profile), r in found.items() if key == holding.key}
+        at = {profile.name: (holding.key, profile.name) for profile in holding.pool.profiles}
+        found = {name: self.standing.get(one) or self.held.get(one) for name, one in at.items()}
+        return {name: reclaim.limit for name, reclaim in found.items() if reclaim}
 
     def _others(self, taker: Holding, giver: Holding) -> int:
         """Pods that have a node, of all pools but two."""
