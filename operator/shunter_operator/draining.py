@@ -5,6 +5,7 @@ or its time is up, it is marked as drained: it is the one that may go.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 from shunter_operator import scaling
@@ -25,57 +26,65 @@ from shunter_operator.values import (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """One pool at one time: what is wanted, what is there, and on which cluster."""
+
+    desired: Desired
+    observed: Observed
+    environment: Environment
+    now: datetime
+
+    @property
+    def loads(self) -> Mapping[str, InstanceLoad] | None:
+        """By instance; None where the scheduler does not answer."""
+        scheduler = self.observed.scheduler
+        return scheduler.instances if scheduler is not None else None
+
+    @property
+    def timeout_s(self) -> float:
+        return self.desired.pool.migration.drain_timeout_s
+
+
 def goes_first(pod: Pod, environment: Environment) -> bool:
     """Whether a smaller Deployment deletes this pod before those that serve."""
     return not pod.ready or (pod.drained and environment.deletion_cost)
 
 
-def empty_victim(
-    desired: Desired,
-    observed: Observed,
-    environment: Environment,
-    pod: Pod,
-    why: Why,
-    now: datetime,
-) -> Iterator[Action]:
+def empty_victim(at: Situation, pod: Pod, why: Why) -> Iterator[Action]:
     """From its mark to the mark that it is empty; nothing where it goes first as it is."""
-    if goes_first(pod, environment) or pod.drained:
+    if goes_first(pod, at.environment) or pod.drained:
         return
-    yield from empty(desired, observed, pod, why, now)
-    if scaling.emptied(pod, loads_of(observed), now, timeout_s(desired)):
+    yield from empty(at, pod, why)
+    if scaling.emptied(pod, at.loads, at.now, at.timeout_s):
         yield MarkDrained(pod.ref)
 
 
-def empty(
-    desired: Desired, observed: Observed, pod: Pod, why: Why, now: datetime
-) -> Iterator[Action]:
+def empty(at: Situation, pod: Pod, why: Why) -> Iterator[Action]:
     """Marks the pod, and asks for its drain as long as the scheduler does not do it."""
     if pod.drain_since is None:
-        yield MarkVictim(pod.ref, now, why.reason)
+        yield MarkVictim(pod.ref, at.now, why.reason)
         yield Event("Draining", f"{pod.name}: {why.detail}; its requests move to other instances")
-    load = (loads_of(observed) or {}).get(pod.name)
+    load = (at.loads or {}).get(pod.name)
     if load is not None and load.state not in ("draining", "drained"):
-        passed = (now - pod.drain_since).total_seconds() if pod.drain_since else 0.0
-        yield Drain(pod.name, max(1.0, timeout_s(desired) - passed))
+        passed = (at.now - pod.drain_since).total_seconds() if pod.drain_since else 0.0
+        yield Drain(pod.name, max(1.0, at.timeout_s - passed))
 
 
-def empty_all(
-    desired: Desired, observed: Observed, profile: str, why: Why, now: datetime
-) -> Iterator[Action]:
-    for pod in observed.pods:
+def empty_all(at: Situation, profile: str, why: Why) -> Iterator[Action]:
+    for pod in at.observed.pods:
         if pod.profile == profile and pod.ready and not pod.deleting:
-            yield from empty(desired, observed, pod, why, now)
+            yield from empty(at, pod, why)
 
 
-def busy(desired: Desired, observed: Observed, profile: str, now: datetime) -> bool:
+def busy(at: Situation, profile: str) -> bool:
     """Whether requests still run on pods of the profile, and may."""
-    loads, limit_s = loads_of(observed), timeout_s(desired)
     return any(
         p.profile == profile
         and p.ready
         and not p.deleting
-        and not scaling.emptied(p, loads, now, limit_s)
-        for p in observed.pods
+        and not scaling.emptied(p, at.loads, at.now, at.timeout_s)
+        for p in at.observed.pods
     )
 
 
@@ -88,11 +97,3 @@ def keep(pods: Iterable[Pod]) -> Iterator[Action]:
             yield Event("DrainCancelled", f"{pod.name} is needed again")
         elif pod.leave_since is not None:
             yield Unmark(pod.ref)
-
-
-def loads_of(observed: Observed) -> Mapping[str, InstanceLoad] | None:
-    return observed.scheduler.instances if observed.scheduler is not None else None
-
-
-def timeout_s(desired: Desired) -> float:
-    return desired.pool.migration.drain_timeout_s

@@ -8,18 +8,15 @@ Pure.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 
 from shunter_operator import scaling
-from shunter_operator.draining import empty_victim, goes_first
+from shunter_operator.draining import Situation, empty_victim, goes_first
 from shunter_operator.values import (
     Action,
-    Desired,
     Environment,
     Event,
     MarkLeaving,
     Node,
-    Observed,
     Pod,
     SetBusy,
     Why,
@@ -58,19 +55,20 @@ class Evictions:
         return list(empty)[: max(0, len(pods) - wanted)]
 
 
-def find_evictions(desired: Desired, observed: Observed, wanted: int, now: datetime) -> Evictions:
+def find_evictions(at: Situation, wanted: int) -> Evictions:
     """`wanted` is how many instances the pool is to have."""
+    desired, observed = at.desired, at.observed
     profiles = {profile.name for profile in desired.pool.profiles}
     leavers = _leavers((p for p in observed.pods if p.profile in profiles), observed.nodes)
     serving = sum(p.ready and not p.deleting and not _going(p) for p in observed.pods)
-    hopeless = _hopeless(desired, observed, now)
+    hopeless = _hopeless(at)
     draining, released = set(), set()
     for leaver in sorted(leavers.values(), key=_order):
         pod = leaver.pod
         if _going(pod):
             draining.add(pod.name)
             continue
-        waited_s = (now - pod.leave_since).total_seconds() if pod.leave_since else 0.0
+        waited_s = (at.now - pod.leave_since).total_seconds() if pod.leave_since else 0.0
         late = waited_s >= REPLACEMENT_WAIT_S
         tired = hopeless and waited_s >= desired.pool.spec.scaling.spill_after_s
         if not pod.ready or leaver.urgent or serving > wanted or (serving > 1 and (late or tired)):
@@ -82,20 +80,14 @@ def find_evictions(desired: Desired, observed: Observed, wanted: int, now: datet
     return Evictions(leavers, frozenset(draining), frozenset(released))
 
 
-def leave(
-    desired: Desired,
-    observed: Observed,
-    environment: Environment,
-    found: Evictions,
-    now: datetime,
-) -> Iterator[Action]:
+def leave(at: Situation, found: Evictions) -> Iterator[Action]:
     """Empties what is to be emptied, and says what is waited for."""
     for leaver in found.leavers.values():
         pod = leaver.pod
         if pod.name in found.draining:
-            yield from empty_victim(desired, observed, environment, pod, leaver.why, now)
+            yield from empty_victim(at, pod, leaver.why)
         elif pod.leave_since is None:
-            yield MarkLeaving(pod.ref, now)
+            yield MarkLeaving(pod.ref, at.now)
             yield Event("Leaving", f"{pod.name}: {leaver.why.detail}; a replacement starts first")
 
 
@@ -149,8 +141,8 @@ def _going(pod: Pod) -> bool:
     return pod.drain_since is not None or pod.drained
 
 
-def _hopeless(desired: Desired, observed: Observed, now: datetime) -> bool:
+def _hopeless(at: Situation) -> bool:
     """Whether no instance is on its way: what does not serve yet has found no node for a while."""
-    after_s = desired.pool.spec.scaling.spill_after_s
-    coming = (p for p in observed.pods if not p.deleting and not p.ready)
-    return all(scaling.stuck(pod, now, after_s) for pod in coming)
+    after_s = at.desired.pool.spec.scaling.spill_after_s
+    coming = (p for p in at.observed.pods if not p.deleting and not p.ready)
+    return all(scaling.stuck(pod, at.now, after_s) for pod in coming)

@@ -25,6 +25,7 @@ class _Row:
     most: int
     stand_ins: int  # that it has now
     stuck: int  # pods that no node has taken for too long
+    serving: int  # pods that are ready and stay
     settled: int  # pods that have been ready for long enough
 
     @property
@@ -62,6 +63,7 @@ def _row(desired: Desired, observed: Observed, profile: Profile, own: int, now: 
         most=most_of(desired, profile),
         stand_ins=there.spilled if there is not None else 0,
         stuck=sum(stuck(p, now, scaling.spill_after_s) for p in _homeless(observed, profile.name)),
+        serving=sum(_stays(p, observed) for p in pods),
         settled=sum(_settled(p, now, scaling.return_after_s) for p in pods),
     )
 
@@ -76,7 +78,7 @@ def _down(rows: list[_Row]) -> tuple[dict[str, Count], int]:
         count = counts[row.name] = Count(row.kept, taken, given=row.given)
         below = sum(later.stand_ins for later in rows[index + 1 :])
         unsettled = max(0, count.total - row.settled)
-        lost = min(row.stuck, count.total) + row.given
+        lost = min(row.stuck, max(0, count.total - row.serving)) + row.given
         homeless += max(lost, min(unsettled + row.given, below)) - taken
     return counts, homeless
 
@@ -102,6 +104,10 @@ def _homeless(observed: Observed, profile: str) -> list[Pod]:
     pods = [p for p in observed.pods if p.profile == profile]
     placed = {p.template for p in pods if p.scheduled}
     return [p for p in pods if not p.deleting and not p.scheduled and placed <= {p.template}]
+
+
+def _stays(pod: Pod, observed: Observed) -> bool:
+    return pod.ready and pod.drain_since is None and pod.node not in observed.nodes
 
 
 def _settled(pod: Pod, now: datetime, after_s: float) -> bool:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from operator_world import World
@@ -49,6 +49,12 @@ async def live_through(world: World, key: PoolKey, steps: int) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(WANTED, min_size=1, max_size=3), PLACES, st.booleans())
+@example(
+    # A Pending pod that is one too many needs no stand-in.
+    asked=[{"replicas": 2, "profiles": ["a", "b"]}, {"replicas": 1, "profiles": ["b", "a", "c"]}],
+    places={"a": 0, "b": 1, "c": 1},
+    restarts=False,
+)
 async def test_it_settles_and_cuts_nobody_off(
     asked: list[dict[str, Any]], places: dict[str, int], restarts: bool
 ) -> None:
