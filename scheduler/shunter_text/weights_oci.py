@@ -83,8 +83,15 @@ class _Repository:
         return replace(options, token=answer.get("token") or answer["access_token"])
 
     def manifest(self, reference: str) -> bytes:
+        """Raises `ModelFileError` where `reference` is a digest, and not of what comes."""
         accept = f"{_MANIFEST}, {_INDEX}, {_DOCKER}"
-        return self._get(f"{self.base}/manifests/{reference}", self.authorised(), accept)
+        content = self._get(f"{self.base}/manifests/{reference}", self.authorised(), accept)
+        if _DIGEST.fullmatch(reference) and reference != _digest(content):
+            raise ModelFileError(
+                f"{self.source}: for {reference} the registry gives a manifest with another digest",
+                "WeightsCorrupt",
+            )
+        return content
 
     def _get(self, url: str, options: HubOptions, accept: str) -> bytes:
         with open_hub(url, options, _TIMEOUT_S, {"Accept": accept}).response as response:
@@ -103,6 +110,16 @@ class OciOrigin:
     files: Sequence[RemoteFile]
 
     def fetch(self, file: RemoteFile, part: Path, options: FetchOptions) -> None:
+        """A token that ends on the way is replaced as long as each brings the file further."""
+        while True:
+            had = _size(part)
+            try:
+                return self._fetch(file, part, options)
+            except ModelFileError as error:
+                if error.reason != "WeightsUnauthorized" or _size(part) <= had:
+                    raise
+
+    def _fetch(self, file: RemoteFile, part: Path, options: FetchOptions) -> None:
         with _told(self.repository.source):
             hub = self.repository.authorised()
         try:
@@ -122,7 +139,7 @@ def oci_origin(rest: str, options: FetchOptions) -> OciOrigin:
     with _told(source):
         content = repository.manifest(found["digest"] or found["tag"] or "latest")
         manifest = json.loads(content)
-        if chosen := _of_index(manifest):
+        if chosen := _of_index(manifest, source):
             content = repository.manifest(chosen)
             manifest = json.loads(content)
         files = _files(manifest, source)
@@ -130,7 +147,15 @@ def oci_origin(rest: str, options: FetchOptions) -> OciOrigin:
     if not wanted:
         names = told_names([file.name for file in files]) or "no files"
         raise ModelFileError(f"{source}: the artifact has {names}", "WeightsNotFound")
-    return OciOrigin(repository, f"sha256:{hashlib.sha256(content).hexdigest()}", wanted)
+    return OciOrigin(repository, _digest(content), wanted)
+
+
+def _digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.is_file() else 0
 
 
 def _base(found: re.Match[str], access: OciAccess) -> str:
@@ -139,10 +164,10 @@ def _base(found: re.Match[str], access: OciAccess) -> str:
     return f"{'http' if plain else 'https'}://{_HOSTS.get(host, host)}/v2/{found['name']}"
 
 
-def _of_index(manifest: Any) -> str | None:
+def _of_index(manifest: Any, source: str) -> str | None:
     """Weights are the same on every platform, so any manifest of an index will do."""
     listed = manifest.get("manifests") or ()
-    return next((str(entry["digest"]) for entry in listed), None)
+    return next((_checked_digest(entry["digest"], source) for entry in listed), None)
 
 
 def _files(manifest: Any, source: str) -> list[RemoteFile]:
@@ -155,9 +180,7 @@ def _files(manifest: Any, source: str) -> list[RemoteFile]:
                 f"{source}: layer {layer['digest']} ({layer.get('mediaType')}) is not one named "
                 "file: push the files as `oras push` does; images and archives are not unpacked"
             )
-        digest = str(layer["digest"])
-        if not _DIGEST.fullmatch(digest):
-            raise ModelFileError(f"{source}: {digest} is no sha256 digest")
+        digest = _checked_digest(layer["digest"], source)
         files.append(
             RemoteFile(
                 name=checked_name(str(name), source),
@@ -169,6 +192,12 @@ def _files(manifest: Any, source: str) -> list[RemoteFile]:
     return files
 
 
+def _checked_digest(digest: Any, source: str) -> str:
+    if not _DIGEST.fullmatch(str(digest)):
+        raise ModelFileError(f"{source}: {digest} is no sha256 digest")
+    return str(digest)
+
+
 @contextmanager
 def _told(source: str) -> Iterator[None]:
     """Failures of calls that write no file, as `ModelFileError`."""
@@ -176,7 +205,8 @@ def _told(source: str) -> Iterator[None]:
         yield
     except urllib.error.HTTPError as error:
         with error:
-            said = refusal(error.url or source, error, _REMEDY)
+            url = (error.url or source).partition("?")[0]  # what follows may be a signature
+            said = refusal(url, error, _REMEDY)
             raise ModelFileError(f"{source}: {said}", refusal_reason(error)) from error
     except HubError as error:
         raise ModelFileError(f"{source}: {error}", error.reason) from error

@@ -68,7 +68,9 @@ class FakeRegistry(FakeStore):
     title: str = "org.opencontainers.image.title"
     index: bool = False
     lies: bool = False  # serves other blobs than it lists
+    forges: bool = False  # serves another manifest than the digest says
     tokens: int = 0
+    breaks_after: int = 0  # bytes of a blob's answer; then its token is no good any more
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -86,7 +88,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    def send_file(self, store: FakeStore, name: str, etag: str) -> None:
+    def send_file(self, store: FakeStore, name: str, etag: str, most: int = 0) -> None:
+        """`most`: bytes after which the connection ends, where it is given."""
         content = store.files[name]
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers["Range"] or "")
         start = int(found[1]) if found else 0
@@ -102,6 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         store.downloads[name] += 1
         store.starts.append(start)
+        if most and start + most < end:
+            end, self.close_connection = start + most, True
         for at in range(start, end, CHUNK_BYTES):
             if store.hold_after and at >= store.hold_after and not store.go.is_set():
                 store.begun.set()
@@ -229,6 +234,8 @@ def _manifest(registry: FakeRegistry) -> bytes:
 
 
 def _registry_handler(registry: FakeRegistry) -> type[BaseHTTPRequestHandler]:
+    spent: set[str] = set()
+
     class Handler(_Handler):
         def do_GET(self) -> None:
             authorization = self.headers["Authorization"] or ""
@@ -239,17 +246,19 @@ def _registry_handler(registry: FakeRegistry) -> type[BaseHTTPRequestHandler]:
                 asked = dict(urllib.parse.parse_qsl(query))
                 assert asked == {"service": "reg", "scope": "repository:org/model:pull"}
                 registry.tokens += 1
-                known = authorization == f"Basic {pair}"
-                self.answer(*((200, b'{"token": "t0k"}') if known else (401, b"{}")))
+                right = authorization == f"Basic {pair}"
+                token = json.dumps({"token": f"t0k{registry.tokens}"}).encode()
+                self.answer(*((200, token) if right else (401, b"{}")))
                 return
-            wanted = {"Basic": f"Basic {pair}", "Bearer": "Bearer t0k", "": ""}[registry.scheme]
-            if authorization != wanted:
+            tokens = {f"Bearer t0k{n + 1}" for n in range(registry.tokens)} - spent
+            known = {"Basic": {f"Basic {pair}"}, "Bearer": tokens, "": {""}}[registry.scheme]
+            if authorization not in known:
                 realm = f'realm="{registry.url}/token",service="reg"'
                 self.answer(401, b"{}", WWW_Authenticate=f"{registry.scheme} {realm}")
                 return
-            self._content(path)
+            self._content(path, authorization)
 
-        def _content(self, path: str) -> None:
+        def _content(self, path: str, authorization: str) -> None:
             manifest, prefix = _manifest(registry), "/v2/org/model/"
             index = json.dumps({"manifests": [{"digest": _digest(manifest)}]}).encode()
             names = {_digest(content): name for name, content in registry.files.items()}
@@ -258,12 +267,14 @@ def _registry_handler(registry: FakeRegistry) -> type[BaseHTTPRequestHandler]:
             elif path == f"{prefix}manifests/v1":
                 self.answer(200, index if registry.index else manifest)
             elif path == f"{prefix}manifests/{_digest(manifest)}":
-                self.answer(200, manifest)
+                self.answer(200, b" " + manifest if registry.forges else manifest)
             elif name := names.get(path.removeprefix(f"{prefix}blobs/")):
                 if registry.lies:
                     self.answer(200, registry.files[name][::-1])
                 else:
-                    self.send_file(registry, name, f'"{name}"')
+                    if registry.breaks_after:
+                        spent.add(authorization)
+                    self.send_file(registry, name, f'"{name}"', registry.breaks_after)
             else:
                 self.answer(404, b"{}")
 

@@ -1,10 +1,12 @@
 """Weights out of an OCI registry: artifacts of files, with and without credentials."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import fake_hub
 from fake_hub import FakeRegistry, serving
 from shunter_text.model_files import FetchOptions, ModelFileError, OciAccess
 from shunter_text.weights_oci import oci_origin
@@ -22,7 +24,7 @@ def registry() -> Iterator[FakeRegistry]:
 
 def fetched(registry: FakeRegistry, root: Path, end: str = ":v1", password: str = "p4ss") -> Path:
     fetch = FetchOptions(
-        cache=root, oci=OciAccess("me", password), retries=0, retry_wait_s=0.01, deadline_s=30
+        cache=root, oci=OciAccess("me", password), retries=1, retry_wait_s=0.01, deadline_s=30
     )
     source = f"oci://{registry.address}/org/model{end}"
     return fetch_weights(source, StoreOptions(root=root, holder="me", fetch=fetch))
@@ -83,6 +85,29 @@ def test_other_bytes_than_the_digest_are_not_kept(registry: FakeRegistry, tmp_pa
     with pytest.raises(ModelFileError, match="sha256 is") as corrupt:
         fetched(registry, tmp_path)
     assert corrupt.value.reason == "WeightsCorrupt"
+
+
+def test_a_token_that_ends_before_its_file_is_asked_for_again(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    """Registries give tokens for minutes, and a file may take an hour."""
+    registry.scheme, registry.breaks_after = "Bearer", 500_000
+    registry.files = {"model.safetensors": FILES["model.safetensors"]}
+    assert held(fetched(registry, tmp_path)) == registry.files
+    assert registry.starts == [0, 500_000, 1_000_000]
+
+
+@pytest.mark.parametrize("index", [False, True])
+def test_a_manifest_of_another_digest_is_not_taken(
+    registry: FakeRegistry, tmp_path: Path, index: bool
+) -> None:
+    registry.forges, registry.index = True, index
+    digest = hashlib.sha256(fake_hub._manifest(registry)).hexdigest()
+    with pytest.raises(ModelFileError, match="manifest with another digest") as corrupt:
+        fetched(registry, tmp_path, ":v1" if index else f"@sha256:{digest}")
+    assert corrupt.value.reason == "WeightsCorrupt"
+    registry.forges = False
+    assert held(fetched(registry, tmp_path, f"@sha256:{digest}")) == FILES
 
 
 @pytest.mark.parametrize(
