@@ -7,7 +7,7 @@ from itertools import count
 
 from msgspec.structs import replace
 
-from shunter_scheduler.domain.decisions import Assign, Decision, Reject
+from shunter_scheduler.domain.decisions import Assign, Decision, Hold, Reject
 from shunter_scheduler.domain.events import Finished, Submitted
 from shunter_scheduler.domain.request import Request
 from shunter_scheduler.service.errors import (
@@ -31,6 +31,7 @@ UNMOVABLE = "placed by a unary call: nobody carries a move out"
 class _Open:
     epoch: int
     placed: asyncio.Future[Assign | Reject]
+    waits_for: str = ""  # the phase of its last Hold
     lease: asyncio.TimerHandle | None = None
 
 
@@ -66,8 +67,9 @@ class UnaryRequests:
                 outcome = await entry.placed
         except TimeoutError:
             self._end(request_id, "expired")
+            why = f" ({entry.waits_for})" if entry.waits_for else ""
             raise PlacementTimeout(
-                f"no place for {request_id} within {wait_s:.1f} s; it no longer waits"
+                f"no place for {request_id} within {wait_s:.1f} s{why}; it no longer waits"
             ) from None
         except asyncio.CancelledError:
             self._end(request_id, "cancelled")
@@ -92,9 +94,11 @@ class UnaryRequests:
             if decision.gateway_id != GATEWAY_ID:
                 continue
             entry = self._open.get(decision.request_id)
-            if entry is None or not isinstance(decision, Assign | Reject):
+            if entry is None or decision.epoch != entry.epoch or entry.placed.done():
                 continue
-            if not entry.placed.done() and decision.epoch == entry.epoch:
+            if isinstance(decision, Hold):
+                entry.waits_for = decision.phase
+            elif isinstance(decision, Assign | Reject):
                 entry.placed.set_result(decision)
 
     def step_down(self, error: ServiceError) -> None:

@@ -102,3 +102,34 @@ async def test_a_caller_that_stops_waiting_leaves_nothing(
         for i in range(placed):
             await complete(scheduler, f"r-{i}")
         await scheduler.wait_running(0)
+
+
+async def test_calls_for_a_pool_at_zero_wait_for_its_first_instance(
+    config: Config, new_scheduler: SchedulerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replicas = {"min": 0, "max": 2}
+    config.pool_spec = {
+        "profiles": [{"name": "h100", "accelerator": "h100-sxm-80gb", "replicas": replicas}],
+        "scaling": {"scaleToZero": {"maxHeld": 1}},
+    }
+    config.write()
+    monkeypatch.setattr("shunter_scheduler.service.servicer.DEFAULT_DISPATCH_TIMEOUT_S", 0.2)
+    async with new_scheduler() as scheduler:
+        addresses, config.addresses = config.addresses, []
+        config.write()
+        async with asyncio.timeout(10):
+            while (await scheduler.status()).instances:
+                await asyncio.sleep(0.01)
+        undated = pb.DispatchRequest(request=submission("r-late"))
+        with pytest.raises(grpc.aio.AioRpcError, match=r"within 0.2 s \(scaling-up\)") as late:
+            await scheduler.stub.Dispatch(undated)
+        assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        held = asyncio.create_task(dispatch(scheduler, "r-1"))
+        async with asyncio.timeout(10):
+            while (await scheduler.status()).pools[0].waiting != 1:
+                await asyncio.sleep(0.01)
+        assert (await dispatch(scheduler, "r-2")).reject.reason == "hold_full"
+        config.addresses = addresses
+        config.write()
+        assert (await held).assign.address in addresses
+        await complete(scheduler, "r-1")
