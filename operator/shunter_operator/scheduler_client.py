@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from shunter_proto.v1.scheduler_pb2_grpc import SchedulerAsyncStub
 
 CALL_TIMEOUT_S = 5.0
-FRESH_S = 2.0  # an answer serves every pool for so long
+FRESH_S = 2.0  # an answer, or that there was none, serves every pool for so long
 ATTEMPTS = 6  # with one standby, one call in 64 meets it every time
 _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 16 << 20),
@@ -49,12 +49,11 @@ class SchedulerClient:
         self._address = address
         self._credentials = credentials
         self._asking: asyncio.Task[Mapping[str, SchedulerView] | None] | None = None
-        self._asked_at = 0.0
+        self._answered_at = 0.0
 
     async def view(self, pool: str) -> SchedulerView | None:
         now = asyncio.get_running_loop().time()
-        if self._asking is None or (self._asking.done() and now - self._asked_at > FRESH_S):
-            self._asked_at = now
+        if self._asking is None or (self._asking.done() and now - self._answered_at > FRESH_S):
             self._asking = asyncio.create_task(self._views())
         views = await asyncio.shield(self._asking)
         return views.get(pool, SchedulerView()) if views is not None else None
@@ -107,6 +106,8 @@ class SchedulerClient:
             return await self._call(ask)
         except grpc.aio.AioRpcError:
             return None
+        finally:
+            self._answered_at = asyncio.get_running_loop().time()
 
     async def _call(self, call: Callable[["SchedulerAsyncStub"], Awaitable[T]]) -> T:
         """Raises `grpc.aio.AioRpcError`."""
@@ -128,13 +129,17 @@ class SchedulerClient:
 
 def views_of(status: pb.StatusReply, advice: pb.AdviseScalingReply) -> dict[str, SchedulerView]:
     """By pool."""
+    instances: dict[str, dict[str, InstanceLoad]] = {pool.name: {} for pool in status.pools}
+    advised: dict[str, dict[str, Advice]] = {pool.name: {} for pool in status.pools}
+    for i in status.instances:
+        if i.pool in instances:
+            instances[i.pool][i.name] = InstanceLoad(i.state, i.running, i.ledger_tokens)
+    for a in advice.advice:
+        if a.pool in advised:
+            advised[a.pool][a.profile] = Advice(a.desired_replicas, a.reason)
     return {
         pool.name: SchedulerView(
-            instances={
-                i.name: InstanceLoad(i.state, i.running, i.ledger_tokens)
-                for i in status.instances
-                if i.pool == pool.name
-            },
+            instances=instances[pool.name],
             pool=PoolLoad(
                 waiting=pool.waiting,
                 running=pool.running,
@@ -142,11 +147,7 @@ def views_of(status: pb.StatusReply, advice: pb.AdviseScalingReply) -> dict[str,
                 output_tokens_per_s=pool.output_tokens_per_s,
                 slo_attainment=pool.slo_attainment,
             ),
-            advice={
-                a.profile: Advice(a.desired_replicas, a.reason)
-                for a in advice.advice
-                if a.pool == pool.name
-            },
+            advice=advised[pool.name],
         )
         for pool in status.pools
     }

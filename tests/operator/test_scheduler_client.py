@@ -8,6 +8,7 @@ import pytest
 from opentelemetry.trace import NoOpTracerProvider
 
 from scheduler_service import Config, Scheduler, healthy_engine
+from shunter_operator import scheduler_client
 from shunter_operator.scheduler_client import SchedulerClient, SchedulerUnavailable
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_scheduler.__main__ import SchedulerOptions
@@ -77,3 +78,29 @@ async def test_without_a_scheduler_there_is_no_view() -> None:
             await client.undrain("chat-0")
     finally:
         await client.close()
+
+
+async def test_that_nobody_answers_serves_all_who_ask_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else every pass of every pool would wait for the whole deadline, one after the other."""
+    monkeypatch.setattr(scheduler_client, "CALL_TIMEOUT_S", 0.6)
+    monkeypatch.setattr(scheduler_client, "FRESH_S", 0.5)
+    asked = 0
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(hang, "127.0.0.1", 0)
+    client = SchedulerClient(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    try:
+        assert await client.view("chat") is None
+        before = asked
+        assert await client.view("other") is None
+        assert asked == before == 1
+    finally:
+        await client.close()
+        server.close()
