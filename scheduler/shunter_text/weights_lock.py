@@ -10,6 +10,7 @@ published is checked first and moved into place as a whole (`weights_store`).
 """
 
 import contextlib
+import errno
 import os
 import threading
 import time
@@ -26,10 +27,6 @@ class LockTimes:
     beat_s: float = 10.0
     stale_s: float = 90.0
     poll_s: float = 2.0
-
-
-class LockLost(Exception):
-    """Another holder took over: this one did not touch its lock in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,33 +75,43 @@ def _acquire(
     last, since = None, clock()
     while not _create(path, holder):
         seen = _look(path)
-        if seen is None:
-            continue
-        if seen != last:
-            last, since = seen, clock()
-        if seen.holder == holder or clock() - since >= times.stale_s:
-            _take_away(path, holder, seen)
-            continue
-        waiting(seen.holder)
+        if seen is not None:
+            if seen != last:
+                last, since = seen, clock()
+            if seen.holder == holder or clock() - since >= times.stale_s:
+                _take_away(path, holder, seen)
+                continue
+        waiting(seen.holder if seen is not None else "")
         time.sleep(times.poll_s)
 
 
 def _create(path: Path, holder: str) -> bool:
+    """A full volume may take the name and not the content: then others would wait for nobody."""
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(holder)
+        lock = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
         return False
+    try:
+        try:
+            os.write(lock, holder.encode())
+        finally:
+            os.close(lock)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
     return True
 
 
 def _look(path: Path) -> _Seen | None:
-    """Opening the file makes an NFS client ask the server for its present attributes."""
+    """Opening the file makes an NFS client ask the server for its present attributes. None where
+    it is gone, which NFS calls stale when another node has deleted it."""
     try:
         with path.open(encoding="utf-8") as file:
             return _Seen(file.read(256), os.fstat(file.fileno()).st_mtime_ns)
-    except FileNotFoundError:
-        return None
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ESTALE):
+            return None
+        raise
 
 
 def _take_away(path: Path, holder: str, stale: _Seen) -> None:

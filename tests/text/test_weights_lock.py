@@ -1,10 +1,12 @@
 """A lock on a shared volume: one holder, dead ones are succeeded, and who lost it knows."""
 
+import errno
 import itertools
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,6 +92,46 @@ def test_a_live_lock_that_took_a_dead_ones_place_is_put_back(tmp_path: Path) -> 
     weights_lock._take_away(lock, "me", seen)
     assert lock.read_text() == "alive"
     assert list(tmp_path.iterdir()) == [lock]
+
+
+def test_a_lock_that_could_not_be_written_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full volume takes the name of a file, but not what is in it: others would wait for it."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left"), volume_lock(tmp_path / "lock", "me", QUICK):
+        raise AssertionError("must not be had")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.ESTALE])
+def test_a_lock_that_goes_while_it_is_looked_at_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """As NFS tells of files that another node has deleted; it is not asked without a pause."""
+    lock = tmp_path / "lock"
+    lock.write_text("other")
+    waited: list[str] = []
+    real = Path.open
+
+    def gone(path: Path, mode: str = "r", **options: Any) -> Any:
+        if path == lock and mode == "r" and len(waited) < 3:
+            raise OSError(code, os.strerror(code))
+        return real(path, mode, **options)
+
+    def waiting(holder: str) -> None:
+        waited.append(holder)
+        if len(waited) == 3:
+            lock.unlink()
+
+    monkeypatch.setattr(Path, "open", gone)
+    with volume_lock(lock, "me", QUICK, waiting):
+        assert lock.read_text() == "me"
+    assert waited == ["", "", ""]
 
 
 @pytest.mark.parametrize("left", ["other", None])
