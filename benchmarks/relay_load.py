@@ -159,9 +159,8 @@ class Load:
     def _wrong(self, client: Client, run: Run) -> str:
         """Why the stream is not what the engine sent; empty if it is."""
         ids = [self.board.token(client.stream, index) for index in range(run.tokens)]
-        events = [
-            line[6:] for line in bytes(client.data).split(b"\n") if line.startswith(b"data: {")
-        ]
+        lines = _body(bytes(client.data)).split(b"\n")
+        events = [line[6:] for line in lines if line.startswith(b"data: {")]
         choices = [choice for event in events for choice in json.loads(event).get("choices", ())]
         if not run.text:
             right = [token for choice in choices for token in choice["token_ids"]] == ids
@@ -175,12 +174,26 @@ class Load:
         )
 
 
+def _body(answer: bytes) -> bytes:
+    """Without chunks: a relay may begin one within an event."""
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    if b"chunked" not in head.lower():
+        return rest
+    pieces = []
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        end = int(size, 16)
+        pieces.append(rest[:end])
+        rest = rest[end + 2 :] if end else b""
+    return b"".join(pieces)
+
+
 async def until(condition: Callable[[], bool], clients: Sequence[Client]) -> None:
     """A poll: an event would cost the engine time at each token."""
     while not condition():
         ended = next((client for client in clients if client.done.done()), None)
         if ended is not None and not condition():
-            raise RuntimeError(f"stream {ended.stream} ended early: {bytes(ended.data[:300])!r}")
+            raise RuntimeError(f"stream {ended.stream} ended early: {bytes(ended.data[-300:])!r}")
         await asyncio.sleep(0.02)
 
 
