@@ -29,6 +29,7 @@ DEMO = "shunter-demo"
 _PLURALS = {"ModelPool": "modelpools", "RoutingPolicy": "routingpolicies"}
 CEL_SINCE = (1, 25)  # rules in schemas: on by default from Kubernetes 1.25 on (KEP-2876)
 POLL_S = 1.0
+LEASE_S = 15.0  # a Lease that nobody gave away has run out by then
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +66,12 @@ class Release:
     def pools(self) -> str:
         place = "" if self.wide else f"/namespaces/{quote(self.namespace)}"
         return f"/apis/{GROUP}/{VERSION}{place}/modelpools"
+
+    @property
+    def lease(self) -> str:
+        """By which the operator that acts is known."""
+        place = f"namespaces/{quote(self.namespace)}"
+        return f"/apis/coordination.k8s.io/v1/{place}/leases/{OPERATOR}"
 
     @property
     def operator(self) -> str:
@@ -169,6 +176,12 @@ async def _stop_operator(api: Api, release: Release, deadline: float, pause: Pau
         while (await api.get(release.operator)).get("status", {}).get("replicas"):
             if pause.clock() >= deadline:
                 log.warning("release.operator_still_runs")
+                return
+            await pause.sleep(POLL_S)
+        # Pods that terminate are not counted: what stops gives its Lease away once it acts no more.
+        limit = pause.clock() + LEASE_S
+        while (await api.get(release.lease)).get("spec", {}).get("holderIdentity"):
+            if pause.clock() >= limit:
                 return
             await pause.sleep(POLL_S)
     except NotFound:

@@ -39,12 +39,6 @@ def test_every_replica_serves_and_is_ready_once_it_is_asked(helm: Helm) -> None:
     assert f"--webhook-port={target['containerPort']}" in container["args"]
 
 
-def test_a_replica_that_stops_answers_until_api_servers_know(helm: Helm) -> None:
-    spec, container = operator(helm.template())
-    (_, pause) = container["lifecycle"]["preStop"]["exec"]["command"]
-    assert 0 < int(pause) < spec["template"]["spec"]["terminationGracePeriodSeconds"]
-
-
 def test_the_operator_writes_to_its_own_names_only(helm: Helm) -> None:
     objects = helm.template()
     rights = {
@@ -81,7 +75,6 @@ def test_there_are_none_where_they_cannot_be_or_are_not_wanted(helm: Helm, setti
     _, container = operator(objects)
     assert not any("webhook" in argument for argument in container["args"])
     assert [port["name"] for port in container["ports"]] == ["metrics"]
-    assert "lifecycle" not in container
 
 
 def test_a_network_policy_lets_api_servers_in(helm: Helm) -> None:

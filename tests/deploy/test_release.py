@@ -281,3 +281,29 @@ async def test_the_demo_fails_where_webhooks_never_answer() -> None:
         await apply_demo(api, "serving", WAIT_S, api.pause)
     assert api.now <= WAIT_S + 1
     assert api.applied == {}
+
+
+async def test_finalizers_go_once_the_operator_has_given_its_lease_away() -> None:
+    """A pod that terminates is no replica any more, and its operator may be in a last pass."""
+
+    class Lingering(ApiInMemory):
+        async def sleep(self, seconds: float) -> None:
+            await super().sleep(seconds)
+            if self.now < 4:
+                self.objects[f"{POOLS}/mine"]["metadata"]["finalizers"] = [FINALIZER]
+            else:
+                self.objects[RELEASE.lease]["spec"] = {"holderIdentity": ""}
+
+    lease: Object = {"metadata": {"name": "shunter-operator"}, "spec": {"holderIdentity": "me"}}
+    api = Lingering({**operator(), **pool("mine"), RELEASE.lease: lease})
+    await prepare_removal(api, RELEASE, WAIT_S, api.pause)
+    assert api.objects[f"{POOLS}/mine"]["metadata"]["finalizers"] == []
+    assert 4 <= api.now < WAIT_S
+
+
+async def test_a_lease_that_nobody_gives_away_is_not_waited_for_long() -> None:
+    lease: Object = {"metadata": {"name": "shunter-operator"}, "spec": {"holderIdentity": "dead"}}
+    api = ApiInMemory({**operator(), **pool("mine"), RELEASE.lease: lease})
+    await prepare_removal(api, RELEASE, WAIT_S, api.pause)
+    assert api.objects[f"{POOLS}/mine"]["metadata"]["finalizers"] == []
+    assert api.now < WAIT_S

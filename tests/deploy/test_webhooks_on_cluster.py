@@ -204,9 +204,4 @@ def test_a_removal_takes_the_webhooks_along(cluster: Machine) -> None:
     finally:
         release.remove()
     assert release.left() == []
-    wait_for("the namespace is gone", lambda: _gone(release), WAIT_S)
-
-
-def _gone(release: Release) -> bool:
-    names = [n["metadata"]["name"] for n in release.machine.get("namespaces")["items"]]
-    return release.namespace not in names
+    wait_for("no pool is stuck", lambda: not release.names("modelpools"), WAIT_S)

@@ -30,12 +30,14 @@ log = structlog.get_logger(__name__)
 @dataclass(frozen=True, slots=True)
 class WebhookOptions:
     """`configuration` names both webhook configurations; `reached_at` is the host at which the API
-    server finds this very process, where there is no Service. `port` 0: the system chooses."""
+    server finds this very process, where there is no Service. `port` 0: the system chooses. An
+    operator that stops answers for `linger_s` more, until API servers have heard that it goes."""
 
     configuration: str
     reached_at: str = ""
     host: str = "0.0.0.0"
     port: int = 9443
+    linger_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class Webhooks:
             keeper = self._keeper = Keeper(api, kept, means, rng)
             await stack.enter_async_context(_task(_together(cells, keeper), stop))
             yield
+            await asyncio.sleep(options.linger_s)
 
     async def _means(
         self,

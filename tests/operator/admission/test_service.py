@@ -39,7 +39,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def options(**more: Any) -> WebhookOptions:
-    return WebhookOptions("hooks", host="127.0.0.1", **{"port": 0, **more})
+    return WebhookOptions("hooks", host="127.0.0.1", **{"port": 0, "linger_s": 0.0, **more})
 
 
 async def test_it_is_ready_once_the_api_server_can_call_it() -> None:
@@ -74,6 +74,25 @@ async def test_outside_of_the_cluster_the_process_itself_is_called(host: str, ur
         await until(lambda: webhooks.ready)
         (entry, *_) = configuration(api)["webhooks"]
         assert entry["clientConfig"]["url"] == f"{url}:{webhooks.port}/validate"
+
+
+async def test_it_answers_until_api_servers_know_that_it_goes() -> None:
+    webhooks, leave = Webhooks(options(linger_s=1.0)), asyncio.Event()
+
+    async def serve() -> None:
+        telemetry = Telemetry(CollectorRegistry())
+        async with webhooks.running(installed(), PLACE, telemetry, asyncio.Event()):
+            await leave.wait()
+
+    serving = asyncio.create_task(serve())
+    await until(lambda: webhooks.ready)
+    leave.set()
+    await asyncio.sleep(0)
+    _, writer = await asyncio.open_connection("127.0.0.1", webhooks.port)
+    writer.close()
+    await serving
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", webhooks.port)
 
 
 async def test_a_port_that_is_taken_is_told() -> None:
