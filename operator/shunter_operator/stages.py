@@ -34,7 +34,8 @@ def stage_of(body: Body) -> tuple[StartingPhase, object]:
         # Across its tries: the first began when the pod had its node and its volumes.
         again = fetch.get("restartCount", 0) > 0
         return "Downloading", status.get("startTime") if again else running.get("startedAt")
-    if fetch and (state.get("waiting") or {}).get("reason") == "CrashLoopBackOff":
+    failed = (state.get("terminated") or {}).get("exitCode", 0) != 0
+    if failed or (state.get("waiting") or {}).get("reason") == "CrashLoopBackOff":
         return "Downloading", status.get("startTime")
     engine = container(status.get("containerStatuses"), ENGINE_CONTAINER).get("state") or {}
     if running := engine.get("running"):

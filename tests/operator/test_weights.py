@@ -217,6 +217,7 @@ BACKS_OFF = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"
         (pod_body({**RUNS, "restartCount": 2}), "Downloading", 10),
         (pod_body({"state": BACKS_OFF, "lastState": ended("WeightsUnavailable: x")}),
          "Downloading", 10),
+        (pod_body({"state": ended("WeightsUnavailable: x")}), "Downloading", 10),
         (pod_body(DONE), "PullingImage", 10),
         (pod_body(DONE, RUNS), "Loading", 20),
         (pod_body(None, RUNS), "Loading", 20),
