@@ -30,7 +30,7 @@ METRICS = "# HELP\nvllm:num_requests_running 0\n"
 
 
 def node(name: str = "gpu-0", **changes: Any) -> dict[str, Any]:
-    """With eight H100s; `labels`, `taints`, `allocatable` and `unschedulable` may be given."""
+    """With eight H100s. `changes`: `labels`, `taints`, `allocatable`, `unschedulable`, `ready`."""
     amounts = {"cpu": "96", "memory": "1Ti", "nvidia.com/gpu": "8"}
     labels = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3", "node-pool": "h100"}
     return {
@@ -42,6 +42,7 @@ def node(name: str = "gpu-0", **changes: Any) -> dict[str, Any]:
         "status": {
             "capacity": amounts,
             "allocatable": {**amounts, **changes.get("allocatable", {})},
+            "conditions": [{"type": "Ready", "status": changes.get("ready", "True")}],
         },
     }
 
@@ -95,6 +96,7 @@ def cluster(**changes: Any) -> ClusterFacts:
         },
         rights={"scheduler": Rights(12, ()), "operator": Rights(43, ())},
         nodes=(node(),),
+        adds_nodes="",
         pools=(pool(),),
         runtime_classes=frozenset({"nvidia"}),
         deployments={

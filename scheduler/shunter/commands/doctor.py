@@ -105,18 +105,26 @@ def _of_cluster(namespace: str, tls: "TlsFiles | None") -> tuple[str, "Findings"
     from shunter.doctor.gather_cluster import Cluster, gather
     from shunter.doctor.table import judge
     from shunter_runtime.kube_access import KubeAccessError, find_access
-    from shunter_runtime.kube_api import KubeError
+    from shunter_runtime.kube_api import KubeError, Refused
 
     try:
         access = find_access(os.environ)
     except KubeAccessError as error:
         raise Failure(
-            str(error), "or look at one machine: shunter doctor --server 127.0.0.1:50051"
+            str(error),
+            "for one machine, ask where `shunter up` was started, or name its scheduler: "
+            "shunter doctor --server 127.0.0.1:50051",
         ) from error
     inside = "KUBERNETES_SERVICE_HOST" in os.environ and not os.environ.get("KUBECONFIG")
     cluster = Cluster(access, version("shunter"), namespace, inside, tls)
     try:
         facts = asyncio.run(gather(cluster))
+    except Refused as error:
+        said = failed(
+            f"{access.server} does not let this user in: {error}",
+            "try `kubectl auth can-i --list`; have the kubeconfig's credentials run out?",
+        )
+        return access.server, [("server", said)]
     except KubeError as error:
         said = failed(
             f"{access.server} does not answer: {error}",

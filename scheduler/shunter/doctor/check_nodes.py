@@ -44,6 +44,9 @@ def gpus(facts: ClusterFacts) -> Iterator[Finding]:
             yield warning(
                 f"{_names(sick)} offers none of its {resource}", "look at the device plugin's log"
             )
+        gone = [n for n in having if not _ready(n)]
+        if gone:
+            yield warning(f"{_names(gone)} is not Ready", "kubectl describe node")
     yield from _labelled_only(facts.nodes)
 
 
@@ -72,8 +75,9 @@ def placement(facts: ClusterFacts) -> Iterator[Finding]:
         alone = all(refusals.values())
         for profile, refused in refusals.items():
             if refused is not None:
-                judge = failed if alone else warning
-                yield judge(f"pool {pool}, profile {profile}: {refused[0]}", refused[1])
+                judge = failed if alone and not facts.adds_nodes else warning
+                more = f"; or {facts.adds_nodes} adds one" if facts.adds_nodes else ""
+                yield judge(f"pool {pool}, profile {profile}: {refused[0]}", refused[1] + more)
     if placed:
         pools = counted(len(wished.by_pool), "pool")
         yield ok(f"{counted(placed, 'profile')} of {pools} with nodes that suit")
@@ -106,9 +110,11 @@ def runtime_classes(facts: ClusterFacts) -> Iterator[Finding]:
 def refusal(wish: Wish, nodes: Iterable[Object]) -> tuple[str, str] | None:
     """Why no node can ever take a pod, and the remedy; None where one can. What other pods use is
     not looked at: that is for the pool's own conditions to say."""
-    nodes = [node for node in nodes if not (node.get("spec") or {}).get("unschedulable")]
+    every = list(nodes)
+    nodes = [node for node in every if not (node.get("spec") or {}).get("unschedulable")]
     if not nodes:
-        return "every node is cordoned", "kubectl uncordon one"
+        why = "every node is cordoned" if every else "there is no node"
+        return why, "kubectl uncordon one" if every else "add one"
     labelled = [n for n in nodes if wish.node_selector.items() <= _labels(n).items()]
     if not labelled:
         key, value = _unmatched(wish, nodes)
@@ -183,6 +189,11 @@ def _nearest(wish: Wish, nodes: list[Object]) -> tuple[str, Decimal, Decimal]:
 def _amount(node: Object, kind: str, resource: str) -> Decimal:
     text = ((node.get("status") or {}).get(kind) or {}).get(resource)
     return quantity(str(text)) or Decimal(0)
+
+
+def _ready(node: Object) -> bool:
+    conditions = (node.get("status") or {}).get("conditions") or ()
+    return all(c["status"] == "True" for c in conditions if c["type"] == "Ready")
 
 
 def _labels(node: Object) -> Mapping[str, str]:

@@ -198,6 +198,9 @@ def _trouble(pool: Object) -> str:
     degraded = conditions.get("Degraded", {})
     if degraded.get("status") == "True":
         return f"{degraded.get('reason')}: {degraded.get('message', '')}"[:300]
+    ready = conditions.get("Ready", {})
+    if ready.get("status") == "False" and ready.get("reason") not in ("ScaledToZero", "Deleting"):
+        return f"not Ready: {ready.get('message', '')}"[:300]
     return ""
 
 

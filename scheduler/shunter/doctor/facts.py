@@ -72,12 +72,12 @@ class Rights:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the release is. `wide`: it works for every namespace. `webhooks`: its operator serves
-    them."""
+    """Where the release is. `wide`: it works for every namespace. `webhooks`: the name of its
+    webhook configurations; empty: it has none."""
 
     namespace: str
     wide: bool
-    webhooks: bool = False
+    webhooks: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +170,7 @@ class ClusterFacts:
     definitions: Mapping[str, Object | None] | Unread  # by name; None: not there
     rights: Mapping[Part, Rights | Unread]
     nodes: tuple[Object, ...] | Unread
+    adds_nodes: str  # what does, as far as can be seen; empty: nothing
     pools: tuple[Object, ...] | Unread
     runtime_classes: frozenset[str] | Unread
     deployments: Mapping[str, Object] | Unread

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import yaml
@@ -27,6 +28,7 @@ from shunter.doctor.reach import Reach, Target, ThroughApiServer, direct
 from shunter.doctor.read_cluster import (
     DATE_RESOLUTION_S,
     Asking,
+    arguments_of,
     engine_pods,
     find_place,
     gateway_service,
@@ -47,7 +49,7 @@ from shunter_api.load import parse_object
 from shunter_api.modelpool import ModelPool
 from shunter_api.problems import ConfigurationError
 from shunter_runtime.kube_access import KubeAccess
-from shunter_runtime.kube_api import KubeApi, kube_api
+from shunter_runtime.kube_api import KubeApi, Refused, Unreachable, kube_api
 from shunter_runtime.tls import TlsFiles
 from shunter_scheduler.sources.kubernetes_objects import read_pod
 
@@ -68,10 +70,11 @@ class Cluster:
 
 
 async def gather(cluster: Cluster) -> Facts:
-    """Raises `KubeError` where the API server does not answer, and `TlsError`."""
+    """Raises `Refused` where the API server does not know the user, another `KubeError` where it
+    does not answer, and `TlsError`."""
     rules = yaml.safe_load(rules_path().read_text())
     async with kube_api(cluster.access) as api, direct() as http:
-        server = await _server(api, cluster.access.server)
+        server = await read_server(api, cluster.access.server)
         place = await find_place(api, cluster.namespace)
         reach: Reach = http if cluster.inside else ThroughApiServer(api)
         user = account_of(cluster.access.authorization()) if cluster.inside else ""
@@ -80,17 +83,22 @@ async def gather(cluster: Cluster) -> Facts:
         return Facts(await _service(asking, cluster, facts), facts)
 
 
-async def _server(api: KubeApi, address: str) -> Server:
+async def read_server(api: KubeApi, address: str) -> Server:
     """Its clock is read in the middle of the answer's way, to half a second at best."""
     asked_at = time.time()
     answer = await api.ask("GET", "/version")
     answered_at = time.time()
-    body = msgspec.json.decode(answer.body) if answer.status == 200 else {}
+    if answer.status != 200:
+        raise Refused(answer.status, answer.body[:200].decode("utf-8", "replace").strip())
+    try:
+        body = msgspec.json.decode(answer.body, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise Unreachable(f"/version: {error}") from error
     now = time_of(answer)
     return Server(
         address=address,
         version=version_of(body),
-        text=body.get("gitVersion", f"of unknown version ({answer.status})"),
+        text=body.get("gitVersion", "of unknown version"),
         ahead_s=now.timestamp() - (asked_at + answered_at) / 2 if now else None,
         within_s=(DATE_RESOLUTION_S + answered_at - asked_at) / 2,
     )
@@ -141,8 +149,7 @@ async def _gateway(asking: Asking, facts: ClusterFacts) -> Page | Unread:
 def _serves_tls(deployment: Object | None) -> bool:
     if deployment is None:
         return False
-    (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    return any(arg.startswith("--tls-cert=") for arg in container.get("args") or ())
+    return any(arg.startswith("--tls-cert=") for arg in arguments_of(deployment, "gateway"))
 
 
 async def _scheduler(api: KubeApi, cluster: Cluster, place: Place) -> SchedulerFacts | Unread:

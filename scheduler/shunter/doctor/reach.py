@@ -50,8 +50,8 @@ class ThroughApiServer:
         method = "GET" if body is None else "POST"
         try:
             answer = await self._api.ask(method, target.proxy_path + path, body, TIMEOUT_S)
-        except KubeError as error:
-            return Unread(str(error))
+        except KubeError as error:  # the API server itself has answered before
+            return Silent(str(error))
         text = answer.body.decode("utf-8", "replace")
         if answer.status == 403 and '"kind":"Status"' in text.replace(" ", ""):
             return Unread(f"this user may not reach {target.kind} through the API server")

