@@ -72,6 +72,7 @@ def admit(state: CoreState, request: Request, now: float) -> None:
         route = find_route(state, request)
         pool = route.pool
         _check(request, pool)
+        _check_revision(request, pool, trail)
         _check_retry(state, request, pool, trail, now)
     except Refused as refused:
         trail = trail or make_trail(request, None)
@@ -169,6 +170,18 @@ def _check(request: Request, pool: PoolRecord) -> None:
             "context_length",
             f"{tokens} tokens do not fit into the KV memory of any instance of pool {pool.name}: "
             f"the largest holds {largest}",
+        )
+
+
+def _check_revision(request: Request, pool: PoolRecord, trail: Trail | None) -> None:
+    """What has begun to answer may not go on with other weights."""
+    if not request.output_tokens or trail is None or trail.revision is None or not pool.instances:
+        return
+    if all(record.value.revision != trail.revision for record in pool.records()):
+        raise Refused(
+            "no_instance",
+            f"pool {pool.name} has no instance left of the model revision that began this answer",
+            NO_INSTANCE_RETRY_S,
         )
 
 

@@ -91,15 +91,21 @@ def nothing_fits(entry: Entry, now: float) -> Ranking:
 
 
 def excluded_slots(entry: Entry) -> tuple[int, ...]:
-    """Slots the request has failed on. Where nothing else is in service they count again: an
-    engine that has come back is better than none."""
-    names = entry.request.excluded_instances
-    if not names:
+    """Slots the request has failed on, and, once it answers, those of other model revisions. Where
+    nothing else is in service the former count again: an engine that has come back is better than
+    none."""
+    names, revision = entry.request.excluded_instances, entry.trail.revision
+    if not names and (revision is None or not entry.started):
         return ()
-    instances = entry.pool.instances
-    if all(r.name in names for r in instances.values() if r.in_service):
-        return ()
-    return tuple(instances[name].slot for name in names if name in instances)
+    others, failed_on, fit = [], [], False
+    for record in entry.pool.records():
+        if entry.started and revision is not None and record.value.revision != revision:
+            others.append(record.slot)
+        elif record.name in names:
+            failed_on.append(record.slot)
+        else:
+            fit = fit or record.in_service
+    return (*others, *failed_on) if fit else tuple(others)
 
 
 def slot_to_keep(entry: Entry, now: float) -> tuple[int, ...]:

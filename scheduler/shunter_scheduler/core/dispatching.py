@@ -128,6 +128,8 @@ def place(state: CoreState, entry: Entry, now: float, kept: tuple[int, ...] = ()
     entry.instance = record
     entry.instance_name = record.name
     entry.predicted_ttft_s = picked.predicted_ttft_s
+    if not entry.started:
+        entry.trail.revision = record.value.revision
     entry.state = entry.trail.state = "running"
     state.trace(
         entry,

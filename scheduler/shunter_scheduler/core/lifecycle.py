@@ -91,6 +91,7 @@ def adopt(state: CoreState, event: Running, trail: Trail | None, now: float) -> 
     state.add_entry(entry)
     if record is not None:
         occupy(state, entry, record)
+        entry.trail.revision = record.value.revision
     state.trace(entry, now, "dispatch", winner=event.instance, reason="reported as running")
 
 

@@ -169,6 +169,8 @@ def _moved(state: CoreState, entry: Entry, event: MoveDone, now: float) -> None:
     entry.instance_name = event.instance
     entry.state = entry.trail.state = "running"
     entry.move_not_before = now + state.settings.moves.cooldown_s
+    if not entry.started and (destination := state.instances.get(event.instance)):
+        entry.trail.revision = destination.value.revision
     if move is not None and move.destination.name == event.instance and move.reservation.open:
         entry.move = None
         entry.instance, entry.reservation = move.destination, move.reservation

@@ -107,6 +107,7 @@ class Trail(Struct, eq=False, gc=False):
     resumes: int = 0  # failures after which it was placed again
     first_token_at: float | None = None  # of the whole request, not of one engine call
     met_ttft: bool = True
+    revision: str | None = None  # of the model that answers; None: not known
     rejected: Reject | None = None  # how it ended, where it was turned away
 
     @property

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import pytest
+
 from shunter_api.testing import make_pool
 from shunter_scheduler.core.ledger import Load
 from shunter_scheduler.core.settings import CoreSettings, HeadRoom
 from shunter_scheduler.core.testing import CoreHarness, make_instances, make_request, only
-from shunter_scheduler.domain.decisions import Assign, Cancel, Decision, Move
+from shunter_scheduler.domain.decisions import Assign, Cancel, Decision, Move, Reject
 from shunter_scheduler.domain.events import (
     DrainCancelled,
     DrainRequested,
@@ -244,3 +246,34 @@ def test_a_drain_without_a_destination_looks_again_once_a_second_whatever_else_h
     harness.observe("chat-h100-1")
     harness.now = 4.0
     assert len(only(Move, harness.decide())) == 2
+
+
+def of_two_revisions() -> CoreHarness:
+    old, new = make_instances(2)
+    return CoreHarness([replace(old, revision="a"), replace(new, revision="b")])
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_an_answer_whose_engine_died_goes_on_under_its_own_revision_only(gone: bool) -> None:
+    harness = of_two_revisions()
+    first = harness.start("r0")
+    harness.apply(Failed("r0", 1, first.instance, "connection", 5))
+    if gone:
+        harness.configure([i for i in harness.instances if i.name != first.instance])
+    again = {"epoch": 2, "output_tokens": 5, "excluded_instances": (first.instance,)}
+    decisions = harness.submit("r0", pool="chat", **again)
+    if gone:
+        (reject,) = only(Reject, decisions)
+        assert (reject.reason, "revision" in reject.message) == ("no_instance", True)
+    else:
+        (assign,) = only(Assign, decisions)
+        assert assign.instance == first.instance
+    harness.check_books()
+
+
+def test_what_has_not_answered_goes_to_any_revision() -> None:
+    harness = of_two_revisions()
+    first = harness.assign("r0")
+    harness.apply(Failed("r0", 1, first.instance, "connection", 0))
+    (assign,) = only(Assign, harness.submit("r0", epoch=2, excluded_instances=(first.instance,)))
+    assert assign.instance != first.instance
