@@ -10,6 +10,7 @@ from shunter_text.hub import (
     HubError,
     ModelReference,
     open_hub,
+    read_beginning,
     refusal,
     refusal_reason,
     write_atomically,
@@ -17,7 +18,7 @@ from shunter_text.hub import (
 from shunter_text.model_files import FetchOptions, ModelFileError, cached_file
 
 _FIRST_BYTES = 16 << 20  # the headers of Llama 3 and Qwen 2.5 take 6 to 8 MB
-_MOST_BYTES = 256 << 20
+_MOST_BYTES = 64 << 20  # it is read into memory, and a damaged file is tried again
 _TIMEOUT_S = 60.0
 
 
@@ -63,7 +64,8 @@ def _beginning(source: str, count: int, options: FetchOptions) -> bytes:
     ranges = {"Range": f"bytes=0-{count - 1}"}
     try:
         with open_hub(url, options.hub, _TIMEOUT_S, ranges).response as response:
-            return response.read(count)  # a server may ignore the range
+            # A server may ignore the range.
+            return read_beginning(response, count, options.hub.deadline_s)
     except urllib.error.HTTPError as error:
         with error:
             said = refusal(url, error, options.hub.remedy)

@@ -121,6 +121,23 @@ def open_hub(
     return HubAnswer(response, redirects.sha256)
 
 
+def read_beginning(
+    response: HTTPResponse,
+    count: int,
+    timeout_s: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> bytes:
+    """At most `count` bytes. Raises `TimeoutError` where they take longer, however steadily a slow
+    server sends one after the other."""
+    deadline_at = clock() + timeout_s
+    content = bytearray()
+    while chunk := response.read1(min(_CHUNK_BYTES, count - len(content))):
+        content += chunk
+        if clock() > deadline_at:
+            raise TimeoutError(f"{len(content)} bytes came in {timeout_s:g} s")
+    return bytes(content)
+
+
 def refusal(url: str, error: urllib.error.HTTPError, remedy: str) -> str:
     """What to tell about a 4xx or 5xx. The hub's own words say, for example, which form gives
     access to a gated model."""

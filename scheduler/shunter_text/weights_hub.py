@@ -9,7 +9,14 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from shunter_text.hub import HubError, ModelReference, open_hub, refusal, refusal_reason
+from shunter_text.hub import (
+    HubError,
+    ModelReference,
+    open_hub,
+    read_beginning,
+    refusal,
+    refusal_reason,
+)
 from shunter_text.model_fetch import download
 from shunter_text.model_files import FetchOptions, ModelFileError
 from shunter_text.weights_origin import (
@@ -69,7 +76,7 @@ def _listing(model: ModelReference, source: str, options: FetchOptions) -> Any:
     url = f"{options.hub.endpoint}/api/models/{model.name}/revision/{revision}?blobs=true"
     try:
         with open_hub(url, options.hub, _TIMEOUT_S).response as response:
-            content = response.read(_MAX_LISTING_BYTES + 1)
+            content = read_beginning(response, _MAX_LISTING_BYTES + 1, _TIMEOUT_S)
         if len(content) > _MAX_LISTING_BYTES:
             raise ModelFileError(f"{source}: its list of files is above {_MAX_LISTING_BYTES} bytes")
         return json.loads(content)

@@ -18,7 +18,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from shunter_text.hub import HubError, HubOptions, open_hub, refusal, refusal_reason
+from shunter_text.hub import HubError, HubOptions, open_hub, read_beginning, refusal, refusal_reason
 from shunter_text.model_fetch import download
 from shunter_text.model_files import FetchOptions, ModelFileError, OciAccess
 from shunter_text.weights_origin import (
@@ -95,7 +95,7 @@ class _Repository:
 
     def _get(self, url: str, options: HubOptions, accept: str) -> bytes:
         with open_hub(url, options, _TIMEOUT_S, {"Accept": accept}).response as response:
-            content = response.read(_MAX_MANIFEST_BYTES + 1)
+            content = read_beginning(response, _MAX_MANIFEST_BYTES + 1, _TIMEOUT_S)
         if len(content) > _MAX_MANIFEST_BYTES:
             raise ModelFileError(f"{self.source}: {url} is above {_MAX_MANIFEST_BYTES} bytes")
         return content

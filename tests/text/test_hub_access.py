@@ -1,7 +1,9 @@
 """Tokens on their way to a hub: to the hub itself, to nobody else, and into no message."""
 
+import itertools
 from collections.abc import Iterator
 from email.message import Message
+from http.client import HTTPResponse
 from pathlib import Path
 from urllib.request import Request
 
@@ -9,7 +11,7 @@ import pytest
 
 from fake_hub import FakeHub, serving
 from shunter_text import hub as hub_module
-from shunter_text.hub import HubError, HubOptions, open_hub
+from shunter_text.hub import HubError, HubOptions, open_hub, read_beginning
 from shunter_text.model_files import FetchOptions, ModelFileError, OciAccess
 from shunter_text.weights_store import StoreOptions, fetch_weights
 
@@ -70,3 +72,26 @@ def test_a_redirect_never_leaves_https() -> None:
         hub_module._Redirects().redirect_request(
             asked, None, 302, "Found", Message(), "http://hub.example/b"
         )
+
+
+class _Response(HTTPResponse):
+    """Its body comes a byte at a time."""
+
+    def __init__(self, content: bytes) -> None:
+        self._bytes = [bytes([byte]) for byte in reversed(content)]
+
+    def read1(self, n: int = -1) -> bytes:
+        return self._bytes.pop() if n and self._bytes else b""
+
+    def close(self) -> None:
+        pass
+
+
+def test_what_comes_too_slowly_or_is_too_much_has_an_end() -> None:
+    def read(count: int, seconds_a_look: int) -> bytes:
+        ticks = itertools.count(step=seconds_a_look)
+        return read_beginning(_Response(b"abcdef"), count, 10.0, lambda: float(next(ticks)))
+
+    assert read(100, 1) == b"abcdef" and read(4, 1) == b"abcd"
+    with pytest.raises(TimeoutError, match="4 bytes came in 10 s"):
+        read(100, 3)
