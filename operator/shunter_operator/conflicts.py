@@ -1,30 +1,44 @@
-"""Which pool a model name, or the name of an object, belongs to: the older one's. Pure."""
+"""Which pool a name belongs to, its own, a model's or an object's: the older one. Pure."""
 
 from collections.abc import Iterable, Iterator
 
+from shunter_api.clashes import Clash, clashes
 from shunter_api.modelpool import ModelPool
 from shunter_api.positions import Path
 from shunter_operator.names import deployment_name, service_name
 
 
 def conflict_of(pool: ModelPool, others: Iterable[ModelPool]) -> tuple[str, str] | None:
-    """Reason and message why `pool` may not serve. `others` may hold the pool itself."""
-    models, objects = frozenset(pool.model_names), _objects(pool)
+    """Reason and message why `pool` may not serve. `others` may hold the pool itself. The
+    scheduler leaves the same pools out, and knows those that are left by their names."""
     mine = pool.metadata.age_order
-    older = (other for other in others if other.metadata.age_order < mine)
-    rivals = [o for o in older if models.intersection(o.model_names) or objects & _objects(o)]
-    if not rivals:
-        return None
-    rival = min(rivals, key=lambda other: other.metadata.age_order)
-    if shared := sorted(models.intersection(rival.model_names)):
-        return "ConflictingModel", (
-            f"model name {shared[0]!r} belongs to the older pool {rival.metadata.key}; "
-            "give spec.model.name and spec.model.aliases other names"
+    older = sorted(
+        (other for other in others if other.metadata.age_order < mine),
+        key=lambda other: other.metadata.age_order,
+    )
+    for clash in clashes((*older, pool)):
+        if clash.second.index == len(older):
+            return _conflicting(clash, older[clash.first.index])
+    objects = _objects(pool)
+    for rival in older:
+        if shared := objects & _objects(rival):
+            kind, name = min(shared)
+            return "ConflictingName", (
+                f"{kind} {name} belongs to the older pool {rival.metadata.key}; "
+                "give the pool or its profile another name"
+            )
+    return None
+
+
+def _conflicting(clash: Clash, owner: ModelPool) -> tuple[str, str]:
+    if clash.kind == "pool":
+        return "ConflictingName", (
+            f"the older pool {owner.metadata.key} has this name, and requests, rules and advice "
+            "go by a pool's name whatever its namespace; make this pool anew with another name"
         )
-    kind, name = min(objects & _objects(rival))
-    return "ConflictingName", (
-        f"{kind} {name} belongs to the older pool {rival.metadata.key}; "
-        "give the pool or its profile another name"
+    return "ConflictingModel", (
+        f"model name {clash.name!r} belongs to the older pool {owner.metadata.key}; "
+        "give spec.model.name and spec.model.aliases other names"
     )
 
 

@@ -47,6 +47,7 @@ from shunter_operator.values import (
     MarkLeaving,
     MarkVictim,
     Observed,
+    SchedulerView,
     SetBusy,
     SetFinalizer,
     SetInService,
@@ -98,13 +99,15 @@ class Reconciler:
 
     async def reconcile(self, key: PoolKey) -> int | None:
         """How many actions it took; None where there is no such pool. Raises `ClusterError`."""
-        record = self._outside.mirror.pool(key)
+        view = await self._outside.scheduler.view(key.name)
+        ends = await self._namespace_ends(key)
+        record = self._outside.mirror.pool(key)  # only now: the rest looks at one moment
         if record is None:
             self._memory.pop(key, None)
             return None
         if self._retired:
             return 0
-        actions = await self.plan(record)
+        actions = self._plan(record, view, ends)
         for action in actions:
             await self._carry_out(record, action)
             self._telemetry.actions.labels(type(action).__name__).inc()
@@ -151,21 +154,25 @@ class Reconciler:
                     log.warning("pool_not_released", pool=str(record.key), error=str(error))
             await asyncio.sleep(RETIRE_PAUSE_S)
 
-    async def plan(self, record: PoolRecord) -> list[Action]:
+    async def _namespace_ends(self, key: PoolKey) -> bool:
+        """Asked only where a deleted pool waits for us."""
+        record = self._outside.mirror.pool(key)
+        if record is None or not (_deleted(record) and _held(record)):
+            return False
+        return await self._outside.cluster.namespace_ends(key.namespace)
+
+    def _plan(self, record: PoolRecord, view: SchedulerView | None, ends: bool) -> list[Action]:
         now, mirror = self._outside.clock(), self._outside.mirror
         before = status_read(record.body)
         pods = tuple(sorted(mirror.pods(record.key), key=lambda p: p.name))
         if record.pool is None:
             return [*let_pass(pods, mirror.nodes()), *_refused(record, before, now)]
         memory = self._memory.setdefault(record.key, _Memory({}))
-        desired = self._desired(record, record.pool)
-        if desired.deleted_at is not None and _held(record):
-            ends = await self._outside.cluster.namespace_ends(record.key.namespace)
-            desired = replace(desired, namespace_ends=ends)
+        desired = replace(self._desired(record, record.pool), namespace_ends=ends)
         observed = Observed(
             objects=mirror.objects(record.key),
             pods=pods,
-            scheduler=await self._outside.scheduler.view(record.pool.name),
+            scheduler=view if desired.conflict is None else view and SchedulerView(),
             status=before,
             finalizers=tuple(record.body["metadata"].get("finalizers") or ()),
             low_since=memory.low_since,
@@ -182,7 +189,7 @@ class Reconciler:
         metadata = record.body["metadata"]
         others = [
             r.pool for r in self._outside.mirror.pools()
-            if r.pool is not None and "deletionTimestamp" not in r.body["metadata"]
+            if r.pool is not None and (not _deleted(r) or r.key.name == pool.name)
         ]  # fmt: skip
         return Desired(
             pool=pool,
@@ -273,10 +280,14 @@ def status_patch(status: PoolStatus) -> Manifest:
 def _refused(record: PoolRecord, before: PoolStatus, now: datetime) -> list[Action]:
     """A resource that does not read is left as it runs. Deleted, it is let go."""
     metadata = record.body["metadata"]
-    if "deletionTimestamp" in metadata and _held(record):
+    if _deleted(record) and _held(record):
         return [SetFinalizer(False)]
     status = refused_status(before, metadata.get("generation", 1), _told(record.problems), now)
     return [] if status == before else [SetStatus(status)]
+
+
+def _deleted(record: PoolRecord) -> bool:
+    return "deletionTimestamp" in record.body["metadata"]
 
 
 def _held(record: PoolRecord) -> bool:

@@ -1,9 +1,10 @@
 """What must hold between resources, and the one way from files to a usable configuration."""
 
 import difflib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from shunter_api.clashes import clashes
 from shunter_api.instances import InstanceEntry, InstanceList
 from shunter_api.load import Documents, Located, load_documents, merge
 from shunter_api.modelpool import ModelPool
@@ -70,8 +71,8 @@ def check_each(documents: Documents, known: Known = Known()) -> Iterator[Problem
 
 def check_between(documents: Documents) -> Iterator[Problem]:
     """Where resources do not agree with each other. Of two that clash the later one is blamed."""
-    yield from _names(documents)
-    yield from _model_names(documents.pools)
+    yield from _policy_names(documents.policies)
+    yield from _pool_names(documents.pools)
     # A pool that could not be read is not known either: naming it is no second mistake.
     pools = None if documents.problems else {p.value.name: p.value for p in documents.pools}
     classes = {c.name for policy in documents.policies for c in policy.value.spec.classes}
@@ -80,43 +81,32 @@ def check_between(documents: Documents) -> Iterator[Problem]:
     yield from _instances(documents.instance_lists, pools)
 
 
-def _names(documents: Documents) -> Iterator[Problem]:
-    seen: dict[tuple[str, str], Problem] = {}
-    located: tuple[Located[ModelPool] | Located[RoutingPolicy], ...]
-    located = (*documents.pools, *documents.policies)
-    for item in located:
-        kind, name = item.value.kind, item.value.name
-        here = item.problem(("metadata", "name"), "")
-        # Rules name pools of all namespaces; nothing names a policy.
-        scope = name if isinstance(item.value, ModelPool) else item.value.metadata.key
-        first = seen.setdefault((kind, scope), here)
+def _policy_names(policies: Iterable[Located[RoutingPolicy]]) -> Iterator[Problem]:
+    """Nothing names a policy: two namespaces may have one of a name."""
+    seen: dict[str, Problem] = {}
+    for policy in policies:
+        here = policy.problem(("metadata", "name"), "")
+        first = seen.setdefault(policy.value.metadata.key, here)
         if first is not here:
-            yield item.problem(
-                ("metadata", "name"),
-                f"a {kind} called {name!r} is already in {first.place}; rename or remove one",
+            yield policy.problem(("metadata", "name"), _twice(policy.value, first.place))
+
+
+def _pool_names(pools: Sequence[Located[ModelPool]]) -> Iterator[Problem]:
+    for clash in clashes(pool.value for pool in pools):
+        first, second = pools[clash.first.index], pools[clash.second.index]
+        place = first.problem(clash.first.path, "").place
+        if clash.kind == "pool":
+            message = _twice(second.value, place)
+        else:
+            message = (
+                f"model name {clash.name!r} belongs to pool {first.value.name!r} already "
+                f"({place}); a model name leads to one pool only"
             )
+        yield second.problem(clash.second.path, message)
 
 
-def _model_names(pools: Iterable[Located[ModelPool]]) -> Iterator[Problem]:
-    owners: dict[str, tuple[str, Problem]] = {}
-    for pool in pools:
-        for name in pool.value.model_names:
-            path = _path_of_model_name(pool.value, name)
-            here = pool.problem(path, "")
-            owner, first = owners.setdefault(name, (pool.value.name, here))
-            if owner != pool.value.name:
-                yield pool.problem(
-                    path,
-                    f"model name {name!r} belongs to pool {owner!r} already ({first.place}); "
-                    "a model name leads to one pool only",
-                )
-
-
-def _path_of_model_name(pool: ModelPool, name: str) -> Path:
-    model = pool.spec.model
-    if name in model.aliases:
-        return ("spec", "model", "aliases", model.aliases.index(name))
-    return ("spec", "model", "name") if model.name else ("metadata", "name")
+def _twice(value: ModelPool | RoutingPolicy, place: str) -> str:
+    return f"a {value.kind} called {value.name!r} is already in {place}; rename or remove one"
 
 
 def _rules(
