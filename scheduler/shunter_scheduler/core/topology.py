@@ -139,6 +139,8 @@ def instance_observed(state: CoreState, event: InstanceObserved, now: float) -> 
     pool = state.pools[record.value.pool]
     first = not record.served
     pool.observe(record, event)
+    if event.running or event.waiting:  # also what does not come through here, as embeddings
+        pool.active_at = now
     if pool.starting.asked_at is not None and pool.any_in_service():
         pool.starting.served(now, first)
     state.wake(pool)

@@ -142,6 +142,19 @@ def test_the_last_instance_is_advised_away_after_the_idle_time() -> None:
     assert "no request for 10m" in advice.reason
 
 
+def test_an_instance_that_works_for_others_is_not_idle() -> None:
+    """Embeddings, for instance, go to engines without the scheduler."""
+    harness = at_zero()
+    start(harness)
+    harness.now = 599.0
+    harness.observe("chat-h100-0", running=1)
+    harness.now = 1198.0
+    assert advised(harness) == 1
+    harness.observe("chat-h100-0")
+    harness.now = 1199.0
+    assert advised(harness) == 0
+
+
 def test_after_a_restart_the_idle_time_begins_anew() -> None:
     harness = CoreHarness(make_instances(1), pools=[zero_pool()])
     assert advised(harness) == 1
