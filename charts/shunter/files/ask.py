@@ -7,17 +7,20 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 WAIT_S = 60.0
 GATEWAY = os.environ["GATEWAY"]
+KEY_FILE = os.environ.get("API_KEY_FILE")
+KEY = Path(KEY_FILE).read_text().strip() if KEY_FILE else ""
 # The question is whether it answers; its certificate may name another host.
 ANY_CERTIFICATE = ssl._create_unverified_context()
 
 
 def ask(path, body=None):
     headers = {"content-type": "application/json"}
-    if key := os.environ.get("API_KEY"):
-        headers["authorization"] = f"Bearer {key}"
+    if KEY:
+        headers["authorization"] = f"Bearer {KEY}"
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(GATEWAY + path, data, headers)
     try:

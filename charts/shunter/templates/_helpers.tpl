@@ -88,6 +88,20 @@ affinity:
           topologyKey: kubernetes.io/hostname
           labelSelector:
             matchLabels: {{- include "shunter.selectorLabels" . | nindent 14 }}
+      - weight: 50
+        podAffinityTerm:
+          topologyKey: topology.kubernetes.io/zone
+          labelSelector:
+            matchLabels: {{- include "shunter.selectorLabels" . | nindent 14 }}
+{{- end }}
+{{- end }}
+
+{{/* Pods of the release's parts, as a NetworkPolicy names them. Arguments: list $ "gateway" ... */}}
+{{- define "shunter.peers" -}}
+{{- $root := index . 0 }}
+{{- range rest . }}
+- podSelector:
+    matchLabels: {{- include "shunter.selectorLabels" (list $root .) | nindent 6 }}
 {{- end }}
 {{- end }}
 
