@@ -379,7 +379,8 @@ def test_a_start_that_nobody_waited_for_any_more_says_nothing_of_the_next() -> N
 
 
 STEPS = st.lists(
-    st.sampled_from(["submit", "finish", "start", "stop", "wait", "lose"]), max_size=40
+    st.sampled_from(["submit", "again", "finish", "start", "flap", "stop", "wait", "lose"]),
+    max_size=40,
 )
 
 
@@ -395,6 +396,15 @@ def test_no_request_is_forgotten_and_none_waits_without_advice(steps: list[str])
             case "submit":
                 waiting[f"r{number}"] = None
                 decisions = harness.submit(f"r{number}")
+            case "again" if waiting:
+                repeated = next(reversed(waiting))
+                decisions = harness.submit(repeated)
+                assert repeated in [d.request_id for d in decisions], "it is never left without"
+            case "flap" if harness.instances:
+                harness.observe("chat-h100-0", healthy=False)
+                decisions = harness.decide()
+                harness.observe("chat-h100-0")
+                decisions += harness.decide()
             case "finish" if running:
                 ended = next(iter(running))
                 del running[ended]
