@@ -11,7 +11,7 @@ from shunter.__main__ import build_app
 
 COMMANDS = (
     "up", "validate", "bench", "status", "top", "explain", "drain", "undrain",
-    "engine", "scheduler", "gateway", "fetch", "demo failover",
+    "doctor", "engine", "scheduler", "gateway", "operator", "fetch", "demo failover",
 )  # fmt: skip
 
 
