@@ -11,17 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import grpc
 import pytest
 import yaml
 
 from helm_chart import find_tool, kube_tools
+from scripted_scheduler import ScriptedScheduler, scripted_scheduler
 from shunter_operator.__main__ import OperatorOptions, serve
 from shunter_operator.controller import Pace
 from shunter_operator.names import READINESS_GATE
 from shunter_operator.scheduler_client import FRESH_S
-from shunter_proto.v1 import scheduler_pb2 as pb
-from shunter_proto.v1 import scheduler_pb2_grpc as pb_grpc
 from shunter_runtime.kube_access import KubeAccess, find_access
 from shunter_runtime.kube_api import APPLY, MERGE, STRATEGIC, KubeApi, NotFound, kube_api
 
@@ -49,46 +47,6 @@ def kubeconfig() -> str:
         if done.returncode:
             pytest.fail(f"the cluster does not come up: {done.stderr[-2000:]}")
     return done.stdout.strip()
-
-
-@dataclass
-class ScriptedScheduler(pb_grpc.SchedulerServicer):
-    """Answers the operator's calls as a test says; on a real socket."""
-
-    instances: dict[str, int] = field(default_factory=dict)  # requests that run there
-    draining: set[str] = field(default_factory=set)
-    advice: dict[tuple[str, str], int] = field(default_factory=dict)
-    pools: tuple[str, ...] = ("chat",)
-
-    async def Status(self, request: Any, context: Any) -> pb.StatusReply:
-        return pb.StatusReply(
-            pools=[pb.StatusReply.Pool(name=n, slo_attainment=1.0) for n in self.pools],
-            instances=[
-                pb.StatusReply.Instance(
-                    name=name,
-                    pool=self.pools[0],
-                    running=running,
-                    state="draining" if name in self.draining else "ready",
-                )
-                for name, running in self.instances.items()
-            ],
-        )
-
-    async def AdviseScaling(self, request: Any, context: Any) -> pb.AdviseScalingReply:
-        return pb.AdviseScalingReply(
-            advice=[
-                pb.AdviseScalingReply.Advice(pool=pool, profile=profile, desired_replicas=count)
-                for (pool, profile), count in self.advice.items()
-            ]
-        )
-
-    async def Drain(self, request: Any, context: Any) -> AsyncIterator[pb.DrainProgress]:
-        self.draining.add(request.instance)
-        yield pb.DrainProgress(instance=request.instance)
-
-    async def Undrain(self, request: Any, context: Any) -> pb.UndrainReply:
-        self.draining.discard(request.instance)
-        return pb.UndrainReply()
 
 
 @dataclass
@@ -295,7 +253,7 @@ async def cluster(config: str) -> AsyncIterator[Cluster]:
     """A namespace that is gone afterwards, and a scheduler that answers as told."""
     namespace = f"o2-{uuid.uuid4().hex[:8]}"
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
-    async with _scripted() as (scheduler, address), kube_api(_access(config)) as api:
+    async with scripted_scheduler() as (scheduler, address), kube_api(_access(config)) as api:
         await _install_crds(api)
         await api.create("/api/v1/namespaces", body)
         made = Cluster(api, namespace, scheduler, address)
@@ -311,19 +269,6 @@ async def cluster(config: str) -> AsyncIterator[Cluster]:
 
 def _access(config: str) -> KubeAccess:
     return find_access({"KUBECONFIG": config})
-
-
-@asynccontextmanager
-async def _scripted() -> AsyncIterator[tuple[ScriptedScheduler, str]]:
-    server = grpc.aio.server()
-    scheduler = ScriptedScheduler()  # type: ignore[abstract]
-    pb_grpc.add_SchedulerServicer_to_server(scheduler, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield scheduler, f"127.0.0.1:{port}"
-    finally:
-        await server.stop(None)
 
 
 async def _install_crds(api: KubeApi) -> None:
