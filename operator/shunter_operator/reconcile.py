@@ -4,15 +4,16 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, assert_never
+from typing import assert_never
 
 import structlog
 
 from shunter_api.modelpool import ModelPool
 from shunter_api.problems import Problem
-from shunter_api.status import PolicyStatus, PoolStatus
+from shunter_api.status import PoolStatus
 from shunter_operator import scaling
 from shunter_operator.cluster import Cluster, ClusterError, Mirror, PoolRecord
+from shunter_operator.conditions import refused_status
 from shunter_operator.conflicts import conflict_of
 from shunter_operator.evictions import let_pass
 from shunter_operator.giving import Giving
@@ -32,7 +33,6 @@ from shunter_operator.plan import plan
 from shunter_operator.pods import moment, time_text
 from shunter_operator.policies import in_force, missing_references, policy_status, unreached
 from shunter_operator.scheduler_client import SchedulerPort, SchedulerUnavailable
-from shunter_operator.status import refused_status
 from shunter_operator.telemetry import Telemetry
 from shunter_operator.values import (
     Action,
@@ -55,6 +55,7 @@ from shunter_operator.values import (
     Undrain,
     Unmark,
 )
+from shunter_operator.written import policy_status_of, pool_status_of, status_patch
 
 log = structlog.get_logger(__name__)
 
@@ -127,7 +128,7 @@ class Reconciler:
             trouble = missing_references(record.policy, pools, policies) or unreached(
                 record.policy, policies
             )
-        before = _policy_status_read(record.body)
+        before = policy_status_of(record.body)
         generation = record.body["metadata"].get("generation", 1)
         status = policy_status(trouble, before, generation, self._outside.clock())
         if status == before:
@@ -163,7 +164,7 @@ class Reconciler:
 
     def _plan(self, record: PoolRecord, view: SchedulerView | None, ends: bool) -> list[Action]:
         now, mirror = self._outside.clock(), self._outside.mirror
-        before = status_read(record.body)
+        before = pool_status_of(record.body)
         pods = tuple(sorted(mirror.pods(record.key), key=lambda p: p.name))
         if record.pool is None:
             return [*let_pass(pods, mirror.nodes()), *_refused(record, before, now)]
@@ -254,27 +255,6 @@ class Reconciler:
             await self._outside.cluster.emit(record.body, event)
         except ClusterError as error:
             log.warning("event_not_written", pool=str(record.key), error=str(error))
-
-
-def status_read(body: Mapping[str, Any]) -> PoolStatus:
-    """As somebody wrote it before; empty where it does not read."""
-    try:
-        return PoolStatus.model_validate(body.get("status") or {})
-    except ValueError:
-        return PoolStatus()
-
-
-def _policy_status_read(body: Mapping[str, Any]) -> PolicyStatus:
-    try:
-        return PolicyStatus.model_validate(body.get("status") or {})
-    except ValueError:
-        return PolicyStatus()
-
-
-def status_patch(status: PoolStatus) -> Manifest:
-    """As a merge patch: what is not there is removed."""
-    names = [f.alias or name for name, f in PoolStatus.model_fields.items()]
-    return dict.fromkeys(names) | status.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def _refused(record: PoolRecord, before: PoolStatus, now: datetime) -> list[Action]:
