@@ -83,15 +83,22 @@ async def evict(kube: Cluster, name: str) -> bool:
     return True
 
 
-async def drain(kube: Cluster, config: str, node: str) -> asyncio.subprocess.Process:
+@asynccontextmanager
+async def drain(kube: Cluster, config: str, node: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """`kubectl drain`, which cordons the node and evicts again and again."""
     kubectl = find_tool("kubectl")
     assert kubectl is not None
-    return await asyncio.create_subprocess_exec(
+    process = await asyncio.create_subprocess_exec(
         kubectl, f"--kubeconfig={config}", "drain", node, "--timeout=60s", "--delete-emptydir-data",
         f"--pod-selector=shunter.dev/pool={kube.namespace}",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
 
 
 async def draining(kube: Cluster) -> set[str]:
@@ -110,15 +117,15 @@ async def test_kubectl_drain_waits_until_the_pod_is_replaced_and_empty(
         (leaving,) = await serving(kube)
         node = await node_of(kube, leaving)
         assert not await evict(kube, leaving), "nobody announced it"
-        drained = await drain(kube, config, node)
-        await kube.becomes(lambda: draining(kube), {leaving})
-        await kube.conditioned(kube.namespace, "Draining", "True", "NodeCordoned")
-        assert len(await kube.ready("a")) == 2, "its replacement serves"
-        assert not await evict(kube, leaving), "it has requests"
-        assert drained.returncode is None
-        kube.scheduler.instances[leaving] = 0
-        output, _ = await drained.communicate()
-        assert drained.returncode == 0, output.decode()
+        async with drain(kube, config, node) as drained:
+            await kube.becomes(lambda: draining(kube), {leaving})
+            await kube.conditioned(kube.namespace, "Draining", "True", "NodeCordoned")
+            assert len(await kube.ready("a")) == 2, "its replacement serves"
+            assert not await evict(kube, leaving), "it has requests"
+            assert drained.returncode is None
+            kube.scheduler.instances[leaving] = 0
+            output, _ = await drained.communicate()
+            assert drained.returncode == 0, output.decode()
         (name,) = await kube.all_ready("a", 1)
         assert await node_of(kube, name) != node
         await kube.scaled(**{f"{kube.namespace}-a": 1})
