@@ -12,11 +12,12 @@ from shunter_operator import draining, engine_files, spill
 from shunter_operator.draining import Situation
 from shunter_operator.engines import unsupported
 from shunter_operator.evictions import find_evictions, leave, let_pass
-from shunter_operator.manifests import manifests_of, pod_template, template_digest
+from shunter_operator.manifests import manifests_of, template_digest
 from shunter_operator.names import FINALIZER, LABEL_PROFILE, Ref
 from shunter_operator.profiles import applied, serve_profile
 from shunter_operator.scaling import Count
 from shunter_operator.status import status_of
+from shunter_operator.templates import template_of
 from shunter_operator.values import (
     Action,
     Delete,
@@ -76,7 +77,7 @@ def _serve(at: Situation, counts: dict[str, Count]) -> Iterator[Action]:
         yield from serve_profile(at, profile, counts[profile.name], leaving)
     yield from _orphans(at)
     if old := engine_files.outdated(pool, observed):
-        made = (pod_template(at.desired, profile, environment) for profile in pool.profiles)
+        made = (template_of(at, profile) for profile in pool.profiles)
         yield from engine_files.discard(old, observed, [template_digest(t) for t in made])
     if not environment.deletion_cost:
         yield from _in_service(observed)

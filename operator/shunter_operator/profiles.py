@@ -7,10 +7,11 @@ from shunter_api.modelpool import Profile
 from shunter_operator import draining, evictions, rollout, scaling
 from shunter_operator.draining import Situation, empty_victim, goes_first
 from shunter_operator.evictions import Evictions
-from shunter_operator.manifests import Scale, deployment, pod_template, ref_of, template_digest
+from shunter_operator.manifests import Scale, deployment, ref_of, template_digest
 from shunter_operator.merge import differs
 from shunter_operator.scaled import reclaimed_why, scaled
 from shunter_operator.scaling import Count
+from shunter_operator.templates import template_of
 from shunter_operator.values import Action, Apply, Manifest, Observed, Pod, Why
 
 SCALE_DOWN = Why("ScaleDown", "fewer instances are wanted")
@@ -41,7 +42,7 @@ def serve_profile(
     why = reclaimed_why(at.desired, profile.name) or SCALE_DOWN
     for pod in chosen:
         yield from empty_victim(at, pod, why)
-    template = pod_template(at.desired, profile, at.environment)
+    template = template_of(at, profile)
     making_room = _making_room(at, profile, template)
     if making_room is not None:
         yield from empty_victim(at, making_room, rollout.WHY)
