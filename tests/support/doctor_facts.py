@@ -64,12 +64,14 @@ def pool(name: str = "chat", *profiles: dict[str, Any], **spec: Any) -> dict[str
     }
 
 
-def deployment(name: str, ready: int = 2, version: str = "0.1.0") -> dict[str, Any]:
+def deployment(
+    name: str, ready: int = 2, version: str = "0.1.0", wanted: int = 2
+) -> dict[str, Any]:
     component = name.removeprefix("shunter-")
     return {
         "metadata": {"name": name, "labels": {"app.kubernetes.io/version": version}},
         "spec": {
-            "replicas": 2,
+            "replicas": wanted,
             "selector": {"matchLabels": {"app.kubernetes.io/component": component}},
         },
         "status": {"readyReplicas": ready},

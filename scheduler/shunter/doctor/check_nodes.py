@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
+from itertools import starmap
 
 from shunter.commands.status import counted
 from shunter.doctor.facts import ClusterFacts, Object, Unread
-from shunter.doctor.findings import Finding, failed, ok, skipped, warning
+from shunter.doctor.findings import Finding, cut, failed, ok, skipped, warning
 from shunter.doctor.placement import Wish, wishes
 from shunter_operator.merge import quantity
 
@@ -65,24 +66,32 @@ def placement(facts: ClusterFacts) -> Iterator[Finding]:
         yield skipped(unread.why, READ_NODES)
         return
     wished = wishes(facts.pools)
-    for pool, why in wished.unreadable.items():
-        namespace, _, name = pool.partition("/")
-        yield failed(f"pool {pool} does not read: {why}", f"kubectl -n {namespace} edit smp {name}")
-    placed = 0
+    yield from cut(starmap(_unreadable, wished.unreadable.items()))
+    unplaced: list[Finding] = []
     for pool, of_pool in wished.by_pool.items():
-        refusals = {wish.profile: refusal(wish, facts.nodes) for wish in of_pool}
-        placed += sum(why is None for why in refusals.values())
-        alone = all(refusals.values())
-        for profile, refused in refusals.items():
-            if refused is not None:
-                judge = failed if alone and not facts.adds_nodes else warning
-                more = f"; or {facts.adds_nodes} adds one" if facts.adds_nodes else ""
-                yield judge(f"pool {pool}, profile {profile}: {refused[0]}", refused[1] + more)
-    if placed:
+        unplaced += _unplaced(pool, of_pool, facts.nodes, facts.adds_nodes)
+    yield from cut(unplaced)
+    if placed := sum(map(len, wished.by_pool.values())) - len(unplaced):
         pools = counted(len(wished.by_pool), "pool")
         yield ok(f"{counted(placed, 'profile')} of {pools} with nodes that suit")
     elif not wished.by_pool and not wished.unreadable:
         yield skipped("there is no ModelPool", "kubectl apply -f manifests/minimal.yaml")
+
+
+def _unreadable(pool: str, why: str) -> Finding:
+    namespace, _, name = pool.partition("/")
+    return failed(f"pool {pool} does not read: {why}", f"kubectl -n {namespace} edit smp {name}")
+
+
+def _unplaced(
+    pool: str, profiles: Iterable[Wish], nodes: tuple[Object, ...], adds_nodes: str
+) -> Iterator[Finding]:
+    refusals = {wish.profile: refusal(wish, nodes) for wish in profiles}
+    judge = failed if all(refusals.values()) and not adds_nodes else warning
+    more = f"; or {adds_nodes} adds one" if adds_nodes else ""
+    for profile, refused in refusals.items():
+        if refused is not None:
+            yield judge(f"pool {pool}, profile {profile}: {refused[0]}", refused[1] + more)
 
 
 def runtime_classes(facts: ClusterFacts) -> Iterator[Finding]:

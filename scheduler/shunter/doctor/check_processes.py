@@ -14,12 +14,11 @@ from shunter.doctor.facts import (
     Silent,
     Unread,
 )
-from shunter.doctor.findings import Finding, failed, ok, skipped, warning
+from shunter.doctor.findings import Finding, cut, failed, ok, skipped, warning
 
 PROCESSES = ("shunter-gateway", "shunter-scheduler", "shunter-operator")
 VERSION_LABEL = "app.kubernetes.io/version"
 LEADING = "shunter_scheduler_leading"
-SHOWN = 5
 
 
 def processes(facts: ClusterFacts) -> Iterator[Finding]:
@@ -39,7 +38,10 @@ def processes(facts: ClusterFacts) -> Iterator[Finding]:
         ready = (found.get("status") or {}).get("readyReplicas", 0)
         told = f"{name}: {ready} of {wanted} ready"
         look = f"kubectl -n {facts.place.namespace} describe pods -l {_selector(found)}"
-        if ready == wanted and ready:
+        if not wanted:
+            scale = f"kubectl -n {facts.place.namespace} scale deployment/{name} --replicas=2"
+            yield failed(f"{name} is scaled to 0", f"{scale}, or helm upgrade")
+        elif ready == wanted:
             yield ok(told)
         else:
             yield (warning if ready else failed)(told, look)
@@ -179,16 +181,14 @@ def pools(facts: ClusterFacts) -> Iterator[Finding]:
         yield skipped(facts.pools.why)
         return
     bad = [(pool, why) for pool in facts.pools if (why := _trouble(pool))]
-    for pool, why in bad[:SHOWN]:
-        metadata = pool["metadata"]
-        yield warning(
-            f"pool {metadata['namespace']}/{metadata['name']}: {why}",
-            f"kubectl -n {metadata['namespace']} describe smp/{metadata['name']}",
-        )
-    if len(bad) > SHOWN:
-        yield warning(f"{len(bad) - SHOWN} more pools like these", "kubectl get smp -A")
+    yield from cut(_bad_pool(pool["metadata"], why) for pool, why in bad)
     if facts.pools and not bad:
         yield ok(f"{counted(len(facts.pools), 'pool')}, none Degraded")
+
+
+def _bad_pool(metadata: Object, why: str) -> Finding:
+    namespace, name = metadata["namespace"], metadata["name"]
+    return warning(f"pool {namespace}/{name}: {why}", f"kubectl -n {namespace} describe smp/{name}")
 
 
 def _trouble(pool: Object) -> str:

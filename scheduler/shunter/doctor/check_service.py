@@ -7,7 +7,7 @@ import msgspec
 
 from shunter.commands.status import counted
 from shunter.doctor.facts import EngineFacts, ModelFacts, Page, ServiceFacts, Silent, Unread
-from shunter.doctor.findings import Finding, failed, ok, skipped, warning
+from shunter.doctor.findings import Finding, cut, failed, ok, skipped, warning
 from shunter_scheduler.service.engine_metrics import publishes_load
 
 
@@ -64,18 +64,20 @@ def _pools(facts: ServiceFacts) -> Iterator[Finding]:
     assert not isinstance(facts.scheduler, Unread)
     empty = [pool.name for pool in facts.scheduler.pools if not pool.ready]
     out = [i for i in facts.scheduler.instances if i.state == "failed"]
-    for name in empty:
-        yield warning(
+    yield from cut(
+        warning(
             f"pool {name} has no ready instance: its requests wait",
-            "`shunter status` shows its instances; on a cluster `kubectl describe smp/"
-            + name
-            + "`",
+            f"`shunter status` shows its instances; on a cluster `kubectl describe smp/{name}`",
         )
-    for instance in out:
-        yield warning(
+        for name in empty
+    )
+    yield from cut(
+        warning(
             f"instance {instance.name} at {instance.address} failed and gets no requests",
             "look at the engine's log",
         )
+        for instance in out
+    )
     if not facts.scheduler.pools:
         yield warning("the scheduler knows no pool", "give it one: see manifests/")
     elif not empty and not out:
@@ -92,14 +94,15 @@ def engines(facts: ServiceFacts) -> Iterator[Finding]:
     if not facts.engines:
         yield skipped("there is no engine to ask")
         return
-    fine, unread = 0, Counter[str]()
+    fine, unread, wrong = 0, Counter[str](), list[Finding]()
     for engine in facts.engines:
         if isinstance(engine.health, Unread) and not isinstance(engine.health, Silent):
             unread[engine.health.why] += 1
             continue
         found = list(_engine(engine))
         fine += not found
-        yield from found
+        wrong += found
+    yield from cut(wrong)
     for why, count in unread.items():
         yield skipped(f"{counted(count, 'engine')}: {why}")
     if fine:

@@ -1,7 +1,10 @@
 """What a check says."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+
+SHOWN = 5  # of findings of one kind
 
 
 class State(StrEnum):
@@ -34,3 +37,11 @@ def failed(message: str, remedy: str) -> Finding:
 
 def skipped(message: str, remedy: str = "") -> Finding:
     return Finding(State.skipped, message, remedy)
+
+
+def cut(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """The worst first; of a long list the beginning, and how many more there are."""
+    worst = sorted(findings, key=lambda finding: finding.state is not State.failed)
+    yield from worst[:SHOWN]
+    if rest := worst[SHOWN:]:
+        yield Finding(rest[0].state, f"{len(rest)} more like these", rest[0].remedy)

@@ -1,12 +1,10 @@
 """Reads what the API server knows. What may not be read, or is not answered, says so."""
 
 import asyncio
-import re
 from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -26,6 +24,8 @@ from shunter.doctor.facts import (
 )
 from shunter.doctor.needs import Rules, needs, review
 from shunter.doctor.reach import Reach, Target
+from shunter.doctor.read_admission import trial, webhooks
+from shunter.doctor.read_objects import in_short, listed, read
 from shunter.release import DEFINITIONS, definitions
 from shunter_operator.names import GROUP, VERSION
 from shunter_operator.pods import moment
@@ -42,7 +42,6 @@ ADDING_NODES: Mapping[str, str] = {
     "Karpenter": "/apis/karpenter.sh",
     "the cluster autoscaler": "/api/v1/namespaces/kube-system/configmaps/cluster-autoscaler-status",
 }
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +59,10 @@ async def read_cluster(asking: Asking, place: Place, server: Server) -> ClusterF
     api, folder = asking.api, f"/apis/apps/v1/namespaces/{quote(place.namespace)}/deployments"
     pods, deployments, nodes, runtime_classes, pools = await asyncio.gather(
         scheduler_pods(api, place),
-        _listed(api, folder, {"labelSelector": RELEASE_LABELS}),
-        _listed(api, "/api/v1/nodes"),
-        _listed(api, "/apis/node.k8s.io/v1/runtimeclasses"),
-        _listed(api, _pools(place)),
+        listed(api, folder, {"labelSelector": RELEASE_LABELS}),
+        listed(api, "/api/v1/nodes"),
+        listed(api, "/apis/node.k8s.io/v1/runtimeclasses"),
+        listed(api, _pools(place)),
     )
     return ClusterFacts(
         place=place,
@@ -82,8 +81,8 @@ async def read_cluster(asking: Asking, place: Place, server: Server) -> ClusterF
         else {d["metadata"]["name"]: d for d in deployments},
         leases={part: await _lease(api, part, place) for part in PARTS},
         schedulers=pods if isinstance(pods, Unread) else await _pages(pods, asking.reach),
-        webhooks=await _webhooks(api, place),
-        trial=await _trial(api, place),
+        webhooks=await webhooks(api, place),
+        trial=await trial(api, place),
     )
 
 
@@ -93,9 +92,9 @@ async def find_place(api: KubeApi, namespace: str) -> Place:
     wanted = namespace or api.namespace
     path = f"/apis/apps/v1/namespaces/{quote(wanted)}/deployments"
     query = {"labelSelector": f"{RELEASE_LABELS},{COMPONENT}=operator"}
-    found = await _listed(api, path, query)
+    found = await listed(api, path, query)
     if not found and not namespace:
-        found = await _listed(api, "/apis/apps/v1/deployments", query)
+        found = await listed(api, "/apis/apps/v1/deployments", query)
     if isinstance(found, Unread) or len(found) != 1:
         return Place(wanted, wide=True)
     given = dict(a.partition("=")[::2] for a in arguments_of(found[0], "operator"))
@@ -115,7 +114,7 @@ def arguments_of(deployment: Object, container: str) -> list[str]:
 
 async def scheduler_pods(api: KubeApi, place: Place) -> tuple[Object, ...] | Unread:
     path = f"/api/v1/namespaces/{quote(place.namespace)}/pods"
-    pods = await _listed(api, path, {"labelSelector": f"{RELEASE_LABELS},{COMPONENT}=scheduler"})
+    pods = await listed(api, path, {"labelSelector": f"{RELEASE_LABELS},{COMPONENT}=scheduler"})
     if isinstance(pods, Unread):
         return pods
     return tuple(pod for pod in pods if "deletionTimestamp" not in pod["metadata"])
@@ -123,36 +122,12 @@ async def scheduler_pods(api: KubeApi, place: Place) -> tuple[Object, ...] | Unr
 
 async def engine_pods(api: KubeApi, place: Place) -> tuple[Object, ...] | Unread:
     inside = "" if place.wide else f"/namespaces/{quote(place.namespace)}"
-    return await _listed(api, f"/api/v1{inside}/pods", {"labelSelector": ENGINE_PODS})
+    return await listed(api, f"/api/v1{inside}/pods", {"labelSelector": ENGINE_PODS})
 
 
 async def gateway_service(api: KubeApi, place: Place) -> Object | Unread:
     folder = f"/api/v1/namespaces/{quote(place.namespace)}/services"
-    return await _read(api.get(f"{folder}/shunter-gateway"))
-
-
-async def _listed(
-    api: KubeApi, path: str, query: Mapping[str, str] | None = None
-) -> tuple[Object, ...] | Unread:
-    found = await _read(api.list(path, query))
-    return found if isinstance(found, Unread) else found.items
-
-
-async def _read(call: Awaitable[T]) -> T | Unread:
-    try:
-        return await call
-    except Refused as error:
-        return Unread(_in_short(error))
-    except KubeError as error:
-        return Unread(str(error))
-
-
-def _in_short(error: KubeError) -> str:
-    said = _FORBIDDEN.search(str(error))
-    return f"this user may not {said[1]} {said[2]}" if said else str(error).strip()
-
-
-_FORBIDDEN = re.compile(r'cannot (\w+) resource "([^"]+)"')
+    return await read(api.get(f"{folder}/shunter-gateway"))
 
 
 def _pools(place: Place) -> str:
@@ -165,16 +140,16 @@ async def _definitions(api: KubeApi, server: Server) -> Mapping[str, Object | No
     found: dict[str, Object | None] = {}
     for definition in definitions(server.version):
         name = definition["metadata"]["name"]
-        listed = await _listed(api, DEFINITIONS, {"fieldSelector": f"metadata.name={name}"})
-        if isinstance(listed, Unread):
-            return listed
-        found[name] = next(iter(listed), None)
+        one = await listed(api, DEFINITIONS, {"fieldSelector": f"metadata.name={name}"})
+        if isinstance(one, Unread):
+            return one
+        found[name] = next(iter(one), None)
     return found
 
 
 async def _adds_nodes(api: KubeApi) -> str:
     for name, path in ADDING_NODES.items():
-        if not isinstance(await _read(api.get(path)), Unread):
+        if not isinstance(await read(api.get(path)), Unread):
             return name
     return ""
 
@@ -193,7 +168,7 @@ async def _rights(asking: Asking, part: Part, place: Place) -> Rights | Unread:
             path = f"/apis/authorization.k8s.io/v1/{plural}"
             return not (await asking.api.create(path, dict(body)))["status"]["allowed"]
 
-    answers = await _read(_all(refused(right) for right in wanted))
+    answers = await read(_all(refused(right) for right in wanted))
     if isinstance(answers, Unread):
         return answers
     missing = tuple(r for r, no in zip(wanted, answers, strict=True) if no)
@@ -213,7 +188,7 @@ async def _lease(api: KubeApi, part: Part, place: Place) -> LeaseFacts | Unread:
         return Unread(str(error))
     body = answer.body.decode("utf-8", "replace")
     if answer.status not in (200, 404):
-        return Unread(_in_short(Refused(answer.status, body)))
+        return Unread(in_short(Refused(answer.status, body)))
     try:
         found = msgspec.json.decode(body) if answer.status == 200 else {}
         spec = found.get("spec") or {}
@@ -249,51 +224,3 @@ def pod_target(pod: Object, port: str) -> Target:
     metadata, host = pod["metadata"], (pod.get("status") or {}).get("podIP") or ""
     host = f"[{host}]" if ":" in host else host
     return Target(f"{host}:{port}", "pods", metadata["namespace"], metadata["name"], port)
-
-
-async def _webhooks(api: KubeApi, place: Place) -> tuple[Object, ...] | Unread:
-    """Those that are asked about our resources, whoever made them; of the release alone where no
-    more may be read."""
-    ours: list[Object] = []
-    for kind in ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"):
-        path = f"/apis/admissionregistration.k8s.io/v1/{kind.lower()}s"
-        found = await _listed(api, path)
-        if isinstance(found, Unread) and place.webhooks:
-            found = await _listed(api, path, {"fieldSelector": f"metadata.name={place.webhooks}"})
-        if isinstance(found, Unread):
-            return found
-        ours += [{**item, "kind": kind} for item in found if _about_us(item)]
-    return tuple(ours)
-
-
-def _about_us(configuration: Object) -> bool:
-    labels = configuration["metadata"].get("labels") or {}
-    return labels.get("app.kubernetes.io/part-of") == "shunter" or any(
-        GROUP in rule.get("apiGroups", ())
-        for webhook in configuration.get("webhooks") or ()
-        for rule in webhook.get("rules") or ()
-    )
-
-
-async def _trial(api: KubeApi, place: Place) -> str | Unread:
-    """A pool that is only looked at: what the server says against it."""
-    path = f"/apis/{GROUP}/{VERSION}/namespaces/{quote(place.namespace)}/modelpools?dryRun=All"
-    try:
-        answer = await api.ask("POST", path, TRIAL)
-    except KubeError as error:
-        return Unread(str(error))
-    if answer.status in (403, 404):
-        return Unread(f"the server does not let this user try one ({answer.status})")
-    return "" if answer.status < 300 else answer.body.decode("utf-8", "replace")[:500]
-
-
-TRIAL: dict[str, object] = {
-    "apiVersion": f"{GROUP}/{VERSION}",
-    "kind": "ModelPool",
-    "metadata": {"name": "shunter-doctor-trial"},
-    "spec": {
-        "model": {"source": "sim://llama-3.1-8b"},
-        "engine": {"type": "simulated"},
-        "profiles": [{"name": "l4", "accelerator": "l4-24gb"}],
-    },
-}

@@ -28,7 +28,7 @@ from shunter.doctor.facts import (
     Silent,
     Unread,
 )
-from shunter.doctor.findings import Finding, State
+from shunter.doctor.findings import SHOWN, Finding, State
 from shunter.doctor.table import CHECKS, judge
 from shunter.release import definitions
 
@@ -140,6 +140,9 @@ CLUSTER_CASES: list[
     ("nobody is ready", check_processes.processes,
      {"deployments": {**SOUND, "shunter-gateway": deployment("shunter-gateway", 0)}},
      State.failed, "0 of 2 ready", "component=gateway"),
+    ("scaled to zero", check_processes.processes,
+     {"deployments": {**SOUND, "shunter-operator": deployment("shunter-operator", 0, wanted=0)}},
+     State.failed, "shunter-operator is scaled to 0", "scale deployment/shunter-operator"),
     ("another version", check_processes.processes,
      {"deployments": {n: deployment(n, version="0.0.9") for n in SOUND}},
      State.warning, "0.0.9", "kubectl exec"),
@@ -273,8 +276,17 @@ def test_a_service_with_a_bundle_can_be_called() -> None:
 def test_a_long_list_of_bad_pools_is_cut() -> None:
     facts = cluster(pools=tuple({**pool(f"p{n}"), "status": {}} for n in range(50)))
     findings = list(check_processes.pools(facts))
-    assert len(findings) == check_processes.SHOWN + 1
-    assert "45 more pools" in findings[-1].message
+    assert len(findings) == SHOWN + 1
+    assert "45 more like these" in findings[-1].message
+
+
+def test_many_profiles_without_a_node_are_cut_and_the_failures_come_first() -> None:
+    lost = {**L4, "nodeSelector": {"node-pool": "l4"}}
+    pools = (*(pool(f"p{n}", H100, lost) for n in range(20)), pool("none", lost))
+    findings = list(check_nodes.placement(cluster(pools=pools)))
+    assert [f.state for f in findings] == [State.failed, *[State.warning] * SHOWN, State.ok]
+    assert "16 more like these" in findings[-2].message
+    assert "20 profiles of 21 pools" in findings[-1].message
 
 
 def test_a_renewal_of_the_past_says_nothing_of_a_clock() -> None:

@@ -82,7 +82,7 @@ class ScriptedApi:
     ) -> Answer:
         plain = path.partition("?")[0]
         if plain not in self.answers:
-            return Answer(403, DATE, str(forbidden(path)).encode())
+            return Answer(403, DATE, json.dumps({"message": str(forbidden(path))}).encode())
         return self.answers[plain]
 
     async def create(self, path: str, body: Object) -> Object:
@@ -132,6 +132,7 @@ async def test_nothing_may_be_read_and_everything_says_so() -> None:
     api = ScriptedApi(reviews=False)
     facts = await read_cluster(asking(api), PLACE, SERVER)
     assert facts.nodes == Unread("this user may not list nodes")
+    assert facts.leases["operator"] == Unread("this user may not list shunter-operator")
     service = ServiceFacts(Unread("no"), Unread("no"), Unread("no"))
     found = [f for name, f in judge(Facts(service, facts)) if name not in ("server", "clocks")]
     assert {f.state for f in found} == {State.skipped}
