@@ -40,6 +40,7 @@ from shunter_operator.values import (
     Delete,
     Desired,
     Drain,
+    Enough,
     Environment,
     Event,
     Manifest,
@@ -83,7 +84,7 @@ class Outside:
 class _Memory:
     """What only a running operator knows of a pool. To lose it delays a scale-down, no more."""
 
-    low_since: Mapping[str, datetime]
+    enough_since: Mapping[str, Enough]
     status_set_at: datetime | None = None
 
 
@@ -176,11 +177,11 @@ class Reconciler:
             scheduler=view if desired.conflict is None else view and SchedulerView(),
             status=before,
             finalizers=tuple(record.body["metadata"].get("finalizers") or ()),
-            low_since=memory.low_since,
             status_set_at=memory.status_set_at,
             nodes=mirror.nodes(),
         )
-        memory.low_since = scaling.low_since(desired, observed, memory.low_since, now)
+        memory.enough_since = scaling.enough_since(desired, observed, memory.enough_since, now)
+        observed = replace(observed, enough_since=memory.enough_since)
         actions = plan(desired, observed, self._environment, now)
         if any(isinstance(action, SetStatus) for action in actions):
             memory.status_set_at = now

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from shunter_api.modelpool import ModelPool, Profile
 from shunter_operator.names import ANNOTATION_SPILLED, ANNOTATION_SURGE, Ref, deployment_name
-from shunter_operator.values import Desired, InstanceLoad, Manifest, Observed, Pod
+from shunter_operator.values import Desired, Enough, InstanceLoad, Manifest, Observed, Pod
 
 # A pod that the scheduler does not name for so long after its drain has no requests.
 UNKNOWN_AFTER_S = 10.0
@@ -86,9 +86,9 @@ def _auto(desired: Desired, observed: Observed, profile: Profile, now: datetime)
         return held
     if advised > held or idle(desired, observed):
         return advised
-    since = observed.low_since.get(profile.name)
     after = timedelta(seconds=desired.pool.spec.scaling.scale_down_after_s)
-    return advised if since is not None and now - since >= after else held
+    enough = observed.enough_since.get(profile.name, ())
+    return min((held, *(count for count, since in enough if now - since >= after)))
 
 
 def idle(desired: Desired, observed: Observed) -> bool:
@@ -106,18 +106,20 @@ def advised_replicas(observed: Observed, profile: Profile) -> int | None:
     return min(max(advice.replicas, profile.replicas.min), profile.replicas.max)
 
 
-def low_since(
-    desired: Desired, observed: Observed, before: Mapping[str, datetime], now: datetime
-) -> dict[str, datetime]:
-    """Since when each profile's advice has been below what the profile has. Where there is no
-    advice it starts anew: missing data scales nothing."""
-    since: dict[str, datetime] = {}
+def enough_since(
+    desired: Desired, observed: Observed, before: Mapping[str, Enough], now: datetime
+) -> dict[str, Enough]:
+    """By profile. Where there is no advice it starts anew: missing data scales nothing."""
+    found: dict[str, Enough] = {}
     for profile in desired.pool.profiles:
         there = current(desired, observed, profile.name)
         advised = advised_replicas(observed, profile)
         if there is not None and advised is not None and advised < there.own:
-            since[profile.name] = before.get(profile.name, now)
-    return since
+            known = before.get(profile.name, ())
+            since = min((since for count, since in known if count <= advised), default=now)
+            more = (one for one in known if advised < one[0] < there.own)
+            found[profile.name] = ((advised, since), *more)
+    return found
 
 
 def stuck(pod: Pod, now: datetime, after_s: float) -> bool:

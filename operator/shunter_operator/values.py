@@ -10,6 +10,8 @@ from shunter_api.status import PoolStatus, StartingPhase
 from shunter_operator.names import PoolKey, Ref
 
 Manifest = dict[str, Any]
+# Counts below what a profile has, smallest first, and since when no more has been advised.
+Enough = tuple[tuple[int, datetime], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,7 @@ class Observed:
     """What the cluster and the scheduler have of one pool.
 
     `objects` are ours, as the API server shows them; `scheduler` None means that it does not
-    answer; `low_since` says since when the advice for a profile is below what it has, and
+    answer; `enough_since` says since when fewer instances of a profile have been enough, and
     `status_set_at` when this process last wrote the status. `nodes` are those that are about to go.
     """
 
@@ -198,7 +200,7 @@ class Observed:
     scheduler: SchedulerView | None = None
     status: PoolStatus = field(default_factory=PoolStatus)
     finalizers: tuple[str, ...] = ()
-    low_since: Mapping[str, datetime] = field(default_factory=dict)
+    enough_since: Mapping[str, Enough] = field(default_factory=dict)  # by profile
     status_set_at: datetime | None = None
     nodes: Mapping[str, Node] = field(default_factory=dict)
 

@@ -36,6 +36,21 @@ async def test_scale_down_after_is_the_pools(world: World, after: str, replicas:
     assert world.replicas() == {"chat-h100": replicas}
 
 
+async def test_fewer_means_as_many_as_were_enough_all_the_time(world: World) -> None:
+    """A lull at the end of the time is not the time."""
+    key = world.cluster.put(pool_body(profiles=[PROFILE], scaling={"scaleDownAfter": "60s"}))
+    for advised, seconds in ((4, 5), (3, 50)):
+        world.scheduler.current = SchedulerView(advice={"h100": Advice(advised, "busy")})
+        await world.settle(key, seconds=seconds)
+    world.scheduler.current = SchedulerView(advice={"h100": Advice(1, "a lull")})
+    await world.settle(key, seconds=25)
+    assert world.replicas() == {"chat-h100": 3}
+    await world.settle(key, seconds=25)
+    assert not any(pod.drain_since for pod in world.cluster.engines.values()), "50 s of a lull"
+    await world.settle(key, seconds=30)
+    assert world.replicas() == {"chat-h100": 1}
+
+
 async def test_the_engine_listens_on_the_pools_port(world: World) -> None:
     key = world.cluster.put(pool_body(engine={"type": "simulated", "port": 9123}))
     await world.settle(key)
