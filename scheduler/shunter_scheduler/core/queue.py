@@ -78,8 +78,11 @@ class AdmissionQueue(Generic[Item]):
             item = self._items.get(request_id)
             if item is None:
                 continue
-            due = level(item, now, self.ageing_step_s)
-            if due != self._level_of[request_id]:
+            at = self._level_of[request_id]
+            due = max(at, level(item, now, self.ageing_step_s))
+            if due == at and self._lift_at(item, at) <= now:
+                due += 1  # at this very instant the level may still be rounded down
+            if due != at:
                 self._take_out(item)
                 self._place(item, due)
 
@@ -113,8 +116,11 @@ class AdmissionQueue(Generic[Item]):
         request_id = item.request_id
         self._level_of[request_id] = at
         insort(self._levels.setdefault(at, []), _sort_key(item))
-        lift_at = item.queued_at + (at - item.rank + 1) * self.ageing_step_s
-        heappush(self._lifts, (lift_at, request_id))
+        heappush(self._lifts, (self._lift_at(item, at), request_id))
+
+    def _lift_at(self, item: Item, at: int) -> float:
+        """When it leaves that level."""
+        return item.queued_at + (at - item.rank + 1) * self.ageing_step_s
 
     def _take_out(self, item: Item) -> None:
         at = self._level_of.pop(item.request_id)

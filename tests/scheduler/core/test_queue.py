@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -96,3 +97,16 @@ def test_least_slack_goes_first_inside_a_class() -> None:
     for name, latest in (("relaxed", 50.0), ("urgent", 5.0), ("middle", 20.0)):
         queue.push(Item(name, 1, 0.0, latest), 0.0)
     assert [item.request_id for item in queue] == ["urgent", "middle", "relaxed"]
+
+
+@pytest.mark.parametrize("queued_at", [n / 7 for n in range(1, 2000, 13)])
+def test_who_is_looked_at_at_the_very_instant_of_a_lift_is_lifted(queued_at: float) -> None:
+    """Whatever the instants round to; a lift that is passed over would be the last."""
+    queue: AdmissionQueue[Item] = AdmissionQueue(STEP_S)
+    queue.push(Item("a", 0, queued_at, 0.0), queued_at)
+    for step in range(1, 4):
+        queue.advance(queued_at + step * STEP_S)
+    later = queued_at + 4.5 * STEP_S
+    queue.advance(later)
+    queue.push(Item("b", 4, later, 1.0), later)
+    assert [one.request_id for one in queue] == ["a", "b"]
