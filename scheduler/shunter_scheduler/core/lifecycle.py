@@ -96,7 +96,10 @@ def adopt(state: CoreState, event: Running, trail: Trail | None, now: float) -> 
 
 
 def occupy(state: CoreState, entry: Entry, record: InstanceRecord) -> None:
-    """Books a request that runs on an instance already."""
+    """Books a request that runs on an instance already, and in that instance's pool: the gateway
+    may know the instance by a pool that it was in before."""
+    entry.pool = state.pools[record.value.pool]
+    entry.trail.pool = entry.pool.name
     outputs = math.ceil(left_to_generate(entry))
     reservation = reserve(record.load, entry.context_tokens + outputs, 0.0, outputs)
     if entry.output_tokens:

@@ -213,3 +213,20 @@ def test_a_longer_answer_than_expected_takes_more_room() -> None:
     harness.apply(Progress("r0", 1, 5000))
     assert harness.loads()[NAMES[0]].kv_tokens >= 6000 > reserved
     harness.check_books()
+
+
+def test_a_request_on_an_instance_of_another_pool_than_reported_is_booked_there() -> None:
+    """An instance that went over to another pool under its old name, while the scheduler was
+    away."""
+    pools = (make_pool("chat"), make_pool("spare"))
+    harness = CoreHarness(make_instances(2, pool="spare"), pools=pools)
+    harness.apply(Running(make_request("r0", pool="chat"), "spare-h100-1"))
+    harness.check_books()
+    assert harness.loads()["spare-h100-1"].requests == 1
+    harness.submit("r1")  # pool chat has nobody: its columns know of no slot 1
+    spare = harness.core._state.pools["spare"]
+    spare.refresh(harness.now)
+    assert spare.columns.requests[1] == 1.0
+    harness.configure((*harness.instances, *make_instances(1)))
+    harness.observe("chat-h100-0")
+    assert harness.assign("r2").instance == "chat-h100-0"
