@@ -44,7 +44,7 @@ class _Node(Struct, eq=False):
         self._slots = None
         ones = self._ones
         if ones is not None:
-            if slot < len(ones):
+            if slot < len(ones) <= self.holders.bit_count() * COLUMN_FROM:
                 ones[slot] = 1.0 - ones[slot]
             else:
                 self._ones = None
@@ -218,7 +218,7 @@ class PrefixIndex:
         node.parent.adopt(upper)
         node.edge = node.edge[at_bytes:]
         node.blocks -= blocks
-        node.parent = upper
+        node.parent, node._ones = upper, None  # only first nodes have a column
         upper.adopt(node)
         for slot in _bits(node.holders):
             self._held[slot].recent[upper] = None

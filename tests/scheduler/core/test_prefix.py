@@ -171,3 +171,27 @@ def test_the_least_recent_prefix_goes_first() -> None:
 
 def test_hashes_are_eight_bytes() -> None:
     assert len(pack((1, 2, 3))) == 3 * HASH_BYTES
+
+
+def test_a_column_is_kept_only_while_many_hold_the_first_node() -> None:
+    """At most 16 numbers for each holder, whatever goes, splits and is asked."""
+    index, size = PrefixIndex(10_000), 64
+    for slot in range(size):
+        index.open(slot, 100)
+    out = np.empty(size)
+    long, short = pack((0, 1, 2, 0)), pack((0, 1, 1))
+    for slot in range(8):
+        index.insert(slot, long, index.match(long))
+    index.fill(index.match(long), 1, 100, out)
+    assert out[:8].tolist() == [4.0] * 8 and not out[8:].any()
+    (first,) = index._root.children.values()
+    assert first._ones is not None
+    index.insert(8, short, index.match(short))  # splits the first node
+    assert first._ones is None, "it is not the first any more"
+    index.fill(index.match(long), 1, 100, out)
+    (first,) = index._root.children.values()
+    for slot in range(8):
+        index.clear(slot)
+    assert first._ones is None, "one holder of 64 is few"
+    index.fill(index.match(long), 1, 100, out)
+    assert out[8] == 2.0 and out.sum() == 2.0
