@@ -48,7 +48,8 @@ class Session:
     def send(self, decisions: Sequence[Decision]) -> None:
         if self._stopping:
             return
-        if len(self._queue) + len(decisions) > self._max_queued:
+        # What one decision cycle brings may be more: it tells of how many wait, not of the reader.
+        if len(self._queue) >= self._max_queued:
             self.close(
                 SlowGateway(
                     f"gateway {self.gateway_id} reads too slowly: {self._max_queued} commands wait "

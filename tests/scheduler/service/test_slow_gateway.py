@@ -71,6 +71,16 @@ async def test_a_queue_that_only_grows_ends_the_session() -> None:
         session.send([hold(1)])  # nothing more is kept, nothing raised
 
 
+async def test_much_at_once_does_not_make_a_gateway_slow() -> None:
+    """All that wait are told of a new phase in one batch, and there may be more than the bound."""
+    session, stream = Session("gw-1", pb.Topology(), 100), StuckStream()
+    async with pumping(session, stream):
+        session.send([hold(number) for number in range(250)])
+        assert not session.closed.done()
+        session.send([hold(250)])
+        assert isinstance(session.closed.result(), SlowGateway)
+
+
 async def test_a_gateway_that_does_not_read_loses_its_session_only(scheduler: Scheduler) -> None:
     """Flow control stops its stream; the others go on; once it reads, it finds the status."""
     options = (("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0))
