@@ -1,6 +1,7 @@
 """Filter, score, pick: one request against the instances of its pool."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from msgspec import Struct
@@ -15,6 +16,14 @@ from shunter_scheduler.core.trail import MAX_CANDIDATES, Ranking
 from shunter_scheduler.policies.columns import Ask
 from shunter_scheduler.policies.policy import DispatchPolicy
 from shunter_scheduler.policies.predicted_cost import ttft_s
+
+Barred = Mapping[int, str]  # slots that a request may not have, and why
+NOBODY: Barred = {}  # shared by nearly all picks
+
+TRIED_BEFORE = "tried before"
+OTHER_REVISION = "of another model revision than the one that answers"
+KEPT = "kept for a request that has waited long"
+OTHERS_FIRST = "others go first"
 
 
 class Pick(Struct, eq=False, gc=False):
@@ -55,12 +64,12 @@ def left_to_generate(entry: Entry) -> float:
     return rest if rest > SHORTEST_REST else SHORTEST_REST
 
 
-def pick(entry: Entry, now: float, rng: Generator, excluded: tuple[int, ...]) -> Pick | None:
+def pick(entry: Entry, now: float, rng: Generator, barred: Barred) -> Pick | None:
     """None where no instance has head room. Changes nothing but scratch space."""
     pool, policy = entry.pool, entry.policy
     pool.refresh(now)
     columns, ask = pool.columns, make_ask(entry, now)
-    eligible = columns.exclude(ask.kv_tokens, excluded)
+    eligible = columns.exclude(ask.kv_tokens, barred)
     if not eligible:
         return None
     match = None
@@ -74,7 +83,7 @@ def pick(entry: Entry, now: float, rng: Generator, excluded: tuple[int, ...]) ->
         np.putmask(score, columns.excluded, np.inf)
     slot = int(score.argmin())
     cached = 0 if match is None else int(columns.cached_tokens.item(slot))
-    ranking = _ranking(pool, policy, ask, excluded, eligible, slot)
+    ranking = _ranking(pool, policy, ask, barred, eligible, slot)
     predicted_s = ttft_s(columns, slot, ask, cached)
     return Pick(pool.at_slot(slot), predicted_s, cached, ranking, match)
 
@@ -83,35 +92,39 @@ def nothing_fits(entry: Entry, now: float) -> Ranking:
     """Who was looked at, and why each was taken out, for the explanation of a hold."""
     pool = entry.pool
     pool.refresh(now)
-    ask, excluded = make_ask(entry, now), excluded_slots(entry)
-    pool.columns.exclude(ask.kv_tokens, excluded)
+    ask, barred = make_ask(entry, now), barred_slots(entry)
+    eligible = pool.columns.exclude(ask.kv_tokens, barred)
     pool.columns.score.fill(np.inf)
     pool.columns.cached_tokens.fill(0.0)
-    return _ranking(pool, entry.policy, ask, excluded, 0, None)
+    ranking = _ranking(pool, entry.policy, ask, barred, eligible, None)
+    ranking.unranked_because = OTHERS_FIRST
+    return ranking
 
 
-def excluded_slots(entry: Entry) -> tuple[int, ...]:
+def barred_slots(entry: Entry) -> Barred:
     """Slots the request has failed on, and, once it answers, those of other model revisions. Where
     nothing else is in service the former count again: an engine that has come back is better than
     none."""
     names, revision = entry.request.excluded_instances, entry.trail.revision
     if not names and (revision is None or not entry.started):
-        return ()
-    others, failed_on, fit = [], [], False
+        return NOBODY
+    others: dict[int, str] = {}
+    failed_on: dict[int, str] = {}
+    fit = False
     for record in entry.pool.records():
         if entry.started and revision is not None and record.value.revision != revision:
-            others.append(record.slot)
+            others[record.slot] = OTHER_REVISION
         elif record.name in names:
-            failed_on.append(record.slot)
+            failed_on[record.slot] = TRIED_BEFORE
         else:
             fit = fit or record.in_service
-    return (*others, *failed_on) if fit else tuple(others)
+    return others | failed_on if fit else others
 
 
-def slot_to_keep(entry: Entry, now: float) -> tuple[int, ...]:
+def slot_to_keep(entry: Entry, now: float) -> Barred:
     """The instance with the most free KV memory of those that can hold the request once enough
     has ended there; none where no instance in service can."""
-    pool, barred = entry.pool, excluded_slots(entry)
+    pool, barred = entry.pool, barred_slots(entry)
     ask = make_ask(entry, now)
     share = 1 - pool.settings.head_room.kv_watermark
     fit = [
@@ -122,20 +135,21 @@ def slot_to_keep(entry: Entry, now: float) -> tuple[int, ...]:
         and record.kv_capacity_tokens * share >= ask.kv_tokens
     ]
     if not fit:
-        return ()
-    return (max(fit, key=lambda record: record.kv_capacity_tokens - record.load.kv_tokens).slot,)
+        return NOBODY
+    most_free = max(fit, key=lambda record: record.kv_capacity_tokens - record.load.kv_tokens)
+    return {most_free.slot: KEPT}
 
 
 def _ranking(
     pool: PoolRecord,
     policy: DispatchPolicy,
     ask: Ask,
-    excluded: tuple[int, ...],
+    barred: Barred,
     eligible: int,
     winner: int | None,
 ) -> Ranking:
     seen = pool.columns.seen(MAX_CANDIDATES, winner)
-    return Ranking(policy, ask, seen, excluded, eligible, len(pool.instances))
+    return Ranking(policy, ask, seen, barred, eligible, len(pool.instances))
 
 
 def reserve_for(entry: Entry, picked: Pick, now: float) -> Reservation:

@@ -1,10 +1,13 @@
 """Admit and dispatch: waiting requests of a pool, in order, to instances with head room."""
 
 import math
+from collections.abc import Iterable
 
 from shunter_scheduler.core.admission import enqueue
 from shunter_scheduler.core.dispatch import (
-    excluded_slots,
+    NOBODY,
+    Barred,
+    barred_slots,
     nothing_fits,
     pick,
     reserve_for,
@@ -64,7 +67,8 @@ def _place_newcomers(
 
 def _after_placing(state: CoreState, pool: PoolRecord, newcomers: list[Entry], now: float) -> None:
     if not pool.any_in_service():
-        _await_start(state, pool, now)
+        all_due = pool.holds_refresh_at is None  # a long queue is not walked for each newcomer
+        _await_start(state, pool, list(pool.queue) if all_due else newcomers, now)
     while len(pool.queue) > _bound(pool, now):
         shed = pool.queue.last()
         assert shed is not None
@@ -78,13 +82,13 @@ def _after_placing(state: CoreState, pool: PoolRecord, newcomers: list[Entry], n
         state.timers.push(pool.holds_refresh_at, "holds", pool.name)
 
 
-def _await_start(state: CoreState, pool: PoolRecord, now: float) -> None:
+def _await_start(state: CoreState, pool: PoolRecord, entries: Iterable[Entry], now: float) -> None:
     """Those who queued while an instance served wait as long as those who came after it went."""
     settings = pool.from_zero
     if settings is not None:
         pool.starting.waits(settings, now)
-    for entry in list(pool.queue):
-        if try_fallback(state, entry) or settings is None:
+    for entry in entries:
+        if entry.request_id not in pool.queue or try_fallback(state, entry) or settings is None:
             continue
         timeout_at = entry.queued_at + settings.hold_timeout_s
         if timeout_at > entry.timeout_at:
@@ -103,7 +107,7 @@ def _place_queued(state: CoreState, pool: PoolRecord, now: float) -> None:
     """One that fits nowhere lets at most `lookahead` others be tried. Once it has been passed over
     for an ageing step, an instance is kept for it: nothing else goes there until it fits."""
     misses: set[str] = set()
-    kept: tuple[int, ...] = ()
+    kept = NOBODY
     lookahead = state.settings.lookahead
     while len(misses) <= lookahead and len(pool.queue) > len(misses):
         for entry in pool.queue.first(lookahead + 1 + len(misses)):
@@ -117,9 +121,10 @@ def _place_queued(state: CoreState, pool: PoolRecord, now: float) -> None:
                     kept = slot_to_keep(entry, now)
 
 
-def place(state: CoreState, entry: Entry, now: float, kept: tuple[int, ...] = ()) -> bool:
+def place(state: CoreState, entry: Entry, now: float, kept: Barred = NOBODY) -> bool:
     """False where no instance has head room, but for the slots that are `kept` for another."""
-    picked = pick(entry, now, state.rng, excluded_slots(entry) + kept)
+    barred = barred_slots(entry)
+    picked = pick(entry, now, state.rng, {**kept, **barred} if kept else barred)
     if picked is None:
         return False
     record = picked.instance
@@ -192,10 +197,12 @@ def _hold_first(state: CoreState, entry: Entry, now: float) -> None:
     if entry.request.deadline_at is not None:
         due = min(due, entry.request.deadline_at)
     state.timers.push(due, "timeout", entry.request_id)
-    reason = "no instance has head room"
+    ranking, reason = nothing_fits(entry, now), "no instance has head room"
     if not entry.pool.any_in_service():
         reason = f"no instance is in service: {_phase(entry.pool)}"
-    state.trace(entry, now, "hold", reason=reason, ranking=nothing_fits(entry, now))
+    elif ranking.eligible:
+        reason = "others go first to the room that there is"
+    state.trace(entry, now, "hold", reason=reason, ranking=ranking)
     hold(state, entry, entry.pool.queue.position(entry), now)
 
 

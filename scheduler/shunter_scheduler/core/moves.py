@@ -1,6 +1,6 @@
 """The move planner. Its one trigger so far is a drain: no new work, and what runs is moved."""
 
-from shunter_scheduler.core.dispatch import pick, reserve_for
+from shunter_scheduler.core.dispatch import OTHER_REVISION, Barred, pick, reserve_for
 from shunter_scheduler.core.entry import Entry, PendingMove
 from shunter_scheduler.core.instance import Drain, InstanceRecord
 from shunter_scheduler.core.lifecycle import occupy
@@ -90,9 +90,6 @@ def _start_move(state: CoreState, entry: Entry, reason: str, now: float) -> bool
     picked = pick(entry, now, state.rng, _barred(state, entry, source))
     if picked is None:
         return False
-    picked.ranking.barred_because = (
-        "source of the move, refused it, takes in enough moves, or is of another model revision"
-    )
     destination = picked.instance
     reservation = reserve_for(entry, picked, now)
     rung: Rung = "replay" if entry.started else "restart"
@@ -122,7 +119,7 @@ def _start_move(state: CoreState, entry: Entry, reason: str, now: float) -> bool
     return True
 
 
-def _barred(state: CoreState, entry: Entry, source: InstanceRecord) -> tuple[int, ...]:
+def _barred(state: CoreState, entry: Entry, source: InstanceRecord) -> Barred:
     """Slots that cannot be the destination: the source, those that have refused this request, those
     that take as many in as they may, and, once it answers, those of another model revision."""
     pool, revision = entry.pool, source.value.revision
@@ -135,14 +132,17 @@ def _barred(state: CoreState, entry: Entry, source: InstanceRecord) -> tuple[int
         if other.move is not None:
             name = other.move.destination.name
             arriving[name] = arriving.get(name, 0) + 1
-    return tuple(
-        r.slot
-        for r in pool.records()
-        if r is source
-        or r.name in entry.refused_by
-        or arriving.get(r.name, 0) >= limit
-        or (entry.started and r.value.revision != revision)
-    )
+    barred: dict[int, str] = {}
+    for r in pool.records():
+        if r is source:
+            barred[r.slot] = "source of the move"
+        elif r.name in entry.refused_by:
+            barred[r.slot] = "refused the move"
+        elif arriving.get(r.name, 0) >= limit:
+            barred[r.slot] = f"takes in {limit} moves already"
+        elif entry.started and r.value.revision != revision:
+            barred[r.slot] = OTHER_REVISION
+    return barred
 
 
 def move_done(state: CoreState, event: MoveDone, now: float) -> None:

@@ -2,6 +2,7 @@
 and candidates with their terms are made only when somebody asks."""
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Literal
 
 from msgspec import Struct
@@ -25,14 +26,13 @@ class Ranking(Struct, eq=False, gc=False):
     policy: DispatchPolicy
     ask: Ask
     seen: Seen
-    excluded_slots: tuple[int, ...]
+    barred: Mapping[int, str]  # slots that the request may not have, and why
     eligible: int
     live: int
-    barred_because: str = "tried before"  # of `excluded_slots`
+    unranked_because: str = NOT_CONSIDERED  # of who is eligible and has no score
 
     def _why_excluded(self, row: InstanceRow) -> str:
-        barred = row.slot in self.excluded_slots
-        return self.barred_because if barred else why_excluded(row, self.ask)
+        return self.barred.get(row.slot) or why_excluded(row, self.ask)
 
     def candidates(self) -> list[Candidate]:
         """Best first, those that were excluded last."""
@@ -40,7 +40,7 @@ class Ranking(Struct, eq=False, gc=False):
         for row, cached, score in self.seen.rows():
             because = self._why_excluded(row)
             if not because and score == float("inf"):
-                because = NOT_CONSIDERED
+                because = self.unranked_because
             hit = int(cached) if self.policy.uses_prefix else 0
             terms = () if because else self.policy.terms(row, self.ask, hit)
             total = sum(value for _, value in terms)

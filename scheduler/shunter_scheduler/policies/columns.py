@@ -2,6 +2,7 @@
 
 import math
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -135,15 +136,23 @@ class InstanceColumns:
     def seen(self, count: int, winner: int | None) -> Seen:
         """What a pick saw of the `count` best slots, the winner's among them; of all slots where
         there are hardly more."""
-        best = self.slots
-        if self.capacity > 2 * count:
-            best = self.score.argpartition(count)[:count]
+        best = self._best(count) if self.capacity > 2 * count else self.slots
         slots = best.tolist()
         if winner is not None and winner not in slots:  # more than a few have the lowest score
             best[0] = slots[0] = winner
         standings = self._standings
         kept = tuple([standings[slot] for slot in slots])
         return Seen(kept, self._seen.take(best, 1).tobytes())
+
+    def _best(self, count: int) -> NDArray[np.intp]:
+        """The slots of the lowest scores. Where these run out, infinite ones of instances come
+        before those of empty slots, whose soft limit alone is infinite too."""
+        score = self.score
+        order: NDArray[np.intp] = score.argpartition(count)
+        if score.item(order.item(count)) == math.inf:
+            empty = self.kv_soft_free_tokens == math.inf
+            order = np.where(empty, np.nan, score).argpartition(count)  # NaN goes last
+        return order[:count]
 
     def put(self, row: InstanceRow) -> None:
         slot, n, w, rates = row.slot, row.requests, self._weights, row.rates
@@ -198,7 +207,7 @@ class InstanceColumns:
         self._open += int(self._blocked[slot]) - int(blocked)
         self._blocked[slot] = blocked
 
-    def exclude(self, kv_tokens: float, slots: tuple[int, ...]) -> int:
+    def exclude(self, kv_tokens: float, slots: Collection[int]) -> int:
         """Marks in `excluded` what is blocked, lacks KV head room, or is one of `slots`; how many
         are left."""
         if kv_tokens <= self._least_free and not slots:

@@ -1,5 +1,7 @@
 """Explanations: terms that add up, who was excluded and why, also after the end, bounded."""
 
+from dataclasses import replace
+
 import pytest
 
 from shunter_scheduler.core.settings import CoreSettings
@@ -113,3 +115,69 @@ def test_an_empty_id_asks_for_the_latest_decision() -> None:
     harness.assign("r0")
     harness.assign("r1")
     assert explain(harness, "").request_id == "r1"
+
+
+def test_each_bar_is_named_as_what_it_is() -> None:
+    """An instance kept for another, one of another revision and one tried before differ."""
+    instances = make_instances(4)
+    names = [instance.name for instance in instances]
+    instances = (instances[0], replace(instances[1], revision="b"), *instances[2:])
+    harness = CoreHarness(instances)
+    for name in names[1:]:
+        harness.observe(name, healthy=False)
+    assert harness.start("r0").instance == names[0]
+    harness.apply(Progress("r0", 1, 10), Failed("r0", 1, names[0], "connection", 12))
+    for name in names[1:]:
+        harness.observe(name)
+    harness.submit("r0", epoch=2, output_tokens=12, pool="chat", excluded_instances=(names[0],))
+    record = explain(harness, "r0").decisions[-1]
+    because = {c.instance: c.excluded_because for c in record.candidates}
+    assert because[names[0]] == "tried before"
+    assert because[names[1]] == "of another model revision than the one that answers"
+    assert record.winner in names[2:]
+
+
+def test_an_instance_that_is_kept_for_another_is_told_so() -> None:
+    harness = CoreHarness(make_instances(2))
+    names = [instance.name for instance in harness.instances]
+    for name in names:
+        harness.observe(name, kv_capacity_tokens=8_000)
+    for i in range(2):  # each leaves room for a small one, none for a large one
+        harness.assign(f"r{i}", prompt_tokens=3000)
+    assert only(Hold, harness.submit("large", prompt_tokens=7000))
+    harness.now = 11.0
+    (placed,) = harness.submit("small", prompt_tokens=300, arrived_at=11.0)
+    assert placed.request_id == "small"
+    because = {
+        c.instance: c.excluded_because for c in explain(harness, "small").decisions[-1].candidates
+    }
+    kept = [reason for name, reason in because.items() if name != placed.instance]
+    assert kept == ["kept for a request that has waited long"]
+
+
+def test_a_hold_behind_others_says_that_there_is_room() -> None:
+    harness = CoreHarness(make_instances(1), settings=CoreSettings(lookahead=0))
+    harness.observe("chat-h100-0", kv_capacity_tokens=8_000)
+    harness.assign("r0", prompt_tokens=3000)
+    assert only(Hold, harness.submit("large", prompt_tokens=7000))
+    assert only(Hold, harness.submit("small", prompt_tokens=300))
+    (record,) = explain(harness, "small").decisions
+    assert record.reason == "others go first to the room that there is"
+    assert record.excluded_total == 0
+    assert [c.excluded_because for c in record.candidates] == ["others go first"]
+
+
+def test_those_who_are_there_are_listed_before_slots_that_are_free() -> None:
+    """A large pool that shrank: most slots are empty, and no instance has head room."""
+    instances = make_instances(40)
+    harness = CoreHarness(instances)
+    harness.configure(instances[36:])
+    for one in instances[36:]:
+        harness.observe(one.name, healthy=False)
+    assert only(Hold, harness.submit("r0"))
+    (record,) = explain(harness, "r0").decisions
+    assert {c.instance for c in record.candidates} == {one.name for one in instances[36:]}
+    harness.observe(instances[39].name)
+    harness.decide()
+    dispatch = explain(harness, "r0").decisions[-1]
+    assert {c.instance for c in dispatch.candidates} == {one.name for one in instances[36:]}
