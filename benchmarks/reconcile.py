@@ -72,7 +72,10 @@ class Process:
                         await asyncio.sleep(0.2)
                 except asyncio.CancelledError:
                     self.running.terminate()
-                    await asyncio.to_thread(self.running.wait, START_S)
+                    try:
+                        await asyncio.to_thread(self.running.wait, START_S)
+                    except psutil.TimeoutExpired:
+                        self.running.kill()
                     raise
                 self.ended_cpu_s += spent_s
 
