@@ -15,7 +15,7 @@ from shunter_runtime.kube_watch import ListAndWatch, Reflector, Watched
 NODES = "/api/v1/nodes"
 
 # Taints by which a node is told to end soon: of aws-node-termination-handler (its docs/, "Currently
-# used taint keys"), of GKE's termination handler, of Karpenter since v1 and before, and of the
+# used taint keys"), of GKE before host maintenance, of Karpenter since v1 and before, and of the
 # cluster autoscaler. Not its DeletionCandidateOfClusterAutoscaler, which is only a thought.
 NOTICE_TAINTS = (
     "aws-node-termination-handler/spot-itn",
