@@ -67,7 +67,8 @@ def _place_newcomers(
 
 def _after_placing(state: CoreState, pool: PoolRecord, newcomers: list[Entry], now: float) -> None:
     if not pool.any_in_service():
-        all_due = pool.holds_refresh_at is None  # a long queue is not walked for each newcomer
+        # A long queue is not walked for each newcomer.
+        all_due = not newcomers or pool.holds_refresh_at is None
         _await_start(state, pool, list(pool.queue) if all_due else newcomers, now)
     while len(pool.queue) > _bound(pool, now):
         shed = pool.queue.last()
@@ -88,7 +89,9 @@ def _await_start(state: CoreState, pool: PoolRecord, entries: Iterable[Entry], n
     if settings is not None:
         pool.starting.waits(settings, now)
     for entry in entries:
-        if entry.request_id not in pool.queue or try_fallback(state, entry) or settings is None:
+        if entry.request_id not in pool.queue or not _waits(state, entry):
+            continue
+        if try_fallback(state, entry) or settings is None:
             continue
         timeout_at = entry.queued_at + settings.hold_timeout_s
         if timeout_at > entry.timeout_at:
