@@ -72,6 +72,21 @@ def test_beyond_max_held_requests_are_refused_with_a_time_to_come_back() -> None
     assert reject.retry_after_s == 30.0
 
 
+def test_the_higher_class_is_held_first_and_goes_first() -> None:
+    classes = [{"name": "interactive", "priority": 90}, {"name": "batch", "priority": 10}]
+    harness = at_zero(policies=[make_policy(classes=classes, rules=[{"name": "all"}])])
+    for i in range(3):
+        harness.submit(f"batch-{i}", slo_class="batch")
+    decisions = harness.submit("quick", slo_class="interactive")
+    (reject,) = only(Reject, decisions)
+    assert (reject.request_id, reject.reason) == ("batch-2", "hold_full")
+    (hold,) = only(Hold, decisions)
+    assert (hold.request_id, hold.position) == ("quick", 0)
+    start(harness)
+    assigns = only(Assign, harness.decide())
+    assert [assign.request_id for assign in assigns] == ["quick", "batch-0", "batch-1"]
+
+
 def test_a_hold_ends_at_its_timeout_and_not_at_that_of_the_queue() -> None:
     harness = at_zero()
     harness.submit("r0")
