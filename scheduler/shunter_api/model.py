@@ -17,6 +17,7 @@ from shunter_api.cel import Rule, cel
 from shunter_api.weights import (
     CREDENTIAL_SCHEMES,
     FETCHED_SCHEMES,
+    HF_SOURCE,
     OCI_SOURCE,
     PVC_SOURCE,
     S3_SOURCE,
@@ -52,11 +53,13 @@ def _scheme_in(schemes: tuple[str, ...]) -> str:
 
 _PVC_FORM = "expected pvc://CLAIM or pvc://CLAIM/PATH, no part of which begins with a dot"
 _S3_FORM = "expected s3://BUCKET/PREFIX or s3://BUCKET/KEY.gguf, no part beginning with a dot"
-_OCI_FORM = "expected oci://REGISTRY/REPOSITORY:TAG, or one /FILE.gguf of it"
+_HF_FORM = "expected hf://ORG/NAME or hf://ORG/NAME@REVISION, or one /FILE.gguf of it"
+_OCI_FORM = "expected oci://REGISTRY/REPOSITORY with :TAG or @DIGEST, or one /FILE.gguf of it"
 _NO_CACHE = "cache keeps what is fetched, of hf://, s3://, oci:// and pypi://; leave it out"
 _NO_CREDENTIALS = "credentialsSecretRef opens hf://, s3:// and oci://; leave it out"
 _NO_KEY = "credentialsSecretRef.key is for hf://; elsewhere the keys of the Secret have set names"
 _RULES = (
+    Rule(f"!self.source.startsWith('hf://') || {_matches(HF_SOURCE)}", _HF_FORM),
     Rule(f"!self.source.startsWith('pvc://') || {_matches(PVC_SOURCE)}", _PVC_FORM),
     Rule(f"!self.source.startsWith('s3://') || {_matches(S3_SOURCE)}", _S3_FORM),
     Rule(f"!self.source.startsWith('oci://') || {_matches(OCI_SOURCE)}", _OCI_FORM),
@@ -114,6 +117,7 @@ class Model(Resource):
         """The same as the rules of the schema."""
         scheme, secret = self.source_scheme, self.credentials_secret_ref
         refused = (
+            (scheme == "hf" and not re.search(HF_SOURCE, self.source), _HF_FORM),
             (scheme == "pvc" and not re.search(PVC_SOURCE, self.source), _PVC_FORM),
             (scheme == "s3" and not re.search(S3_SOURCE, self.source), _S3_FORM),
             (scheme == "oci" and not re.search(OCI_SOURCE, self.source), _OCI_FORM),

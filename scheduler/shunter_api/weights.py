@@ -11,7 +11,15 @@ CREDENTIAL_SCHEMES = ("hf", "s3", "oci")
 
 # A claim of the pool's namespace and a path in it, no part of which begins with a dot.
 PVC_SOURCE = r"^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^/.\s][^/\s]*)*$"
-OCI_SOURCE = r"^oci://[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?/[a-z0-9][^\s?#]*$"
+# A repository, a branch, tag or commit of it, and one file, no part of which begins with a dot.
+HF_SOURCE = (
+    r"^hf://[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*(@[A-Za-z0-9][A-Za-z0-9_.-]*)?"
+    r"((/[^/.\s?#][^/\s?#]*)*/[^/.\s?#][^/\s?#]*\.gguf)?$"
+)
+OCI_SOURCE = (
+    r"^oci://[A-Za-z0-9.-]+(:[0-9]+)?/[a-z0-9]+([._/-]+[a-z0-9]+)*"
+    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?(/[^/:@.\s][^/:@\s]*\.gguf)?$"
+)
 S3_SOURCE = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^/.\s][^/\s]*)*/?$"
 
 # The reasons that a fetch ends with, as conditions show them.

@@ -1,4 +1,4 @@
-"""`oci://REGISTRY/REPOSITORY[:TAG|@sha256:DIGEST][/FILE.gguf]` as an `Origin`.
+"""`oci://REGISTRY/REPOSITORY[:TAG][@sha256:DIGEST][/FILE.gguf]` as an `Origin`. A digest wins.
 
 Artifacts whose layers are files, as `oras push` and ModelPack's raw layers make them: the title or
 the file path of a layer names its file. By the OCI distribution specification 1.1: a manifest, a
@@ -33,7 +33,8 @@ _TIMEOUT_S = 60.0
 _MAX_MANIFEST_BYTES = 4 << 20  # what registries accept, by the specification
 _REFERENCE = re.compile(
     r"(?P<host>[A-Za-z0-9.-]+(?::\d+)?)/(?P<name>[a-z0-9]+(?:[._/-]+[a-z0-9]+)*?)"
-    r"(?::(?P<tag>[\w][\w.-]{0,127})|@(?P<digest>sha256:[0-9a-f]{64}))?(?:/(?P<file>[^/:@]+\.gguf))?"
+    r"(?::(?P<tag>[\w][\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
+    r"(?:/(?P<file>[^/:@]+\.gguf))?"
 )
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _INDEX = "application/vnd.oci.image.index.v1+json"

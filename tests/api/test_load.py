@@ -42,7 +42,7 @@ def test_a_pool_with_its_defaults() -> None:
         ("name: chat", "nam: chat", 3, "metadata.nam", "did you mean name?"),
         ("name: chat", "namespace: a", 3, "metadata.name", "is missing"),
         ("sim:", "ftp:", 5, "spec.model.source", "sim://, hf://"),
-        ("sim:", "hf:", 4, "spec", "simulated loads a model from sim://"),
+        ("sim://", "hf://org/", 4, "spec", "simulated loads a model from sim://"),
         ("aliases", "alias", 5, "spec.model.alias", "did you mean aliases?"),
         ("[default]", "default", 5, "spec.model.aliases", "tuple"),
         ("type: simulated", "type: triton", 6, "spec.engine.type", "'vllm', 'llamacpp'"),

@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shunter_api.weights import (
+    HF_SOURCE,
+    OCI_SOURCE,
     PVC_SOURCE,
     S3_SOURCE,
     claim_and_path,
@@ -63,3 +65,28 @@ def test_what_is_no_path_in_a_claim(source: str) -> None:
 def test_what_is_no_place_in_a_bucket(source: str) -> None:
     assert re.search(S3_SOURCE, source) is None
     assert re.search(S3_SOURCE, "s3://bucket/a/b.gguf")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "source", "fits"),
+    [
+        (HF_SOURCE, "hf://org/name", True),
+        (HF_SOURCE, "hf://org/name@main/q4/m-00001-of-00002.gguf", True),
+        (HF_SOURCE, "hf://gpt2", False),
+        (HF_SOURCE, "hf://org/name/", False),
+        (HF_SOURCE, "hf://org/name/folder", False),
+        (HF_SOURCE, "hf://org/name@refs/pr/1", False),
+        (HF_SOURCE, "hf://org/name/../m.gguf", False),
+        (HF_SOURCE, "hf://org/name/m.gguf?download=true", False),
+        (OCI_SOURCE, "oci://reg.example:5000/org/model", True),
+        (OCI_SOURCE, "oci://ghcr.io/org/model:v1/m.gguf", True),
+        (OCI_SOURCE, f"oci://ghcr.io/org/model:v1@sha256:{'a' * 64}", True),
+        (OCI_SOURCE, "oci://ghcr.io/org/model@sha256:abc", False),
+        (OCI_SOURCE, "oci://ghcr.io/Org/model:v1", False),
+        (OCI_SOURCE, "oci://ghcr.io/org/model:v1/folder/m.gguf", False),
+    ],
+)
+def test_a_source_that_cannot_be_fetched_is_seen_before(
+    pattern: str, source: str, fits: bool
+) -> None:
+    assert (re.search(pattern, source) is not None) == fits

@@ -5,9 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import fake_hub
 from fake_hub import FakeRegistry, serving
+from shunter_api.weights import OCI_SOURCE
+from shunter_text import weights_oci
 from shunter_text.model_files import FetchOptions, ModelFileError, OciAccess
 from shunter_text.weights_oci import oci_origin
 from shunter_text.weights_store import StoreOptions, fetch_weights
@@ -108,6 +112,8 @@ def test_a_manifest_of_another_digest_is_not_taken(
     assert corrupt.value.reason == "WeightsCorrupt"
     registry.forges = False
     assert held(fetched(registry, tmp_path, f"@sha256:{digest}")) == FILES
+    pinned = fetched(registry, tmp_path, f":no-such-tag@sha256:{digest}")
+    assert held(pinned) == FILES, "the digest counts"
 
 
 @pytest.mark.parametrize(
@@ -124,3 +130,8 @@ def test_images_are_not_unpacked(registry: FakeRegistry, tmp_path: Path, media_t
 def test_what_is_no_reference(tmp_path: Path, rest: str) -> None:
     with pytest.raises(ModelFileError, match="expected oci://REGISTRY/REPOSITORY:TAG"):
         oci_origin(rest, FetchOptions(cache=tmp_path))
+
+
+@given(st.from_regex(OCI_SOURCE, fullmatch=True))
+def test_what_a_pool_may_name_is_a_reference(source: str) -> None:
+    assert weights_oci._REFERENCE.fullmatch(source.removeprefix("oci://").rstrip("\n"))
