@@ -76,7 +76,7 @@ def unschedulable(message: str) -> tuple[str, str]:
     Nodes that lack only a free GPU are the ones that matter: where there is one, waiting or more
     nodes help. Otherwise a taint on a node that would suit, otherwise nothing suits at all.
     """
-    said = message.strip()
+    said = message.strip().removesuffix(".")  # more may follow it
     if gpu := _GPU.search(said):
         return "InsufficientGPU", f"no node has {gpu[1]} free: {said}"
     if "Insufficient " in said:

@@ -39,7 +39,7 @@ def serve_profile(
     """Grows at once; shrinks by as many pods as have been emptied."""
     pods = _pods_of(at, profile, count, leaving)
     chosen = _victims(at, pods)
-    why = reclaimed_why(at.desired, profile.name) or SCALE_DOWN
+    why = reclaimed_why(at.desired, profile.name, count) or SCALE_DOWN
     for pod in chosen:
         yield from empty_victim(at, pod, why)
     template = template_of(at, profile)
@@ -102,4 +102,4 @@ def _attributed(pods: _Pods, replicas: int) -> Count:
     surplus = replicas - count.total
     leaving = max(0, there.spilled - count.spilled) if there is not None else 0
     spilled = count.spilled + min(surplus, leaving)
-    return Count(replicas - spilled - count.surge, spilled, count.surge)
+    return Count(replicas - spilled - count.surge, spilled, count.surge, count.given)

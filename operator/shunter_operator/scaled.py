@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from shunter_api.modelpool import Profile
+from shunter_operator.diagnose import unschedulable
 from shunter_operator.names import Ref, deployment_name
 from shunter_operator.reclaimed import reclaim_of
 from shunter_operator.scaling import Count
@@ -24,13 +25,15 @@ def scaled(
         yield Event("Returned", f"{fewer} fewer on {profile.name}: preferred profiles serve again")
     elif there is not None and count.own != there.own:
         reason = "ScaledUp" if count.own > there.own else "ScaledDown"
-        why = _scale_reason(desired, observed, profile)
+        given = reclaimed_why(desired, profile.name, count) if reason == "ScaledDown" else None
+        why = given.detail if given is not None else _scale_reason(desired, observed, profile)
         yield Event(reason, f"{profile.name}: {there.own} to {count.own}: {why}")
 
 
-def reclaimed_why(desired: Desired, profile: str) -> Why | None:
-    """Why the profile's pods go, where another pool gets their GPUs."""
-    reclaim = desired.reclaims.get(profile)
+def reclaimed_why(desired: Desired, profile: str, count: Count) -> Why | None:
+    """Why the profile's pods go, where another pool gets their GPUs: a limit that it would not
+    reach anyway is no reason."""
+    reclaim = desired.reclaims.get(profile) if count.given else None
     return Why("Reclaimed", reclaim.detail) if reclaim is not None else None
 
 
@@ -52,13 +55,13 @@ def _before(desired: Desired, observed: Observed, profile: Profile) -> Reclaim |
 
 
 def _spill_reason(desired: Desired, observed: Observed) -> str:
-    said = next((p.unschedulable_message for p in observed.pods if p.unschedulable_message), "")
-    return said or next((reclaim.detail for reclaim in desired.reclaims.values()), "")
+    said = (
+        unschedulable(p.unschedulable_message)[1] for p in observed.pods if p.unschedulable_since
+    )
+    return next(said, "") or next((reclaim.detail for reclaim in desired.reclaims.values()), "")
 
 
 def _scale_reason(desired: Desired, observed: Observed, profile: Profile) -> str:
-    if (reclaim := desired.reclaims.get(profile.name)) is not None:
-        return reclaim.detail
     advice = observed.scheduler.advice.get(profile.name) if observed.scheduler else None
     manual = desired.pool.spec.scaling.mode == "Manual" or advice is None
     return "as the resource says" if manual or advice is None else advice.reason

@@ -98,7 +98,7 @@ def _profiles(
 
 def _given(desired: Desired, profile: str, count: Count) -> Cause | None:
     """To a pool of a higher priority."""
-    why = reclaimed_why(desired, profile) if count.given else None
+    why = reclaimed_why(desired, profile, count)
     return Cause(why.reason, why.detail, fatal=False) if why is not None else None
 
 

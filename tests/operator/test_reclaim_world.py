@@ -10,6 +10,7 @@ from shunter_operator.names import PoolKey
 from shunter_operator.testing import pool_body
 
 ZERO_TO_EIGHT = {"min": 0, "max": 8}
+MOVED = "its requests move to other instances"
 QUIET_S = 15  # UNKNOWN_AFTER_S is 10, spillAfter 3
 
 
@@ -124,6 +125,22 @@ async def test_a_new_operator_goes_on_where_the_old_one_was(world: World) -> Non
         await live(world, keys, 1)
     assert (ready(world, "low"), ready(world, "gold")) == (1, 2)
     assert len(told(world, "Reclaimed")) == 2
+
+
+async def test_who_is_only_held_back_goes_down_for_its_own_reasons(world: World) -> None:
+    world.cluster.places = {"h100": 3}
+    low = world.cluster.put(body("low", 3, priority=50, floor=3))
+    await live(world, [low], 5)
+    keys = [low, world.cluster.put(body("gold", 1, priority=200))]
+    await live(world, keys, 8)
+    assert told(world, "Reclaimed") == []
+    world.cluster.put(body("low", 2, priority=50, floor=3))
+    await live(world, keys, 2)
+    assert told(world, "Draining")[0].endswith("fewer instances are wanted; " + MOVED)
+    assert world.condition(low, "Draining") == ("True", "ScaleDown")
+    await rest(world, keys)
+    assert (ready(world, "low"), ready(world, "gold")) == (2, 1)
+    assert told(world, "ScaledDown") == ["h100: 3 to 2: as the resource says"]
 
 
 async def test_what_is_given_is_made_up_for_on_the_next_profile(world: World) -> None:
