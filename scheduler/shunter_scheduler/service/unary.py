@@ -15,6 +15,7 @@ from shunter_scheduler.service.errors import (
     NotFound,
     PlacementTimeout,
     ServiceError,
+    Standby,
     TooMany,
 )
 from shunter_scheduler.service.loop import Driver
@@ -46,7 +47,7 @@ class UnaryRequests:
         self._epochs = count(1)
 
     async def dispatch(self, request: Request, timeout_s: float) -> Assign | Reject:
-        """Raises `AlreadyExists`, `TooMany`, `PlacementTimeout`.
+        """Raises `AlreadyExists`, `TooMany`, `PlacementTimeout`, `Standby`.
 
         Epochs are the scheduler's own here, ever growing: an id may be used again after its end.
         """
@@ -74,6 +75,8 @@ class UnaryRequests:
         except asyncio.CancelledError:
             self._end(request_id, "cancelled")
             raise
+        if self._open.get(request_id) is not entry:  # since the outcome, before this turn
+            raise Standby(f"{request_id} was forgotten: this scheduler leads no longer")
         if isinstance(outcome, Reject):
             del self._open[request_id]
         else:

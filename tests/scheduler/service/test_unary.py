@@ -1,13 +1,21 @@
 """Requests placed without a session: Dispatch, Complete, and the lease between them."""
 
 import asyncio
+from types import SimpleNamespace
 
 import grpc
 import pytest
+from prometheus_client import CollectorRegistry
 
 from scheduler_service import Config, Scheduler, SchedulerFactory
 from shunter_proto.v1 import scheduler_pb2 as pb
+from shunter_scheduler.core.testing import make_request
+from shunter_scheduler.domain.decisions import Assign, Reject
+from shunter_scheduler.domain.events import Event, Finished
+from shunter_scheduler.service.errors import Standby
 from shunter_scheduler.service.testing import submission
+from shunter_scheduler.service.unary import GATEWAY_ID, UnaryRequests
+from shunter_scheduler.telemetry import Telemetry
 
 
 async def dispatch(scheduler: Scheduler, request_id: str, **fields: object) -> pb.DispatchReply:
@@ -133,3 +141,22 @@ async def test_calls_for_a_pool_at_zero_wait_for_its_first_instance(
         config.write()
         assert (await held).assign.address in addresses
         await complete(scheduler, "r-1")
+
+
+@pytest.mark.parametrize("placed", [True, False])
+async def test_what_is_decided_as_another_begins_to_lead_leaves_nothing(placed: bool) -> None:
+    """Between the decision and the caller's turn to hear it the scheduler steps down."""
+    told: list[Event] = []
+    unary = UnaryRequests(
+        SimpleNamespace(tell=told.append), Telemetry(CollectorRegistry()), lease_s=0.0
+    )
+    call = asyncio.create_task(unary.dispatch(make_request("r-1"), 5.0))
+    await asyncio.sleep(0)
+    if placed:
+        unary.resolve([Assign("r-1", GATEWAY_ID, 1, "i-0", "chat", "standard", 0, 0.1)])
+    else:
+        unary.resolve([Reject("r-1", GATEWAY_ID, 1, "overloaded", "full", 1.0)])
+    unary.step_down(Standby("no longer"))
+    with pytest.raises(Standby):
+        await call
+    assert told[1:] == [Finished("r-1", 1, 0, "cancelled")]
