@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from itertools import starmap
 
@@ -11,10 +12,17 @@ from shunter.doctor.findings import Finding, cut, failed, ok, skipped, warning
 from shunter.doctor.placement import Wish, wishes
 from shunter_operator.merge import quantity
 
-# By extended resource: the prefixes of the labels that the vendor's feature discovery sets, and
-# the add-on that sets them.
+# By extended resource: the prefixes of the labels that name the product, and the vendor's add-on
+# that sets such. GKE and Karpenter on AWS have labels of their own.
 VENDORS: Mapping[str, tuple[tuple[str, ...], str]] = {
-    "nvidia.com/gpu": (("nvidia.com/gpu.product",), "NVIDIA's GPU feature discovery"),
+    "nvidia.com/gpu": (
+        (
+            "nvidia.com/gpu.product",
+            "cloud.google.com/gke-accelerator",
+            "karpenter.k8s.aws/instance-gpu-name",
+        ),
+        "NVIDIA's GPU feature discovery",
+    ),
     "amd.com/gpu": (("amd.com/gpu.", "beta.amd.com/gpu."), "AMD's node labeller"),
 }
 PRODUCT_LABEL = "nvidia.com/gpu.product"
@@ -87,11 +95,12 @@ def _unplaced(
     pool: str, profiles: Iterable[Wish], nodes: tuple[Object, ...], adds_nodes: str
 ) -> Iterator[Finding]:
     refusals = {wish.profile: refusal(wish, nodes) for wish in profiles}
-    judge = failed if all(refusals.values()) and not adds_nodes else warning
+    lost = all(found is not None and found.certain for found in refusals.values())
+    judge = failed if lost and not adds_nodes else warning
     more = f"; or {adds_nodes} adds one" if adds_nodes else ""
-    for profile, refused in refusals.items():
-        if refused is not None:
-            yield judge(f"pool {pool}, profile {profile}: {refused[0]}", refused[1] + more)
+    for profile, found in refusals.items():
+        if found is not None:
+            yield judge(f"pool {pool}, profile {profile}: {found.why}", found.remedy + more)
 
 
 def runtime_classes(facts: ClusterFacts) -> Iterator[Finding]:
@@ -116,42 +125,62 @@ def runtime_classes(facts: ClusterFacts) -> Iterator[Finding]:
             )
 
 
-def refusal(wish: Wish, nodes: Iterable[Object]) -> tuple[str, str] | None:
-    """Why no node can ever take a pod, and the remedy; None where one can. What other pods use is
-    not looked at: that is for the pool's own conditions to say."""
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why no node can ever take a pod. Not `certain`: the API server may see to it."""
+
+    why: str
+    remedy: str
+    certain: bool = True
+
+
+def refusal(wish: Wish, nodes: Iterable[Object]) -> Refusal | None:
+    """None where a node can take a pod. What other pods use is not looked at: that is for the
+    pool's own conditions to say."""
     every = list(nodes)
     nodes = [node for node in every if not (node.get("spec") or {}).get("unschedulable")]
     if not nodes:
         why = "every node is cordoned" if every else "there is no node"
-        return why, "kubectl uncordon one" if every else "add one"
+        return Refusal(why, "kubectl uncordon one" if every else "add one")
     labelled = [n for n in nodes if wish.node_selector.items() <= _labels(n).items()]
     if not labelled:
         key, value = _unmatched(wish, nodes)
         there = sorted({_labels(node)[key] for node in nodes if key in _labels(node)})
-        return (
+        return Refusal(
             f"no node has {key}={value}",
             f"nodes have {', '.join(there[:4])}: correct nodeSelector"
             if there
             else f"no node has the label {key} at all: correct nodeSelector, or label nodes",
         )
-    open_to = [node for node in labelled if _untolerated(wish, node) is None]
+    open_to = [node for node in labelled if not _untolerated(wish, node)]
     if not open_to:
-        taint = _untolerated(wish, labelled[0])
-        return (
-            f"all {len(labelled)} nodes with its labels are tainted {taint}",
-            "add it to the profile's tolerations",
-        )
+        return _tainted(wish, labelled)
     short = [_short(wish, node) for node in open_to]
     if all(short):
         resource, wanted, most = _nearest(wish, open_to)
         none = resource in VENDORS and most == 0
-        return (
+        return Refusal(
             f"no suitable node offers {wanted} {resource}, the most is {most}",
             "is the device plugin running? kubectl describe node"
             if none
             else "lower resources or tensorParallel, or add larger nodes",
         )
     return None
+
+
+def _tainted(wish: Wish, nodes: list[Object]) -> Refusal:
+    """A taint named as a resource that the pod asks for is tolerated by the admission plugin
+    ExtendedResourceToleration where a server has it, as GKE's has."""
+    added = [n for n in nodes if all(t["key"] in wish.requests for t in _untolerated(wish, n))]
+    taint = _untolerated(wish, (added or nodes)[0])[0]
+    value = f"={taint['value']}" if taint.get("value") else ""
+    return Refusal(
+        f"all {len(nodes)} nodes with its labels are tainted "
+        f"{taint['key']}{value}:{taint.get('effect')}",
+        "add it to the profile's tolerations"
+        + (", unless the server does it, as GKE's" if added else ""),
+        certain=not added,
+    )
 
 
 def _unmatched(wish: Wish, nodes: list[Object]) -> tuple[str, str]:
@@ -162,14 +191,14 @@ def _unmatched(wish: Wish, nodes: list[Object]) -> tuple[str, str]:
     return min(have, key=lambda pair: (have[pair], pair))
 
 
-def _untolerated(wish: Wish, node: Object) -> str | None:
-    for taint in (node.get("spec") or {}).get("taints") or ():
-        if taint.get("effect") == "PreferNoSchedule" or taint["key"].startswith(_PASSING):
-            continue
-        if not any(_tolerates(toleration, taint) for toleration in wish.tolerations):
-            value = f"={taint['value']}" if taint.get("value") else ""
-            return f"{taint['key']}{value}:{taint.get('effect')}"
-    return None
+def _untolerated(wish: Wish, node: Object) -> list[Object]:
+    return [
+        taint
+        for taint in (node.get("spec") or {}).get("taints") or ()
+        if taint.get("effect") != "PreferNoSchedule"
+        and not taint["key"].startswith(_PASSING)
+        and not any(_tolerates(toleration, taint) for toleration in wish.tolerations)
+    ]
 
 
 _PASSING = "node.kubernetes.io/"  # set and taken back by Kubernetes: not ready, under pressure

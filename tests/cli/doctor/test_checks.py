@@ -200,6 +200,12 @@ CLUSTER_CASES: list[
      State.warning, "profile l4", "nodeSelector"),
     ("a taint", check_nodes.placement, {"nodes": (node(taints=[TAINT]),)},
      State.failed, "gpu=yes:NoSchedule", "tolerations"),
+    ("a taint that servers tolerate for those who ask for GPUs", check_nodes.placement,
+     {"nodes": (node(taints=[{**TAINT, "key": "nvidia.com/gpu", "value": "present"}]),)},
+     State.warning, "nvidia.com/gpu=present:NoSchedule", "GKE"),
+    ("that taint beside another", check_nodes.placement,
+     {"nodes": (node(taints=[{**TAINT, "key": "nvidia.com/gpu"}, TAINT]),)},
+     State.failed, "nvidia.com/gpu=yes:NoSchedule", "tolerations"),
     ("too many GPUs", check_nodes.placement,
      {"pools": (pool("chat", {**H100, "tensorParallel": 16}),)},
      State.failed, "offers 16 nvidia.com/gpu, the most is 8", "tensorParallel"),
@@ -232,6 +238,16 @@ def test_what_is_wrong_with_a_cluster_is_named_with_its_remedy(
     remedy: str,
 ) -> None:
     expect(list(check(cluster(**changes))), state, said, remedy)
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["nvidia.com/gpu.product", "cloud.google.com/gke-accelerator",
+     "karpenter.k8s.aws/instance-gpu-name"],
+)  # fmt: skip
+def test_a_cloud_names_its_gpus_in_its_own_way(label: str) -> None:
+    facts = cluster(nodes=(node(labels={label: "nvidia-l4"}),))
+    assert [f.state for f in check_nodes.gpus(facts)] == [State.ok]
 
 
 def test_a_pool_at_zero_is_as_it_should_be() -> None:
