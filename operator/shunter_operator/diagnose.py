@@ -20,6 +20,10 @@ _TAINT = re.compile(r"had (?:untolerated )?taints? (\{[^}]*\})")
 _SELECTOR = re.compile(
     r"didn't match (?:node selector|Pod's node affinity|pod's node affinity)", re.IGNORECASE
 )
+_VOLUME = re.compile(
+    r"unbound immediate PersistentVolumeClaims|volume node affinity conflict"
+    r"|available persistent volumes to bind"
+)
 _IMAGE = frozenset(
     {
         "ErrImagePull",
@@ -88,6 +92,8 @@ def unschedulable(message: str) -> tuple[str, str]:
         return "NodeSelectorMatchesNothing", f"no node has the profile's labels: {said}"
     if "persistentvolumeclaim" in said:
         return "VolumeNotFound", said
+    if _VOLUME.search(said):
+        return "VolumeNotBound", f"no node can have the pod's volumes: {said}"
     return "Unschedulable", said or "no node takes the pod"
 
 

@@ -46,6 +46,12 @@ SELECTOR = "9 node(s) didn't match Pod's node affinity/selector."
             "NodeSelectorMatchesNothing",
         ),
         ('persistentvolumeclaim "weights" not found', "VolumeNotFound"),
+        (f"{NODES}10 pod has unbound immediate PersistentVolumeClaims.", "VolumeNotBound"),
+        (f"{NODES}10 node(s) had volume node affinity conflict.", "VolumeNotBound"),
+        (
+            f"{NODES}10 node(s) didn't find available persistent volumes to bind.",
+            "VolumeNotBound",
+        ),
         ("something new", "Unschedulable"),
     ],
 )
