@@ -134,11 +134,11 @@ def _fetch_once(source: str, folder: Path, options: StoreOptions, resolve: Resol
     with volume_lock(lock, options.holder, options.lock, waiting) as lost:
         if is_whole(folder):
             return
+        origin = resolve(source.partition("://")[2], options.fetch)
         partial = folder.with_name(f".{folder.name}.partial")
         if folder.exists():  # damaged: what is left of it is where the next try begins
             shutil.rmtree(partial, ignore_errors=True)
             os.rename(folder, partial)
-        origin = resolve(source.partition("://")[2], options.fetch)
         _begin(partial, source, origin)
         _check_room(partial, origin, source)
         if not _Download(origin, partial, options, lost).run():

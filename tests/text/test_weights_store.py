@@ -195,6 +195,18 @@ def test_a_damaged_folder_is_mended_with_what_is_left(hub: FakeHub, tmp_path: Pa
     assert set(hub.downloads) - {"empty.txt"} == {"model-00001-of-00002.safetensors", "config.json"}
 
 
+def test_a_damaged_folder_stays_while_nothing_better_can_be_had(
+    hub: FakeHub, tmp_path: Path
+) -> None:
+    """Engines that run may still read what is left of it."""
+    path = fetch_weights(SOURCE, options_of(hub, tmp_path))
+    (path / "config.json").unlink()
+    hub.error = (503, "the hub is away")
+    with pytest.raises(ModelFileError, match="the hub is away"):
+        fetch_weights(SOURCE, options_of(hub, tmp_path))
+    assert (path / "model-00001-of-00002.safetensors").read_bytes() == SHARD
+
+
 def test_a_branch_that_moved_on_begins_anew(hub: FakeHub, tmp_path: Path) -> None:
     partial = tmp_path / f".{folder_name(SOURCE)}.partial"
     fetch_weights(SOURCE, options_of(hub, tmp_path)).rename(partial)
