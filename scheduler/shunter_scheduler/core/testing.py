@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+from msgspec.structs import replace
 
 from shunter_api.modelpool import ModelPool
 from shunter_api.routingpolicy import RoutingPolicy
@@ -21,6 +22,7 @@ from shunter_scheduler.domain.events import (
     TopologyChanged,
 )
 from shunter_scheduler.domain.request import Request
+from shunter_scheduler.policies.columns import _NUMBERS
 
 D = TypeVar("D")
 
@@ -133,6 +135,21 @@ class CoreHarness:
             values = (load.requests, load.kv_tokens, load.prefill_ns, load.decode_tokens)
             assert min(values) >= 0 and load.prefilling >= 0
         self._check_places()
+        self._check_columns()
+
+    def _check_columns(self) -> None:
+        """What policies see of an instance is what follows from its record now, unless it is
+        marked as changed."""
+        for pool in self.core._state.pools.values():
+            columns = pool.columns
+            for record in pool.records():
+                if record.slot in pool._marked:
+                    continue
+                row, standing = record.row(self.now, pool.settings), columns._standings[record.slot]
+                assert standing is not None, f"{record.name} is not in its slot"
+                seen = standing.row(columns._data[_NUMBERS, record.slot].tolist())
+                free = -1.0 if row.blocked_because else row.kv_free_tokens
+                assert seen == replace(row, kv_free_tokens=free)
 
     def _check_places(self) -> None:
         state = self.core._state

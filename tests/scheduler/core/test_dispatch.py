@@ -1,6 +1,7 @@
 """Picks: spreading, prefix hits, exclusion, ejection, determinism."""
 
 from collections import Counter, deque
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -221,3 +222,22 @@ def test_a_large_request_is_not_passed_over_for_ever_by_small_ones() -> None:
     others = [request_id for request_id, at in placed_at.items() if at < placed_at["large"]]
     assert len(others) > 15, "the other instance goes on taking small ones"
     harness.check_books()
+
+
+def test_who_takes_over_a_slot_has_nothing_of_who_was_there() -> None:
+    """Neither its prefixes, nor its load, nor its place as one that may be picked."""
+    old, new = make_instances(2)
+    harness = CoreHarness([old])
+    prompt = hashes(*range(1, 60))
+    harness.start("a", prompt_tokens=59 * 64, block_hashes=prompt)
+    harness.apply(Finished("a", 1, 5, "stop"))
+    for there in (new, replace(new, revision="b")):
+        harness.configure([there])
+        assert only(Hold, harness.submit(f"b-{there.revision}"))
+        harness.observe(there.name)
+        harness.decide()
+        last = harness.submit(f"c-{there.revision}", prompt_tokens=59 * 64, block_hashes=prompt)
+        assert [d.instance for d in only(Assign, last)] == [new.name]
+        explained = harness.core.explain(f"c-{there.revision}", harness.now)
+        assert explained is not None and explained.decisions[-1].cached_tokens == 0
+        harness.check_books()
