@@ -263,12 +263,20 @@ def test_who_may_ask(helm: Helm, settings: tuple[str, ...], argument: str) -> No
     assert ("--insecure-open" in container["args"]) == (argument == "--insecure-open")
 
 
-def test_the_notes_show_a_request(helm: Helm) -> None:
+@pytest.mark.parametrize(
+    ("secret", "curl"),
+    [
+        ("", "curl -N http://localhost:8080/v1/chat/completions"),
+        # Its certificate is for another name than that of a forwarded port.
+        ("cert", "curl -kN https://localhost:8080/v1/chat/completions"),
+    ],
+)
+def test_the_notes_show_a_request(helm: Helm, secret: str, curl: str) -> None:
     notes = helm.run(
         "install", "r", str(CHART), "--dry-run=client", "--namespace", "serving", "--set",
-        "gateway.auth.mode=open",
+        f"gateway.auth.mode=open,gateway.tls.secretName={secret}",
     )  # fmt: skip
-    assert "curl -N http://localhost:8080/v1/chat/completions" in notes
+    assert curl in notes
     assert "ask nobody for a key" in notes
 
 
