@@ -34,7 +34,12 @@ def test_engines_of_others_are_left_to_others() -> None:
     plans, remarks = plan(make_pool("a", engine="vllm"), make_pool("b", spec=profiles(0)))
     assert plans == {}
     assert "InstanceList" in remarks[0]
-    assert "replicas.min 0" in remarks[1]
+    assert "replicas.min 0" in remarks[1] and remarks[1].endswith(
+        "one to 1 to serve it on this machine"
+    )
+    to_zero = {**profiles(0), "scaling": {"scaleToZero": {}}}
+    _, remarks = plan(make_pool("b", spec=to_zero))
+    assert "wait in vain" in remarks[0] and "without scaleToZero" in remarks[0]
     assert plan(make_pool("a", engine="vllm"), listed="a") == ({}, [])
     assert plan(make_pool("a"), listed="a") == ({}, [])
 

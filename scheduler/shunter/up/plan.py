@@ -74,8 +74,11 @@ def plan_engines(
                 plans[plan.name] = plan
                 index += 1
         if not index:
+            held = pool.spec.scaling.from_zero is not None
+            wait = "; its requests wait in vain, since nothing scales here" if held else ""
             remarks.append(
-                f"pool {pool.name}: every profile has replicas.min 0, so none is started"
+                f"pool {pool.name}: every profile has replicas.min 0, so none is started{wait}; set "
+                f"one to 1{', without scaleToZero,' if held else ''} to serve it on this machine"
             )
     return plans, remarks
 
