@@ -85,7 +85,8 @@ class Cluster(Protocol):
     async def merge(self, ref: Ref, patch: Manifest, subresource: str = "") -> None:
         """A JSON merge patch. What is not there (any more) is no error."""
 
-    async def set_pod_condition(self, pod: Ref, kind: str, holds: bool) -> None: ...
+    async def set_pod_condition(self, pod: Ref, kind: str, holds: bool) -> None:
+        """As `merge`."""
 
     async def emit(self, about: Body, event: Event) -> None:
         """A Kubernetes Event about an object."""

@@ -30,7 +30,7 @@ class Giving:
         if all(other.spec.scaling.priority <= priority for other in others):
             return {}
         now = self._clock()
-        if self._found_at is None or now - self._found_at >= FRESH:
+        if self._found_at is None or abs(now - self._found_at) >= FRESH:  # clocks are set back
             self._found_at = now
             self._found = reclaims(holdings_of(self._mirror), now)
         return self._found.get(key, {})

@@ -134,7 +134,8 @@ class FakeCluster:
     async def merge(self, ref: Ref, patch: Manifest, subresource: str = "") -> None:
         self._called(f"merge {subresource}".strip(), ref)
         if ref.kind == "Pod":
-            self._mark(ref, patch["metadata"])
+            if ref.name in self.engines:
+                self._mark(ref, patch["metadata"])
             return
         if ref.kind == "RoutingPolicy":
             self.policy_bodies[ref] = strategic_merge(self.policy_bodies[ref], patch)
@@ -150,6 +151,8 @@ class FakeCluster:
     async def set_pod_condition(self, pod: Ref, kind: str, holds: bool) -> None:
         """The kubelet counts a readiness gate into Ready."""
         self._called("condition", pod)
+        if pod.name not in self.engines:
+            return
         before = self.engines[pod.name]
         since = before.ready_since if holds else None
         self.engines[pod.name] = replace(before, gated=holds, ready_since=since)
