@@ -103,7 +103,7 @@ def _parse(listing: Any, source: str) -> tuple[str, list[RemoteFile]]:
             )
             for entry in listing["siblings"]
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelFileError(
             f"{source}: the hub's list of files is not understood: {error!r}"
         ) from error

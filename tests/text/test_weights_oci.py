@@ -12,6 +12,7 @@ import fake_hub
 from fake_hub import FakeRegistry, serving
 from shunter_api.weights import OCI_SOURCE
 from shunter_text import weights_oci
+from shunter_text.hub import HubOptions
 from shunter_text.model_files import FetchOptions, ModelFileError, OciAccess
 from shunter_text.weights_oci import oci_origin
 from shunter_text.weights_store import StoreOptions, fetch_weights
@@ -130,6 +131,15 @@ def test_images_are_not_unpacked(registry: FakeRegistry, tmp_path: Path, media_t
 def test_what_is_no_reference(tmp_path: Path, rest: str) -> None:
     with pytest.raises(ModelFileError, match="expected oci://REGISTRY/REPOSITORY:TAG"):
         oci_origin(rest, FetchOptions(cache=tmp_path))
+
+
+def test_a_password_is_not_sent_in_the_clear() -> None:
+    """Wherever a registry says that its tokens are."""
+    secured = weights_oci._Repository(
+        "oci://x", "https://reg.example/v2/x", OciAccess("me", "p4ss")
+    )
+    with pytest.raises(ModelFileError, match="credentials sent in the clear"):
+        secured._answer('Bearer realm="http://reg.example/token"', HubOptions())
 
 
 @given(st.from_regex(OCI_SOURCE, fullmatch=True))

@@ -6,9 +6,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from shunter_text import weights_store
 from shunter_text.hub import HubOptions
 from shunter_text.model_files import FetchOptions, ModelFileError
 from shunter_text.weights_lock import LockTimes
+from shunter_text.weights_origin import RemoteFile
 from shunter_text.weights_store import StoreOptions, fetch_weights, is_whole, read_record
 
 SOURCE = "hf://org/name"
@@ -133,6 +134,28 @@ def test_other_bytes_than_announced_are_not_kept(hub: FakeHub, tmp_path: Path) -
     assert not is_whole(tmp_path / folder_name(SOURCE))
     hub.lies = False
     assert is_whole(fetch_weights(SOURCE, options_of(hub, tmp_path)))
+
+
+@dataclass
+class _Short:
+    """A source that brings less than it announces."""
+
+    revision: str = "1"
+    files: Sequence[RemoteFile] = (RemoteFile("a.json", 5, "a.json"),)
+    had: list[bool] = field(default_factory=list)
+
+    def fetch(self, file: RemoteFile, part: Path, options: FetchOptions) -> None:
+        self.had.append(part.exists())
+        part.write_bytes(b"abc")
+
+
+def test_fewer_bytes_than_announced_are_no_beginning(hub: FakeHub, tmp_path: Path) -> None:
+    short = _Short()
+    for _ in range(2):
+        with pytest.raises(ModelFileError, match="3 bytes came, the source says 5") as corrupt:
+            fetch_weights(SOURCE, options_of(hub, tmp_path), {"hf": lambda *_: short})
+        assert corrupt.value.reason == "WeightsCorrupt"
+    assert short.had == [False, False]
 
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "a//b", "a\\..\\b"])
