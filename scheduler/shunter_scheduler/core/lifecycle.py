@@ -42,11 +42,16 @@ def submitted(state: CoreState, event: Submitted, now: float) -> None:
             admit(state, request, now)
         elif ended.rejected is not None and ended.rejected.epoch == request.epoch:
             state.outbox.append(ended.rejected)  # the gateway has not seen the first one
-    elif request.epoch > known.epoch:
+    elif request.epoch > known.epoch or (request.epoch == known.epoch and _lost(known)):
         state.end(known, now)
         admit(state, request, now)
     elif request.epoch == known.epoch:
         _say_again(state, known, now)
+
+
+def _lost(entry: Entry) -> bool:
+    """Assigned, but to an instance that has gone since."""
+    return entry.state != "waiting" and entry.instance is None
 
 
 def _say_again(state: CoreState, entry: Entry, now: float) -> None:
@@ -77,7 +82,7 @@ def running(state: CoreState, event: Running, now: float) -> None:
 def adopt(state: CoreState, event: Running, trail: Trail | None, now: float) -> None:
     request = event.request
     record = state.instances.get(event.instance)
-    pool_name = request.pool or (record.value.pool if record else "")
+    pool_name = record.value.pool if record else request.pool
     pool = state.pools.get(pool_name)
     if pool is None:
         return  # neither the instance nor the pool is configured: nothing to account for
@@ -91,7 +96,6 @@ def adopt(state: CoreState, event: Running, trail: Trail | None, now: float) -> 
     state.add_entry(entry)
     if record is not None:
         occupy(state, entry, record)
-        entry.trail.revision = record.value.revision
     state.trace(entry, now, "dispatch", winner=event.instance, reason="reported as running")
 
 
@@ -107,6 +111,7 @@ def occupy(state: CoreState, entry: Entry, record: InstanceRecord) -> None:
     entry.reservation = reservation
     entry.instance = record
     entry.instance_name = record.name
+    entry.trail.revision = record.value.revision
     record.requests[entry.request_id] = None
     entry.pool.mark(record)
 

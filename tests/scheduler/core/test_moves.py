@@ -17,6 +17,7 @@ from shunter_scheduler.domain.events import (
     FirstToken,
     MoveDone,
     Progress,
+    Running,
     Submitted,
 )
 from shunter_scheduler.domain.status import DrainStatus
@@ -268,6 +269,20 @@ def test_an_answer_whose_engine_died_goes_on_under_its_own_revision_only(gone: b
     else:
         (assign,) = only(Assign, decisions)
         assert assign.instance == first.instance
+    harness.check_books()
+
+
+def test_an_answer_that_a_new_scheduler_was_told_of_before_its_engine_keeps_its_revision() -> None:
+    harness = of_two_revisions()
+    old, new = harness.instances
+    harness.configure([new])
+    harness.apply(Running(make_request("r0", pool="chat", output_tokens=5), old.name))
+    harness.configure([old, new])
+    harness.observe(old.name)
+    harness.apply(Failed("r0", 1, old.name, "connection", 5))
+    again = {"epoch": 2, "output_tokens": 5, "excluded_instances": (old.name,)}
+    (assign,) = only(Assign, harness.submit("r0", pool="chat", **again))
+    assert assign.instance == old.name
     harness.check_books()
 
 
