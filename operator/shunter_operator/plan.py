@@ -35,6 +35,7 @@ from shunter_operator.values import (
 PROFILE_REMOVED = Why("ProfileRemoved", "its profile is taken out of the pool")
 POOL_DELETED = Why("PoolDeleted", "the pool is deleted")
 SERVING_EVERY = timedelta(seconds=10)
+ORPHAN_FINALIZER = "orphan"  # `kubectl delete --cascade=orphan`: what the pool owns is to stay
 
 
 def plan(
@@ -108,6 +109,12 @@ def _let_go(at: Situation) -> Iterator[Action]:
     """The pool is deleted: drain everything, then release it to the garbage collector."""
     desired, observed = at.desired, at.observed
     if FINALIZER not in observed.finalizers:
+        yield from let_pass(observed.pods, observed.nodes)  # others keep the pool
+        return
+    if ORPHAN_FINALIZER in observed.finalizers:
+        budgets = (ref for ref in observed.objects if ref.kind == "PodDisruptionBudget")
+        yield from map(Delete, budgets)  # only an operator opens them; the pods serve on
+        yield SetFinalizer(False)
         return
     if desired.namespace_ends:
         yield SetFinalizer(False)  # its pods end whatever we do, and so may we

@@ -92,8 +92,7 @@ def _replicas(at: Situation, pods: _Pods, chosen: list[Pod]) -> int:
 
 def _making_room(at: Situation, profile: Profile, template: Manifest) -> Pod | None:
     pods = [p for p in at.observed.pods if p.profile == profile.name]
-    after_s = at.desired.pool.spec.scaling.spill_after_s
-    return rollout.next_to_go(pods, template_digest(template), at.loads, at.now, after_s)
+    return rollout.next_to_go(at, pods, template_digest(template))
 
 
 def _attributed(pods: _Pods, replicas: int) -> Count:

@@ -228,6 +228,48 @@ async def test_without_the_right_to_watch_nodes_nothing_is_labelled() -> None:
     assert world.cluster.evict(on(world, "a")), "one at a time, as its grace period allows"
 
 
+async def test_a_rollout_stops_no_instance_whose_node_takes_no_new_pod(world: World) -> None:
+    """Its successor would not fit there: nobody would serve."""
+    world.cluster.machines = {"a": Node("a")}
+    key = await serving(world, 1)
+    leaving = on(world, "a")
+    cordon(world, "a")
+    engine = {"type": "simulated", "env": [{"name": "REVISION", "value": "2"}]}
+    profiles = [profile("h")]
+    world.cluster.put(pool_body(profiles=profiles, scaling=MANUAL, replicas=1, engine=engine))
+    await world.settle(key, seconds=120, step=5)
+    assert world.ready("h") == [leaving] and world.scheduler.drained == []
+    cordon(world, "a", False)
+    await world.settle(key, seconds=40)
+    assert world.scheduler.drained == [leaving], "there it fits"
+
+
+async def test_a_deleted_pool_that_others_keep_holds_no_node_back(world: World) -> None:
+    key = await serving(world, 1, running=0)
+    world.cluster.bodies[key]["metadata"]["finalizers"].append("example.com/audit")
+    leaving = on(world, "a")
+    world.cluster.delete_pool(key)
+    await world.settle(key, seconds=20)
+    assert world.cluster.bodies[key]["metadata"]["finalizers"] == ["example.com/audit"]
+    cordon(world, "a")
+    await world.settle(key)
+    assert world.cluster.evict(leaving)
+    await world.settle(key, seconds=20)
+    assert await world.reconciler.reconcile(key) == 0
+
+
+async def test_pods_that_outlive_their_pool_serve_on_and_are_held_by_nobody(world: World) -> None:
+    key = await serving(world, 1)
+    world.cluster.bodies[key]["metadata"]["finalizers"].append("orphan")
+    world.cluster.delete_pool(key)
+    await world.settle(key)
+    assert world.cluster.bodies[key]["metadata"]["finalizers"] == ["orphan"]
+    assert world.scheduler.drained == []
+    assert world.cluster.evict(on(world, "a"))
+    await world.settle(key, seconds=20)
+    assert await world.reconciler.reconcile(key) == 0
+
+
 async def test_in_a_namespace_that_ends_a_deleted_pool_is_let_go_at_once(world: World) -> None:
     key = await serving(world, 1)
     world.cluster.ending_namespaces = {"serving"}
