@@ -20,7 +20,9 @@ FEW = 4  # holders up to which one by one is faster than through an index array
 COLUMN_FROM = 16
 
 
-_NO_CHILDREN: dict[bytes, "_Node"] = {}  # of all leaves, never written to: most nodes are leaves
+# Of all leaves, never written to: most nodes are leaves. It is handed over by the caller, since
+# msgspec copies a default that is an empty dictionary.
+_NO_CHILDREN: dict[bytes, "_Node"] = {}
 
 
 class _Node(Struct, eq=False):
@@ -29,7 +31,7 @@ class _Node(Struct, eq=False):
     holders: int
     blocks: int  # of the edge
     end: int  # blocks from the root to the end of the edge
-    children: dict[bytes, "_Node"] = _NO_CHILDREN
+    children: dict[bytes, "_Node"]
     _slots: NDArray[np.intp] | None = None
     _ones: NDArray[np.float64] | None = None
 
@@ -95,7 +97,7 @@ class PrefixIndex:
     def __init__(self, max_blocks: int) -> None:
         self.max_blocks = max_blocks
         self.blocks = 0
-        self._root = _Node(b"", None, 0, 0, 0)
+        self._root = _Node(b"", None, 0, 0, 0, _NO_CHILDREN)
         self._held: dict[int, _Held] = {}
         self._giving: deque[_Held] = deque()  # in the order of their turn
 
@@ -183,7 +185,8 @@ class PrefixIndex:
         if goes_on:
             parent = path[-1] if path else self._root
             blocks = (len(hashes) - matched) // HASH_BYTES
-            leaf = _Node(hashes[matched:], parent, bit, blocks, parent.end + blocks)
+            end = parent.end + blocks
+            leaf = _Node(hashes[matched:], parent, bit, blocks, end, _NO_CHILDREN)
             parent.adopt(leaf)
             self.blocks += blocks
             held.blocks += blocks
@@ -212,9 +215,8 @@ class PrefixIndex:
         """Cuts a node in two and returns the upper part, which is new."""
         assert node.parent is not None
         blocks = at_bytes // HASH_BYTES
-        upper = _Node(
-            node.edge[:at_bytes], node.parent, node.holders, blocks, node.parent.end + blocks
-        )
+        end = node.parent.end + blocks
+        upper = _Node(node.edge[:at_bytes], node.parent, node.holders, blocks, end, _NO_CHILDREN)
         node.parent.adopt(upper)
         node.edge = node.edge[at_bytes:]
         node.blocks -= blocks

@@ -195,3 +195,13 @@ def test_a_column_is_kept_only_while_many_hold_the_first_node() -> None:
     assert first._ones is None, "one holder of 64 is few"
     index.fill(index.match(long), 1, 100, out)
     assert out[8] == 2.0 and out.sum() == 2.0
+
+
+def test_leaves_share_one_empty_table_of_children() -> None:
+    index = index_of(100)
+    for chain in ((0, 1, 1), (0, 1, 2), (1,)):
+        index.insert(0, pack(chain), index.match(pack(chain)))
+    upper, leaf = index.match(pack((0, 1, 1))).path
+    (other,) = index.match(pack((1,))).path
+    assert leaf.children is other.children and len(upper.children) == 2
+    assert not leaf.children
