@@ -241,3 +241,15 @@ def test_who_takes_over_a_slot_has_nothing_of_who_was_there() -> None:
         explained = harness.core.explain(f"c-{there.revision}", harness.now)
         assert explained is not None and explained.decisions[-1].cached_tokens == 0
         harness.check_books()
+
+
+def test_a_gateway_that_waits_still_is_answered_though_its_instance_is_gone() -> None:
+    """The session ended before the gateway saw the Assign, and then the instance went."""
+    old, new = make_instances(2)
+    harness = CoreHarness([old])
+    assert harness.assign("r0").instance == old.name
+    harness.configure([new])
+    harness.observe(new.name)
+    assert harness.decide() == []
+    assert harness.assign("r0").instance == new.name
+    harness.check_books()

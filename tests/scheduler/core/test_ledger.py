@@ -230,3 +230,10 @@ def test_a_request_on_an_instance_of_another_pool_than_reported_is_booked_there(
     harness.configure((*harness.instances, *make_instances(1)))
     harness.observe("chat-h100-0")
     assert harness.assign("r2").instance == "chat-h100-0"
+
+
+def test_a_request_reported_with_a_pool_that_is_gone_is_booked_on_its_instance() -> None:
+    harness = CoreHarness(INSTANCES)
+    harness.apply(Running(make_request("r0", pool="renamed"), NAMES[1]))
+    assert harness.loads()[NAMES[1]].requests == 1
+    harness.check_books()
