@@ -29,6 +29,7 @@ DEMO = "shunter-demo"
 _PLURALS = {"ModelPool": "modelpools", "RoutingPolicy": "routingpolicies"}
 CEL_SINCE = (1, 25)  # rules in schemas: on by default from Kubernetes 1.25 on (KEP-2876)
 POLL_S = 1.0
+STOP_S = 10.0  # for a Deployment's pods to be told to end, however long the pools took
 LEASE_S = 15.0  # a Lease that nobody gave away has run out by then
 
 log = structlog.get_logger(__name__)
@@ -147,30 +148,41 @@ async def prepare_removal(api: Api, release: Release, wait_s: float, pause: Paus
     own pools are deleted while the operator still drains them, for `wait_s` at most. Other pools
     stay as their owners left them, and their engines run on: once the operator has stopped, its
     finalizer is taken off all that remain, and their disruption budgets go, since they would hold
-    evictions until an operator has emptied the pods. Raises `KubeError`.
+    evictions until an operator has emptied the pods. Where the definitions have been deleted,
+    their pools have gone with them. Raises `KubeError`.
     """
     deadline = pause.clock() + wait_s
     for plural in KINDS if release.webhooks else ():
         await _ignore_missing(api.delete(f"{CONFIGURATIONS}/{plural}/{quote(release.webhooks)}"))
         log.info("release.webhooks_deleted", configuration=plural)
     own = {"labelSelector": f"app.kubernetes.io/instance={release.name}"}
-    for pool in (await api.list(release.pools, own)).items:
+    for pool in await _pools(api, release, own):
         await _ignore_missing(api.delete(_path(pool)))
         log.info("release.pool_deleted", pool=_path(pool))
-    while (await api.list(release.pools, own)).items:
+    while await _pools(api, release, own):
         if pause.clock() >= deadline:
             log.warning("release.pools_not_drained", waited_s=wait_s)
             break
         await pause.sleep(POLL_S)
-    await _stop_operator(api, release, deadline, pause)
+    await _stop_operator(api, release, pause)
     policy = (await api.get("/apis/policy"))["preferredVersion"]["groupVersion"]
-    for pool in (await api.list(release.pools)).items:
+    for pool in await _pools(api, release):
         await _ignore_missing(api.delete(_budget(pool, policy)))
         await _release(api, _path(pool))
 
 
-async def _stop_operator(api: Api, release: Release, deadline: float, pause: Pause) -> None:
+async def _pools(
+    api: Api, release: Release, query: Mapping[str, str] | None = None
+) -> tuple[Object, ...]:
+    try:
+        return (await api.list(release.pools, query)).items
+    except NotFound:
+        return ()
+
+
+async def _stop_operator(api: Api, release: Release, pause: Pause) -> None:
     """It would put its finalizer back."""
+    deadline = pause.clock() + STOP_S
     try:
         await api.patch(f"{release.operator}/scale", {"spec": {"replicas": 0}}, MERGE)
         while (await api.get(release.operator)).get("status", {}).get("replicas"):

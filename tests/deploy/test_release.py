@@ -185,6 +185,42 @@ async def test_without_an_operator_that_works_the_pool_still_goes(there: bool) -
     assert WAIT_S <= api.now <= WAIT_S + 2
 
 
+async def test_pools_that_do_not_drain_leave_the_operator_time_to_stop() -> None:
+    """It puts its finalizer back for as long as it runs."""
+
+    class Busy(ApiInMemory):
+        told_at: float | None = None
+
+        async def sleep(self, seconds: float) -> None:
+            self.now += seconds
+            found = self.objects[OPERATOR]
+            if self.told_at is None and found["spec"]["replicas"] == 0:
+                self.told_at = self.now
+            if self.told_at is not None and self.now >= self.told_at + 3:
+                found["status"] = {}
+
+        async def get(self, path: str) -> Object:
+            if path == f"{POOLS}/mine":
+                assert self.objects[OPERATOR]["status"] == {}, "the operator still runs"
+            return await super().get(path)
+
+    objects = {**operator(), **pool("demo", release="r"), **pool("mine")}
+    api = Busy(objects, operator_lets_go=False)
+    await prepare_removal(api, RELEASE, WAIT_S, api.pause)
+    assert api.objects[f"{POOLS}/mine"]["metadata"]["finalizers"] == []
+    assert WAIT_S <= api.now < WAIT_S + 30, "the chart's job has 30 s more than it lets pools have"
+
+
+async def test_a_release_goes_although_its_definitions_went_first() -> None:
+    class Undefined(ApiInMemory):
+        async def list(self, path: str, query: Mapping[str, str] | None = None) -> Listing:
+            raise NotFound(404, "the server could not find the requested resource")
+
+    api = Undefined(operator())
+    await prepare_removal(api, RELEASE, WAIT_S, api.pause)
+    assert api.objects[OPERATOR]["status"] == {} and api.now < WAIT_S
+
+
 async def test_finalizers_of_others_survive_a_race() -> None:
     api = ApiInMemory({**operator(), **pool("mine")}, rivals=2)
     await prepare_removal(api, RELEASE, WAIT_S, api.pause)
