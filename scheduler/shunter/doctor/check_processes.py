@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from shunter.commands.status import counted
 from shunter.doctor.facts import (
+    CONFIGURATIONS,
     PARTS,
     ClusterFacts,
     LeaseFacts,
@@ -133,28 +134,42 @@ def _trouble_of(pages: SchedulerPages) -> str:
 
 
 def webhooks(facts: ClusterFacts) -> Iterator[Finding]:
-    """Configurations that call for ModelPools or RoutingPolicies: who checks them can be called."""
+    """Configurations that call for ModelPools or RoutingPolicies: who checks them can be called,
+    and those that the operator serves are there."""
     if isinstance(facts.webhooks, Unread):
         yield skipped(facts.webhooks.why)
-    elif not facts.webhooks:
+        return
+    wanted, there = facts.place.webhooks, {_full_name(found) for found in facts.webhooks}
+    for kind in CONFIGURATIONS if wanted else ():
+        if f"{kind} {wanted}" not in there:
+            yield failed(
+                f"there is no {kind} {wanted}: nothing is asked of the operator at admission",
+                "helm upgrade makes it again, and the operator fills it in",
+            )
+    if not wanted and not facts.webhooks:
         yield ok("none are installed: resources are checked by schema and by the operator")
-    else:
-        for found in facts.webhooks:
-            entries = found.get("webhooks") or ()
-            bare = [w["name"] for w in entries if not _callable(w["clientConfig"])]
-            name = f"{found['kind']} {found['metadata']['name']}"
-            if not entries:
-                yield warning(
-                    f"{name} has no entries: nothing is checked at admission",
-                    "the operator fills it in once it has a certificate; look at its log",
-                )
-            elif bare:
-                yield failed(
-                    f"{name}: {', '.join(bare)} without a caBundle",
-                    "the leading operator writes it; look at its log",
-                )
-            else:
-                yield ok(f"{name}: {counted(len(entries), 'webhook')} with a caBundle")
+    yield from map(_configuration, facts.webhooks)
+
+
+def _configuration(found: Object) -> Finding:
+    entries = found.get("webhooks") or ()
+    bare = [w["name"] for w in entries if not _callable(w["clientConfig"])]
+    name = _full_name(found)
+    if not entries:
+        return warning(
+            f"{name} has no entries: nothing is checked at admission",
+            "the operator fills it in once it has a certificate; look at its log",
+        )
+    if bare:
+        return failed(
+            f"{name}: {', '.join(bare)} without a caBundle",
+            "the operator writes it; look at its log",
+        )
+    return ok(f"{name}: {counted(len(entries), 'webhook')} with a caBundle")
+
+
+def _full_name(found: Object) -> str:
+    return f"{found['kind']} {found['metadata']['name']}"
 
 
 def _callable(config: Object) -> bool:

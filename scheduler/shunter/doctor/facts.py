@@ -8,6 +8,7 @@ from typing import Any, Literal
 Object = Mapping[str, Any]
 Part = Literal["scheduler", "operator"]
 PARTS: tuple[Part, ...] = ("scheduler", "operator")
+CONFIGURATIONS = ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration")
 
 
 @dataclass(frozen=True, slots=True)

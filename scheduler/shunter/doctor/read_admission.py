@@ -2,7 +2,7 @@
 
 from urllib.parse import quote
 
-from shunter.doctor.facts import Object, Place, Unread
+from shunter.doctor.facts import CONFIGURATIONS, Object, Place, Unread
 from shunter.doctor.read_objects import listed
 from shunter_operator.names import GROUP, VERSION
 from shunter_runtime.kube_api import KubeApi, KubeError
@@ -12,7 +12,7 @@ async def webhooks(api: KubeApi, place: Place) -> tuple[Object, ...] | Unread:
     """Those that are asked about our resources, whoever made them; of the release alone where no
     more may be read."""
     ours: list[Object] = []
-    for kind in ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"):
+    for kind in CONFIGURATIONS:
         path = f"/apis/admissionregistration.k8s.io/v1/{kind.lower()}s"
         found = await listed(api, path)
         if isinstance(found, Unread) and place.webhooks:

@@ -21,6 +21,7 @@ from shunter.doctor import check_cluster, check_nodes, check_processes
 from shunter.doctor.facts import (
     ClusterFacts,
     Facts,
+    Place,
     Right,
     Rights,
     SchedulerPages,
@@ -169,6 +170,9 @@ CLUSTER_CASES: list[
      State.failed, "pools without a caBundle", "operator"),
     ("a webhook without entries", check_processes.webhooks, {"webhooks": (ADMITS,)},
      State.warning, "no entries", "certificate"),
+    ("webhooks that were taken away", check_processes.webhooks,
+     {"place": Place("serving", wide=True, webhooks="hooks")},
+     State.failed, "no ValidatingWebhookConfiguration hooks", "helm upgrade"),
     ("a pool is refused", check_processes.admission, {"trial": "failed calling webhook"},
      State.failed, "failed calling webhook", "reach them"),
     ("a pool is Degraded", check_processes.pools,
