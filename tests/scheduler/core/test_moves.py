@@ -292,3 +292,19 @@ def test_what_has_not_answered_goes_to_any_revision() -> None:
     harness.apply(Failed("r0", 1, first.instance, "connection", 0))
     (assign,) = only(Assign, harness.submit("r0", epoch=2, excluded_instances=(first.instance,)))
     assert assign.instance != first.instance
+
+
+def test_a_move_says_of_each_instance_why_it_was_not_the_destination() -> None:
+    harness = loaded(1, instances=3)
+    (move,) = only(Move, drain(harness))
+    harness.apply(MoveDone("r0", move.epoch, move.source, False, move.rung, "full"))
+    harness.now = 2.0
+    (again,) = only(Move, harness.decide())
+    explained = harness.core.explain("r0", harness.now)
+    assert explained is not None
+    because = {c.instance: c.excluded_because for c in explained.decisions[-1].candidates}
+    assert because == {
+        "chat-h100-0": "source of the move",
+        move.destination: "refused the move",
+        again.destination: "",
+    }
