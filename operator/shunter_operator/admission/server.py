@@ -30,6 +30,7 @@ from shunter_runtime.kube_api import KubeError
 # An object of etcd's 1.5 MiB, before and after, escaped.
 MAX_BODY_BYTES = 16 * 1024 * 1024
 FRESH_S = 2.0  # of the 5 s that the API server waits
+READ_S = 5.0  # for a request's head, and for its body: anybody may connect and say nothing
 
 log = structlog.get_logger(__name__)
 
@@ -99,7 +100,9 @@ async def serve_reviews(
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_last_of_its_connection])
     app.router.add_post("/validate", _handler(reviewer, reviewer.validate))
     app.router.add_post("/default", _handler(reviewer, reviewer.default))
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=5.0)
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=5.0, keepalive_timeout=READ_S, lingering_time=READ_S
+    )
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port, ssl_context=tls).start()
@@ -128,7 +131,11 @@ def _handler(
     reviewer: Reviewer, answer: Callable[[Request], Awaitable[Object]]
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handle(http: web.Request) -> web.Response:
-        body = await http.read()
+        try:
+            async with asyncio.timeout(READ_S):
+                body = await http.read()
+        except TimeoutError as error:
+            raise web.HTTPRequestTimeout from error
         try:
             review = await answer(parse(body))
         except ReviewError as error:

@@ -201,6 +201,25 @@ async def test_bad_callers_are_told_so(pair: Pair) -> None:
         assert (await one.post("validate", b" " * (MAX_BODY_BYTES + 1), pair))[0] == 413
 
 
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"POST /validate HTTP/1.1\r\nHost: x\r\n",
+     b"POST /validate HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"],
+    ids=["nothing", "half a head", "half a body"],
+)  # fmt: skip
+async def test_who_does_not_go_on_is_not_waited_for(
+    said: bytes, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shunter_operator.admission.server.READ_S", 0.05)
+    trust = ssl.create_default_context(cadata=pair.authority.decode())
+    async with replica(Cells(Cell()), pair) as one, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", one.port, ssl=trust)
+        writer.write(said)
+        answer = await reader.read()
+        assert answer[:12] in (b"", b"HTTP/1.1 408")
+        writer.close()
+
+
 async def test_a_mistake_of_ours_is_counted_and_leaves_the_server_alive(pair: Pair) -> None:
     class Broken(Cells):
         async def fresh(self) -> Cell:
