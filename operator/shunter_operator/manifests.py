@@ -5,14 +5,13 @@ from typing import Any
 
 from shunter_api.modelpool import ModelPool, Profile
 from shunter_operator import engine_files, weights
-from shunter_operator.engines import CACHE_PATH, arguments, command, engine_image, engine_port
+from shunter_operator.containers import STARTUP_BUDGET_S, engine_container
 from shunter_operator.merge import digest, sealed, strategic_merge
 from shunter_operator.names import (
     ANNOTATION_RECLAIMED,
     ANNOTATION_SPILLED,
     ANNOTATION_SURGE,
     ANNOTATION_TEMPLATE,
-    ENGINE_CONTAINER,
     ENGINE_PORT_NAME,
     GROUP,
     LABEL_BUSY,
@@ -32,28 +31,9 @@ from shunter_operator.reclaimed import reclaim_text
 from shunter_operator.revision import revision_label
 from shunter_operator.values import Desired, Environment, Manifest
 
-# How long an engine may load its weights: 70B models over a slow network take most of an hour.
-STARTUP_PERIOD_S = 5
-STARTUP_BUDGET_S = 3600
 GRACE_MARGIN_S = 10
 SETTLE_S = 5
 USER_ID = 65532
-
-# Waits, at most so many seconds, until the engine has nothing to do: the scheduler moves requests
-# away from a pod as soon as its deletion is asked for, and only then the engine is told to stop.
-# Two idle looks in a row, since a request may be on its way.
-_WAIT_IDLE = """\
-import re, sys, time, urllib.request
-url, end, idle = sys.argv[1], time.monotonic() + float(sys.argv[2]), 0
-while time.monotonic() < end and idle < 2:
-    time.sleep(1)
-    try:
-        text = urllib.request.urlopen(url, timeout=2).read().decode()
-    except OSError:
-        break
-    busy = re.findall(r"^vllm:num_requests_(?:running|waiting)(?:{[^}]*})? (\\S+)", text, re.M)
-    idle = idle + 1 if not any(float(n) for n in busy) else 0
-"""
 
 
 def manifests_of(desired: Desired, environment: Environment) -> list[Manifest]:
@@ -213,7 +193,7 @@ def _pod_spec(pool: ModelPool, profile: Profile, environment: Environment) -> di
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(pool, profile, environment)],
+        "containers": [engine_container(pool, profile, environment)],
         "volumes": [
             {"name": "cache", **_EMPTY},
             {"name": "tmp", **_EMPTY},
@@ -241,85 +221,3 @@ _EMPTY: dict[str, Any] = {"emptyDir": {}}
 
 def _grace_s(pool: ModelPool) -> int:
     return int(pool.migration.drain_timeout_s) + GRACE_MARGIN_S
-
-
-def _container(pool: ModelPool, profile: Profile, environment: Environment) -> dict[str, Any]:
-    port = engine_port(pool)
-    health = {"path": "/health", "port": ENGINE_PORT_NAME}
-    container: dict[str, Any] = {
-        "name": ENGINE_CONTAINER,
-        "image": engine_image(pool, environment),
-        "imagePullPolicy": environment.image_pull_policy,
-        "env": _environment(pool),
-        "ports": [{"name": ENGINE_PORT_NAME, "containerPort": port, "protocol": "TCP"}],
-        "resources": _resources(pool, profile),
-        "startupProbe": {
-            "httpGet": health,
-            "periodSeconds": STARTUP_PERIOD_S,
-            "timeoutSeconds": 5,
-            "failureThreshold": STARTUP_BUDGET_S // STARTUP_PERIOD_S,
-        },
-        "readinessProbe": {
-            "httpGet": health,
-            "periodSeconds": 5,
-            "timeoutSeconds": 5,
-            "failureThreshold": 3,
-        },
-        # The engine's last words are then in the pod's status.
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "volumeMounts": [
-            {"name": "cache", "mountPath": CACHE_PATH},
-            {"name": "tmp", "mountPath": "/tmp"},
-            {"name": "shm", "mountPath": "/dev/shm"},
-            *weights.engine_mounts(pool),
-            *engine_files.mounts(pool),
-        ],
-    }
-    if program := command(pool):
-        container["command"] = program
-    if given := arguments(pool, profile):
-        container["args"] = given
-    if pool.engine_type in ("simulated", "numpy", "vllm"):
-        url, wait_s = f"http://127.0.0.1:{port}/metrics", f"{pool.migration.drain_timeout_s:g}"
-        hook = ["python3", "-c", _WAIT_IDLE, url, wait_s]
-        container["lifecycle"] = {"preStop": {"exec": {"command": hook}}}
-    return container
-
-
-def _environment(pool: ModelPool) -> list[dict[str, Any]]:
-    """Everything that an engine writes goes to its cache volume or to /tmp."""
-    variables: dict[str, dict[str, Any]] = {
-        name: {"name": name, "value": value}
-        for name, value in (
-            ("HOME", "/tmp"),
-            ("XDG_CACHE_HOME", CACHE_PATH),
-            ("HF_HOME", f"{CACHE_PATH}/huggingface"),
-        )
-    }
-    if path := weights.model_path(pool):
-        variables[weights.PATH_VARIABLE] = {"name": weights.PATH_VARIABLE, "value": path}
-    for variable in pool.spec.engine.env:
-        variables[variable.name] = {"name": variable.name, "value": variable.value}
-    return list(variables.values())
-
-
-_OWN_REQUESTS: dict[str, dict[str, str]] = {
-    "simulated": {"cpu": "100m", "memory": "192Mi"},
-    "numpy": {"cpu": "1", "memory": "1Gi"},
-}
-
-
-def _resources(pool: ModelPool, profile: Profile) -> dict[str, Any]:
-    """As the profile says; else one GPU an accelerator, but for engines that use none."""
-    limits, requests = dict(profile.resources.limits), dict(profile.resources.requests)
-    if not limits and not requests:
-        requests = dict(_OWN_REQUESTS.get(pool.engine_type, {}))
-        if pool.engine_type == "vllm":
-            limits = {"nvidia.com/gpu": str(profile.tensor_parallel)}
-    named = (("limits", limits), ("requests", requests))
-    return {name: quantities for name, quantities in named if quantities}

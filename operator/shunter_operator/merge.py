@@ -22,6 +22,7 @@ _MERGE_KEYS: Mapping[str, tuple[str, ...]] = {
     "hostAliases": ("ip",),
     "topologySpreadConstraints": ("topologyKey",),
 }
+_ONE_OF = frozenset({"preStop", "postStart"})  # a hook has one handler: another takes its place
 _SUFFIXES: Mapping[str, int | Decimal] = {
     "": 1, "m": Decimal("0.001"), "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15,
     "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50,
@@ -31,8 +32,8 @@ _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?")
 
 def strategic_merge(base: Any, patch: Any, field: str = "") -> Any:
     """`patch` laid over `base`: mappings merge, null removes, lists with a merge key merge by it,
-    other lists are replaced. Neither argument is changed."""
-    if isinstance(base, Mapping) and isinstance(patch, Mapping):
+    other lists and hooks are replaced. Neither argument is changed."""
+    if isinstance(base, Mapping) and isinstance(patch, Mapping) and field not in _ONE_OF:
         merged = dict(base)
         for key, value in patch.items():
             if value is None:
