@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from shunter_operator import scaling
+from shunter_operator.scheduler_view import InstanceLoad
 from shunter_operator.values import (
     Action,
     Desired,
     Drain,
     Environment,
     Event,
-    InstanceLoad,
     MarkDrained,
     MarkVictim,
     Observed,

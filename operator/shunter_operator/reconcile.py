@@ -33,6 +33,7 @@ from shunter_operator.plan import plan
 from shunter_operator.pods import moment, time_text
 from shunter_operator.policies import in_force, missing_references, policy_status, unreached
 from shunter_operator.scheduler_client import SchedulerPort, SchedulerUnavailable
+from shunter_operator.scheduler_view import SchedulerView
 from shunter_operator.telemetry import Telemetry
 from shunter_operator.values import (
     Action,
@@ -48,7 +49,6 @@ from shunter_operator.values import (
     MarkLeaving,
     MarkVictim,
     Observed,
-    SchedulerView,
     SetBusy,
     SetFinalizer,
     SetInService,

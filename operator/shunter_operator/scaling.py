@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 
 from shunter_api.modelpool import ModelPool, Profile
 from shunter_operator.names import ANNOTATION_SPILLED, ANNOTATION_SURGE, Ref, deployment_name
-from shunter_operator.values import Desired, Enough, InstanceLoad, Manifest, Observed, Pod
+from shunter_operator.scheduler_view import InstanceLoad
+from shunter_operator.values import Desired, Enough, Manifest, Observed, Pod
 
 # A pod that the scheduler does not name for so long after its drain has no requests.
 UNKNOWN_AFTER_S = 10.0

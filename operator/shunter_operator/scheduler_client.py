@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import grpc
 
-from shunter_operator.values import Advice, InstanceLoad, PoolLoad, SchedulerView
+from shunter_operator.scheduler_view import Advice, InstanceLoad, PoolLoad, SchedulerView
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_proto.v1.scheduler_pb2_grpc import SchedulerStub
 

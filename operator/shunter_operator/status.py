@@ -17,8 +17,9 @@ from shunter_operator.engines import unsupported
 from shunter_operator.names import Ref, deployment_name, selector
 from shunter_operator.scaled import reclaimed_why
 from shunter_operator.scaling import Count
+from shunter_operator.scheduler_view import PoolLoad
 from shunter_operator.stages import starting
-from shunter_operator.values import Desired, Environment, Manifest, Observed, Pod, PoolLoad
+from shunter_operator.values import Desired, Environment, Manifest, Observed, Pod
 
 
 def status_of(

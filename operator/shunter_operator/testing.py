@@ -22,7 +22,8 @@ from shunter_operator.names import (
 )
 from shunter_operator.pods import moment
 from shunter_operator.scheduler_client import SchedulerUnavailable
-from shunter_operator.values import Event, InstanceLoad, Manifest, Node, Pod, SchedulerView
+from shunter_operator.scheduler_view import InstanceLoad, SchedulerView
+from shunter_operator.values import Event, Manifest, Node, Pod
 from shunter_operator.watches import policy_record, pool_record
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)

@@ -8,6 +8,7 @@ from typing import Any
 from shunter_api.modelpool import ModelPool
 from shunter_api.status import PoolStatus, StartingPhase
 from shunter_operator.names import PoolKey, Ref
+from shunter_operator.scheduler_view import SchedulerView
 
 Manifest = dict[str, Any]
 # Counts below what a profile has, smallest first, and since when no more has been advised.
@@ -149,41 +150,6 @@ class Why:
 
     reason: str
     detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class InstanceLoad:
-    """What the scheduler says of an instance."""
-
-    state: str  # ready, starting, draining, drained, failed
-    running: int
-    ledger_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class PoolLoad:
-    """What the scheduler saw of a pool over the last minute."""
-
-    waiting: int
-    running: int
-    ttft_p95_s: float
-    output_tokens_per_s: float
-    slo_attainment: float
-
-
-@dataclass(frozen=True, slots=True)
-class Advice:
-    replicas: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerView:
-    """One answer of the scheduler: instances by name, a pool's figures, advice by profile."""
-
-    instances: Mapping[str, InstanceLoad] = field(default_factory=dict)
-    pool: PoolLoad | None = None
-    advice: Mapping[str, Advice] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from typing import Any
 from operator_world import World
 from shunter_api.modelpool import ModelPool
 from shunter_operator.conflicts import conflict_of
+from shunter_operator.scheduler_view import Advice, PoolLoad, SchedulerView
 from shunter_operator.testing import pool_body
-from shunter_operator.values import Advice, PoolLoad, SchedulerView
 from shunter_operator.watches import pool_record
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from operator_world import World
 from shunter_operator.names import Ref
+from shunter_operator.scheduler_view import Advice, PoolLoad, SchedulerView
 from shunter_operator.testing import pool_body
-from shunter_operator.values import Advice, PoolLoad, SchedulerView
 
 PROFILE = {"name": "h100", "accelerator": "h100", "replicas": {"min": 1, "max": 4}}
 

@@ -9,8 +9,8 @@ from operator_world import World
 from shunter_operator.cluster import ClusterError
 from shunter_operator.names import FINALIZER, Ref
 from shunter_operator.scheduler_client import SchedulerUnavailable
+from shunter_operator.scheduler_view import Advice, SchedulerView
 from shunter_operator.testing import pool_body
-from shunter_operator.values import Advice, SchedulerView
 
 Spec = dict[str, Any]
 

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from operator_world import World
+from shunter_operator.scheduler_view import PoolLoad
 from shunter_operator.testing import pool_body
-from shunter_operator.values import PoolLoad
 
 
 async def test_serving_figures_go_when_nobody_measures_them_any_more(world: World) -> None:

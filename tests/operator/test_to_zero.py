@@ -8,8 +8,8 @@ import pytest
 from operator_world import World
 from shunter_operator.from_zero import wake_held
 from shunter_operator.names import PoolKey
+from shunter_operator.scheduler_view import Advice, SchedulerView
 from shunter_operator.testing import pool_body
-from shunter_operator.values import Advice, SchedulerView
 
 
 def body(**scaling: Any) -> dict[str, Any]:
