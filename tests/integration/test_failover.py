@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from shunter_engine.numpy_testing import write_tiny_gguf
 
+from shunter_engine.numpy_testing import write_tiny_gguf
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_system import EngineSpec, System
 from streams import Answer, all_in_mid_answer, client, prompts, stream, undisturbed
