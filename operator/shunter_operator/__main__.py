@@ -3,7 +3,7 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ from shunter_operator.kubernetes import (
     pdb_api_version,
     server_version,
 )
-from shunter_operator.leadership import first_of, leadership
+from shunter_operator.leadership import Term, first_of, leadership, wind_down
 from shunter_operator.names import PoolKey, Ref
 from shunter_operator.nodes import NOTICE_TAINTS, may_watch_nodes, node_reflector
 from shunter_operator.own_namespace import until_deleted
@@ -115,10 +115,10 @@ async def serve(
         while not stop.is_set():
             lease = KubernetesLease(api, namespace, LEASE)
             election = leadership(lease, telemetry, stop) if options.leader_election else None
-            async with election or nullcontext(stop) as over:
-                if not over.is_set():
+            async with election or nullcontext(Term(stop)) as term:
+                if not term.over.is_set():
                     webhooks.lead(True)
-                    await _term(ground, over, lambda: started(port))
+                    await _term(ground, term, lambda: started(port))
             webhooks.lead(False)
         log.info("operator.stopping")
 
@@ -134,10 +134,10 @@ class Ground:
     telemetry: Telemetry
 
 
-async def _term(ground: Ground, over: asyncio.Event, started: Callable[[], None]) -> None:
-    """Leads until it is `over`: the lead is lost, or the process is told to stop."""
-    options, api = ground.options, ground.api
-    parts = Parts.build(options, api, ground.environment, ground.telemetry)
+async def _term(ground: Ground, term: Term, started: Callable[[], None]) -> None:
+    """Leads until it is over: the lead is lost, or the process is told to stop."""
+    options, api, over = ground.options, ground.api, term.over
+    parts = Parts.build(ground, term)
     async with AsyncExitStack() as stack:
         stack.callback(ground.telemetry.resources.set, 0)
         if ground.environment.watches_nodes:
@@ -159,13 +159,12 @@ class Parts:
     scheduler: SchedulerClient
 
     @classmethod
-    def build(
-        cls, options: OperatorOptions, api: KubeApi, environment: Environment, telemetry: Telemetry
-    ) -> "Parts":
+    def build(cls, ground: Ground, term: Term) -> "Parts":
+        options, environment, telemetry = ground.options, ground.environment, ground.telemetry
         tls = options.scheduler_tls
         scheduler = SchedulerClient(options.scheduler, channel_credentials(tls) if tls else None)
         watches = Watches()
-        cluster = KubernetesCluster(api, environment.pdb_api_version)
+        cluster = KubernetesCluster(ground.api, environment.pdb_api_version, term.holds)
         outside = Outside(cluster, watches, scheduler, lambda: datetime.now(UTC))
         reconciler = Reconciler(outside, environment, telemetry)
         pools = Controller(reconciler.reconcile, telemetry, options.pace)
@@ -196,9 +195,7 @@ async def _work(
             held = wake_held(parts.watches, parts.scheduler, parts.pools.wake)
             working.append(tasks.create_task(held))
             started()
-            await _end_of(watching)
-            for task in working:
-                task.cancel()
+            await wind_down(watching, working)
     finally:
         await parts.scheduler.close()
 
@@ -244,17 +241,6 @@ async def _last_will(ground: Ground, parts: Parts) -> AsyncIterator[None]:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-
-
-async def _end_of(tasks: Collection[asyncio.Task[None]]) -> None:
-    """kopf's own `run_tasks` would also end every other task of the loop."""
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
-        task.cancel()
-    ends = await asyncio.gather(*tasks, return_exceptions=True)
-    for end in ends:
-        if isinstance(end, Exception):
-            raise end
 
 
 async def _environment(options: OperatorOptions, api: KubeApi) -> Environment:

@@ -1,7 +1,7 @@
 """`Cluster` on the API server: the only module here that writes to Kubernetes."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 from urllib.parse import quote
@@ -36,10 +36,12 @@ _PATHS: Mapping[str, tuple[str, str]] = MappingProxyType(
 
 
 class KubernetesCluster:
-    """`Cluster`; `pdb_api_version` is what the server has."""
+    """`Cluster`; `pdb_api_version` is what the server has. Once it no longer `leads` it writes
+    nothing: another may, by now."""
 
-    def __init__(self, api: KubeApi, pdb_api_version: str) -> None:
+    def __init__(self, api: KubeApi, pdb_api_version: str, leads: Callable[[], bool]) -> None:
         self._api = api
+        self._leads = leads
         self._paths = {
             **_PATHS,
             "PodDisruptionBudget": (f"/apis/{pdb_api_version}", "poddisruptionbudgets"),
@@ -57,6 +59,7 @@ class KubernetesCluster:
         return "deletionTimestamp" in body["metadata"]
 
     async def apply(self, manifest: Manifest) -> None:
+        self._check_lead()
         metadata = manifest["metadata"]
         ref = Ref(manifest["kind"], metadata["namespace"], metadata["name"])
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
@@ -66,6 +69,7 @@ class KubernetesCluster:
             raise ClusterError(f"applying {ref}: {error}") from error
 
     async def delete(self, ref: Ref) -> None:
+        self._check_lead()
         try:
             await self._api.delete(self._path(ref), {"propagationPolicy": "Background"})
         except NotFound:
@@ -85,6 +89,7 @@ class KubernetesCluster:
         await self._patch(pod, {"status": {"conditions": [condition]}}, "status", STRATEGIC)
 
     async def emit(self, about: Body, event: Event) -> None:
+        self._check_lead()
         namespace = about["metadata"]["namespace"]
         path = f"/api/v1/namespaces/{quote(namespace)}/events"
         try:
@@ -92,11 +97,16 @@ class KubernetesCluster:
         except KubeError as error:
             raise ClusterError(f"Event {event.reason}: {error}") from error
 
+    def _check_lead(self) -> None:
+        if not self._leads():
+            raise ClusterError("this operator leads no more")
+
     def _path(self, ref: Ref) -> str:
         prefix, plural = self._paths[ref.kind]
         return f"{prefix}/namespaces/{quote(ref.namespace)}/{plural}/{quote(ref.name)}"
 
     async def _patch(self, ref: Ref, patch: Manifest, subresource: str, kind: str) -> None:
+        self._check_lead()
         path = self._path(ref) + (f"/{subresource}" if subresource else "")
         try:
             await self._api.patch(path, patch, kind)

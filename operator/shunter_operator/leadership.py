@@ -3,8 +3,9 @@
 import asyncio
 import secrets
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
 from shunter_operator.telemetry import Telemetry
 from shunter_runtime.lease import LeaseTiming
@@ -17,12 +18,21 @@ from shunter_runtime.lease_store import LeaseStore
 TIMING = LeaseTiming(lease_s=15.0, renew_s=3.0, retry_s=1.0, give_up_s=12.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Term:
+    """`over` is set when the lead is lost, or the process is told to stop. `holds` reads the clock:
+    a process that slept knows by it that another may lead, before anything has been told."""
+
+    over: asyncio.Event
+    holds: Callable[[], bool] = lambda: True
+
+
 @asynccontextmanager
 async def leadership(
     lease: LeaseStore, telemetry: Telemetry, stop: asyncio.Event
-) -> AsyncIterator[asyncio.Event]:
-    """Enters once this process leads, or is told to stop. Yields what is set when the lead is lost,
-    or `stop` is. An election that breaks sets `stop`, and is raised at the end."""
+) -> AsyncIterator[Term]:
+    """Enters once this process leads, or is told to stop. An election that breaks sets `stop`, and
+    is raised at the end."""
     leads, over = asyncio.Event(), asyncio.Event()
 
     def changed(term: int | None) -> None:
@@ -40,7 +50,7 @@ async def leadership(
     stopping.add_done_callback(lambda _: over.set())
     try:
         await first_of(leads, over)
-        yield over
+        yield Term(over, lambda: election.term is not None)
     finally:
         for ending in (stopping, task):
             ending.cancel()
@@ -56,3 +66,17 @@ async def first_of(*events: asyncio.Event) -> None:
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def wind_down(
+    watching: Collection[asyncio.Task[None]], working: Collection[asyncio.Task[None]]
+) -> None:
+    """Once one of kopf's tasks has ended, as all do when the term is over: who works stops at once,
+    and then kopf, which may take seconds. What it dies of is raised. (Its own `run_tasks` would
+    also end every other task of the loop.)"""
+    await asyncio.wait(watching, return_when=asyncio.FIRST_COMPLETED)
+    for task in (*working, *watching):
+        task.cancel()
+    for end in await asyncio.gather(*watching, return_exceptions=True):
+        if isinstance(end, Exception):
+            raise end
