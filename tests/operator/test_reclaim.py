@@ -250,6 +250,15 @@ def test_one_at_a_time_for_each_accelerator() -> None:
     assert limits(GOLD, silver, small, low) == {"low/h100": 3, "low/l4": 3}
 
 
+def test_a_pool_is_given_one_replica_at_a_time_of_whatever_accelerator() -> None:
+    gold = held(TWO, {}, {"h100": 1, "l4": 1})
+    both = pool("low", profile("h100"), profile("l4"), priority=50)
+    running = {"h100": 3, "l4": 3}
+    gives = standing(held(both, running), gold)
+    assert list(gives) == ["h100"]
+    assert standing(held(both, running, gives=gives), gold) == gives, "the first is on its way"
+
+
 def test_two_accelerators_together_do_not_go_below_the_floor() -> None:
     small = held(pool("small", profile("l4"), priority=150), 0, homeless=1)
     both = pool("low", profile("h100"), profile("l4"), priority=50, floor=3)
@@ -268,6 +277,14 @@ def test_who_gives_nothing_does_not_grow_either() -> None:
     eight = held(pool("gold", profile(gpus=8), priority=200), 1, homeless=1)
     assert limits(eight, held(smaller, 3), taken=False) == {}, "what it takes would not help"
     assert limits(held(GOLD.pool, 2), held(low, 2, homeless=3), taken=False) == {}
+
+
+def test_each_pool_that_is_short_holds_back_who_would_take_its_own_nodes() -> None:
+    gold = held(pool("gold", profile(nodeSelector={"zone": "1"}), priority=200), 1, homeless=1)
+    silver = held(pool("silver", profile(nodeSelector={"zone": "2"}), priority=150), 1, homeless=1)
+    one = held(pool("one", profile(nodeSelector={"zone": "1"}), priority=50, floor=2), 2)
+    two = held(pool("two", profile(nodeSelector={"zone": "2"}), priority=50, floor=2), 2)
+    assert limits(gold, silver, one, two, taken=False) == {"one/h100": 2, "two/h100": 2}
 
 
 def test_a_replica_whose_place_another_pool_took_is_followed_by_the_next() -> None:

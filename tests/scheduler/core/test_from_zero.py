@@ -187,10 +187,11 @@ def test_a_restart_while_the_first_instance_starts_does_not_end_it() -> None:
     assert advised(harness) == 0, "and has gone"
 
 
-def test_an_instance_that_loads_its_weights_is_not_idle() -> None:
+@pytest.mark.parametrize("loading", ["starting", "loading-weights"])
+def test_an_instance_that_loads_its_weights_is_not_idle(loading: str) -> None:
     harness = at_zero()
     harness.submit("r0")
-    phase(harness, "starting")
+    phase(harness, loading)
     harness.now = 3000.0
     assert [r.reason for r in only(Reject, harness.decide())] == ["hold_timeout"]
     assert advised(harness) == 1
