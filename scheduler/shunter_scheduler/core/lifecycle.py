@@ -70,6 +70,8 @@ def running(state: CoreState, event: Running, now: float) -> None:
         if request.epoch < known.epoch:
             return
         if request.epoch == known.epoch and known.instance_name == event.instance:
+            if known.instance is not None:
+                _cancel_again(known.instance)
             return
         state.end(known, now)
     trail = state.ended.take_back(request.request_id)
@@ -114,6 +116,13 @@ def occupy(state: CoreState, entry: Entry, record: InstanceRecord) -> None:
     entry.trail.revision = record.value.revision
     record.requests[entry.request_id] = None
     entry.pool.mark(record)
+    _cancel_again(record)
+
+
+def _cancel_again(record: InstanceRecord) -> None:
+    """A gateway that says what runs there past a drain's deadline has not heard the end of it."""
+    if record.drain is not None:
+        record.drain.cancelled = False
 
 
 def first_token(state: CoreState, event: FirstToken, now: float) -> None:

@@ -15,6 +15,7 @@ from shunter_scheduler.domain.events import (
     Failed,
     Finished,
     FirstToken,
+    GatewayLost,
     MoveDone,
     Progress,
     Running,
@@ -138,6 +139,21 @@ def test_what_cannot_move_runs_to_the_deadline_and_is_then_cancelled() -> None:
     assert harness.decide() == [], "once"
     harness.apply(Finished("stuck", 1, 3, "expired"))
     assert progress_of(harness).done
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_gateway_that_comes_back_past_the_deadline_is_told_again(lost: bool) -> None:
+    """Whether the scheduler has given its requests up meanwhile or not."""
+    harness = loaded(1, instances=1)
+    assert drain(harness, deadline_at=10.0) == []
+    harness.now = 10.0
+    assert len(only(Cancel, harness.decide())) == 1
+    assert harness.decide() == [], "said once to a gateway that hears"
+    request = harness.core._state.entries["r0"].request
+    if lost:
+        harness.apply(GatewayLost(request.gateway_id))
+    (cancel,) = only(Cancel, harness.after(Running(request, "chat-h100-0")))
+    assert cancel.request_id == "r0"
 
 
 def test_a_move_that_fails_is_tried_elsewhere_after_a_pause() -> None:
