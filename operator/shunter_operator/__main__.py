@@ -40,7 +40,7 @@ from shunter_runtime.lease_kubernetes import KubernetesLease
 from shunter_runtime.logs import configure_logging
 from shunter_runtime.loop import run as run_loop
 from shunter_runtime.metrics import port_of, serve_metrics
-from shunter_runtime.signals import stop_signals
+from shunter_runtime.signals import listen, stop_signals
 from shunter_runtime.tls import TlsFiles, channel_credentials
 
 LEASE = "shunter-operator"
@@ -111,7 +111,7 @@ async def serve(
             await stack.enter_async_context(webhooks.running(api, place, telemetry, stop))
         except (ClusterError, KubeError, OSError) as error:
             raise StartError(f"the webhooks: {error}") from error
-        ground = Ground(options, access, api, environment, telemetry)
+        ground = Ground(options, access, api, environment, telemetry, stop)
         while not stop.is_set():
             lease = KubernetesLease(api, namespace, LEASE)
             election = leadership(lease, telemetry, stop) if options.leader_election else None
@@ -132,6 +132,7 @@ class Ground:
     api: KubeApi
     environment: Environment
     telemetry: Telemetry
+    stop: asyncio.Event  # the process
 
 
 async def _term(ground: Ground, term: Term, started: Callable[[], None]) -> None:
@@ -145,7 +146,7 @@ async def _term(ground: Ground, term: Term, started: Callable[[], None]) -> None
         wakes = parts.pools.wake, parts.policies.wake
         registry = registry_of(ground.access, parts.watches, *wakes, options.known)
         await stack.enter_async_context(_last_will(ground, parts))
-        await _work(options, parts, registry, over, started)
+        await _work(ground, parts, registry, over, started)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,25 +174,27 @@ class Parts:
 
 
 async def _work(
-    options: OperatorOptions,
+    ground: Ground,
     parts: Parts,
     registry: kopf.OperatorRegistry,
-    stop: asyncio.Event,
+    over: asyncio.Event,
     started: Callable[[], None],
 ) -> None:
-    """Until `stop` is set. What kopf dies of is raised."""
+    """Until it is `over`. What kopf dies of is raised."""
+    namespaces = ground.options.namespaces
     try:
         async with asyncio.TaskGroup() as tasks:
             working = [tasks.create_task(c.run()) for c in (parts.pools, parts.policies)]
             watching = await kopf.spawn_tasks(
                 registry=registry,
-                settings=settings_of(options.namespaces),
+                settings=settings_of(namespaces),
                 standalone=True,
-                clusterwide=not options.namespaces,
-                namespaces=options.namespaces,
-                stop_flag=stop,
+                clusterwide=not namespaces,
+                namespaces=namespaces,
+                stop_flag=over,
             )
-            log.info("operator.watching", namespaces=options.namespaces or "all")
+            listen(ground.stop)  # kopf has taken the signals, which would end this term only
+            log.info("operator.watching", namespaces=namespaces or "all")
             held = wake_held(parts.watches, parts.scheduler, parts.pools.wake)
             working.append(tasks.create_task(held))
             started()
