@@ -62,7 +62,7 @@ class Release(Installed):
             *(f"--release={self.name}", f"--namespace={self.namespace}"),
             f"--webhooks={self.configuration}",
         ]
-        env = {"KUBECONFIG": self.machine.kubeconfig}
+        env = self.machine.environment
         subprocess.run(command, env=env, check=True, timeout=120, capture_output=True)
 
     def remove(self) -> None:
@@ -83,7 +83,7 @@ class Release(Installed):
 
     def _ask(self, *arguments: str, text: str = "") -> tuple[bool, str]:
         command = [self.machine.kubectl, f"--namespace={self.namespace}", *arguments]
-        env = {"KUBECONFIG": self.machine.kubeconfig}
+        env = self.machine.environment
         done = subprocess.run(
             command, input=text, env=env, capture_output=True, text=True, timeout=60
         )

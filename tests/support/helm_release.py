@@ -49,10 +49,16 @@ class Machine:
     kubectl: str
     kubeconfig: str
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a program that works on it. Without a home kubectl keeps its cache where it stands."""
+        return {"KUBECONFIG": self.kubeconfig, "PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
+
     def run(self, *command: str, timeout_s: float = 120.0) -> str:
         """Fails the test where the command does."""
-        env = {"KUBECONFIG": self.kubeconfig, "PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=env)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout_s, env=self.environment
+        )
         if done.returncode:
             pytest.fail(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
         return done.stdout
@@ -94,7 +100,7 @@ def _label_real_nodes(machine: Machine) -> None:
 
 def _apply_crds(machine: Machine) -> None:
     command = [sys.executable, "-m", "shunter", "hook", "upgrade"]
-    subprocess.run(command, env={"KUBECONFIG": machine.kubeconfig}, check=True, timeout=60)
+    subprocess.run(command, env=machine.environment, check=True, timeout=60)
 
 
 @dataclass(frozen=True, slots=True)
