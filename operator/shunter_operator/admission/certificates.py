@@ -23,7 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 LIFE = timedelta(days=90)
 RENEW_BEFORE = timedelta(days=30)  # the end of its life
 SETTLE = timedelta(minutes=5)  # every API server has heard of a new authority by then
-BACKDATE = timedelta(hours=1)  # for clocks that are behind
+BACKDATE = timedelta(days=1)  # for clocks that are behind, by a wrong time zone too
 
 CURRENT = ("tls.crt", "tls.key", "ca.crt")
 NEXT = ("next.crt", "next.key", "next-ca.crt")
@@ -83,10 +83,12 @@ def renewed(
     `next_is_trusted`: the API server has the authority of `stored.next`.
     """
     current = stored.current if stored.current and usable(stored.current, hosts, now) else None
-    coming = stored.next if stored.next and usable(stored.next, hosts, now) else None
+    coming = stored.next if stored.next and usable(stored.next, hosts, now, early=True) else None
     if current is None:  # at the first start, or after months without an operator
         lost = stored.current.authority if stored.current else stored.previous_authority
-        return Stored(coming or issue(hosts, now), None, lost)
+        if coming is None or not usable(coming, hosts, now):
+            coming = issue(hosts, now)
+        return Stored(coming, None, lost)
     if coming is None:
         due = now >= ends(current) - RENEW_BEFORE
         return Stored(current, issue(hosts, now) if due else None, stored.previous_authority)
@@ -104,8 +106,9 @@ def wait(stored: Stored, now: datetime) -> timedelta:
     return max(due - now, timedelta(0))
 
 
-def usable(pair: Pair, hosts: Sequence[str], now: datetime) -> bool:
-    """Whether an API server would accept it now, for every host."""
+def usable(pair: Pair, hosts: Sequence[str], now: datetime, *, early: bool = False) -> bool:
+    """Whether an API server would accept it now, for every host. `early`: or later, since who made
+    it may have a clock that is ahead."""
     try:
         certificate = x509.load_pem_x509_certificate(pair.certificate)
         authority = x509.load_pem_x509_certificate(pair.authority)
@@ -115,7 +118,8 @@ def usable(pair: Pair, hosts: Sequence[str], now: datetime) -> bool:
     except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.ExtensionNotFound):
         return False
     fits = key.public_key() == certificate.public_key()
-    in_time = certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
+    begun = early or certificate.not_valid_before_utc <= now
+    in_time = begun and now < certificate.not_valid_after_utc
     return fits and in_time and all(_name(host) in names for host in hosts)
 
 

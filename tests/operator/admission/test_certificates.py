@@ -111,6 +111,25 @@ def test_a_renewal_step_by_step() -> None:
     assert renewed(after, True, HOSTS, due + DAY, refused) == after
 
 
+@pytest.mark.parametrize("ahead", [timedelta(hours=14), 3 * DAY])
+def test_replicas_whose_clocks_disagree_do_not_write_against_each_other(ahead: timedelta) -> None:
+    """The one that is ahead renews first; for the other what it made may be of the future."""
+    due = ends(FIRST) - RENEW_BEFORE
+    both = renewed(Stored(FIRST), True, HOSTS, due, issue)
+    assert both.next is not None
+    behind = due - ahead
+    assert renewed(both, True, HOSTS, behind, refused) == both
+    assert wait(both, behind) == ahead + SETTLE
+    broken = replace(both, current=replace(FIRST, key=b"lost"))
+    made = renewed(broken, True, HOSTS, behind, issue)
+    assert made.current is not None and usable(made.current, HOSTS, behind)
+
+
+def test_a_clock_that_is_set_to_another_time_zone_does_not_matter() -> None:
+    """API servers judge a certificate by their own clocks."""
+    assert usable(issue(HOSTS, NOW + timedelta(hours=14)), HOSTS, NOW)
+
+
 def test_after_months_without_an_operator_it_starts_anew() -> None:
     late = ends(FIRST) + DAY
     made = renewed(Stored(FIRST), True, HOSTS, late, issue)
