@@ -2,9 +2,8 @@
 
 import asyncio
 import os
-import random
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -14,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from shunter_api.validate import Known
 from shunter_operator.admission.service import Place, WebhookOptions, Webhooks
+from shunter_operator.background import meanwhile
 from shunter_operator.cluster import ClusterError
 from shunter_operator.controller import Controller, Pace
 from shunter_operator.from_zero import wake_held
@@ -25,9 +25,9 @@ from shunter_operator.kubernetes import (
     pdb_api_version,
     server_version,
 )
-from shunter_operator.leadership import Term, first_of, leadership, wind_down
+from shunter_operator.leadership import Term, leadership, wind_down
 from shunter_operator.names import PoolKey, Ref
-from shunter_operator.nodes import NOTICE_TAINTS, may_watch_nodes, node_reflector
+from shunter_operator.nodes import NOTICE_TAINTS, followed_nodes, kept_right, may_watch_nodes
 from shunter_operator.own_namespace import until_deleted
 from shunter_operator.reconcile import Outside, Reconciler
 from shunter_operator.scheduler_client import SchedulerClient
@@ -111,6 +111,7 @@ async def serve(
             await stack.enter_async_context(webhooks.running(api, place, telemetry, stop))
         except (ClusterError, KubeError, OSError) as error:
             raise StartError(f"the webhooks: {error}") from error
+        await stack.enter_async_context(kept_right(api, environment.watches_nodes, stop))
         ground = Ground(options, access, api, environment, telemetry, stop)
         while not stop.is_set():
             lease = KubernetesLease(api, namespace, LEASE)
@@ -142,7 +143,8 @@ async def _term(ground: Ground, term: Term, started: Callable[[], None]) -> None
     async with AsyncExitStack() as stack:
         stack.callback(ground.telemetry.resources.set, 0)
         if ground.environment.watches_nodes:
-            await stack.enter_async_context(_nodes(options, api, parts, over))
+            followed = followed_nodes(api, options.notice_taints, parts.tell_of_nodes, over)
+            await stack.enter_async_context(followed)
         wakes = parts.pools.wake, parts.policies.wake
         registry = registry_of(ground.access, parts.watches, *wakes, options.known)
         await stack.enter_async_context(_last_will(ground, parts))
@@ -171,6 +173,10 @@ class Parts:
         pools = Controller(reconciler.reconcile, telemetry, options.pace)
         policies = Controller(reconciler.reconcile_policy, telemetry, options.pace)
         return cls(watches, reconciler, pools, policies, scheduler)
+
+    def tell_of_nodes(self, leaving: Mapping[str, Node]) -> None:
+        for key in self.watches.set_nodes(leaving):
+            self.pools.wake(key)
 
 
 async def _work(
@@ -204,30 +210,6 @@ async def _work(
 
 
 @asynccontextmanager
-async def _nodes(
-    options: OperatorOptions, api: KubeApi, parts: Parts, stop: asyncio.Event
-) -> AsyncIterator[None]:
-    """Enters once it is known which nodes are about to go, or it is told to stop."""
-    known = asyncio.Event()
-
-    def changed(nodes: Mapping[str, Node]) -> None:
-        for key in parts.watches.set_nodes(nodes):
-            parts.pools.wake(key)
-        known.set()
-
-    reflector = node_reflector(api, options.notice_taints, changed, random.Random())
-    task = asyncio.create_task(reflector.run(), name="nodes")
-    task.add_done_callback(lambda _: stop.set())
-    try:
-        await first_of(known, stop)
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
-@asynccontextmanager
 async def _last_will(ground: Ground, parts: Parts) -> AsyncIterator[None]:
     """Meanwhile, if the own namespace is deleted, no pool waits for this operator any more."""
     namespace = ground.options.lease_namespace or ground.api.namespace
@@ -237,13 +219,8 @@ async def _last_will(ground: Ground, parts: Parts) -> AsyncIterator[None]:
         log.warning("operator.namespace_deleted", namespace=namespace)
         await parts.reconciler.retire()
 
-    task = asyncio.create_task(wait(), name="own namespace")
-    try:
+    async with meanwhile(wait(), "own namespace"):
         yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 async def _environment(options: OperatorOptions, api: KubeApi) -> Environment:

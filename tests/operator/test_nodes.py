@@ -6,18 +6,24 @@ import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
 
 from lease_api import write_kubeconfig
 from shunter_operator.names import PoolKey
-from shunter_operator.nodes import NOTICE_TAINTS, may_watch_nodes, node_of, node_reflector
+from shunter_operator.nodes import (
+    NOTICE_TAINTS,
+    may_watch_nodes,
+    node_of,
+    node_reflector,
+    until_right_changes,
+)
 from shunter_operator.values import Node, Pod
 from shunter_operator.watches import Watches
 from shunter_runtime.kube_access import from_kubeconfig
-from shunter_runtime.kube_api import KubeApi, kube_api
+from shunter_runtime.kube_api import KubeApi, Refused, Unreachable, kube_api
 
 
 def body(name: str = "a", *taints: str, cordoned: bool = False) -> dict[str, Any]:
@@ -97,6 +103,24 @@ async def server(folder: Path, status: int, *events: dict[str, Any]) -> AsyncIte
 async def test_who_may_not_read_nodes_does_without(tmp_path: Path, status: int, may: bool) -> None:
     async with server(tmp_path, status) as api:
         assert await may_watch_nodes(api) is may
+
+
+@pytest.mark.parametrize(("before", "answers"), [(False, [403, 500, 200]), (True, [200, 500, 403])])
+async def test_a_right_that_comes_or_goes_is_noticed(before: bool, answers: list[int]) -> None:
+    asked: list[int] = []
+
+    class Api:
+        async def get(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
+            asked.append(answers[len(asked)])
+            if asked[-1] == 403:
+                raise Refused(403, "no")
+            if asked[-1] == 500:
+                raise Unreachable("500: not now")
+            return {}
+
+    async with asyncio.timeout(5):
+        await until_right_changes(cast(KubeApi, Api()), before, 0.0)
+    assert asked == answers
 
 
 async def test_only_what_matters_of_a_node_is_a_change(tmp_path: Path) -> None:
