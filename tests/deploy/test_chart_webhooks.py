@@ -3,6 +3,7 @@
 import pytest
 
 from helm_chart import Helm, Object, named, of_kind
+from shunter.release import LEASE_S, STOP_S
 from shunter_operator.admission.registration import SERVICE_PORT
 from shunter_operator.admission.service import NAME
 
@@ -66,6 +67,16 @@ def test_the_removal_takes_the_configurations_away_first(helm: Helm) -> None:
     assert role["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"
     (rule,) = role["rules"]
     assert (rule["verbs"], rule["resourceNames"]) == (["delete"], ["shunter-webhook-serving"])
+
+
+def test_the_removal_has_time_to_stop_the_operator_after_the_pools(helm: Helm) -> None:
+    (job,) = [
+        j for j in of_kind(helm.template(), "Job") if j["metadata"]["name"] == "shunter-removal"
+    ]
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    (wait_s,) = [int(a.removeprefix("--wait=")) for a in container["args"] if "--wait=" in a]
+    to_start_s = 30
+    assert wait_s + STOP_S + LEASE_S + to_start_s <= job["spec"]["activeDeadlineSeconds"]
 
 
 @pytest.mark.parametrize("setting", ["scope=namespace", "webhooks.enabled=false"])

@@ -9,6 +9,7 @@ import pytest
 
 from shunter.release import (
     DEFINITIONS,
+    STOP_S,
     Pause,
     Release,
     apply_definitions,
@@ -208,7 +209,7 @@ async def test_pools_that_do_not_drain_leave_the_operator_time_to_stop() -> None
     api = Busy(objects, operator_lets_go=False)
     await prepare_removal(api, RELEASE, WAIT_S, api.pause)
     assert api.objects[f"{POOLS}/mine"]["metadata"]["finalizers"] == []
-    assert WAIT_S <= api.now < WAIT_S + 30, "the chart's job has 30 s more than it lets pools have"
+    assert WAIT_S <= api.now < WAIT_S + STOP_S
 
 
 async def test_a_release_goes_although_its_definitions_went_first() -> None:
