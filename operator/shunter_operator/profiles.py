@@ -96,9 +96,11 @@ def _making_room(at: Situation, profile: Profile, template: Manifest) -> Pod | N
 
 
 def _attributed(pods: _Pods, replicas: int) -> Count:
-    """Whose the replicas are. Of pods that are on their way out, stand-ins are counted first."""
-    count, there = pods.wanted, pods.there
+    """Whose the replicas are. Of pods that are on their way out, stand-ins are counted first, then
+    replacements of pods that need none any more: as own ones `Auto` would keep them for a while."""
+    count, there = pods.wanted, pods.there or Count(0)
     surplus = replicas - count.total
-    leaving = max(0, there.spilled - count.spilled) if there is not None else 0
-    spilled = count.spilled + min(surplus, leaving)
-    return Count(replicas - spilled - count.surge, spilled, count.surge, count.given)
+    spilled = min(surplus, max(0, there.spilled - count.spilled))
+    surge = min(surplus - spilled, max(0, there.surge - count.surge))
+    own = count.own + surplus - spilled - surge
+    return replace(count, own=own, spilled=count.spilled + spilled, surge=count.surge + surge)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from operator_world import World
 from shunter_operator.names import PoolKey
+from shunter_operator.scheduler_view import Advice, SchedulerView
 from shunter_operator.testing import pool_body
 from shunter_operator.values import Node
 
@@ -145,6 +146,34 @@ async def test_an_uncordoned_node_keeps_its_pod(world: World) -> None:
     assert pod.ready and pod.busy and not pod.drained and pod.leave_since is None
     assert world.replicas() == {"chat-h": 2} and len(world.cluster.engines) == 2
     assert not world.cluster.evict(leaving)
+
+
+@pytest.mark.parametrize("how", ["uncordoned", "deleted"])
+async def test_the_replacement_is_given_back_in_mode_auto_too(world: World, how: str) -> None:
+    """It is nobody's wish, so it waits for no `scaleDownAfter`."""
+    world.scheduler.current = SchedulerView(advice={"h": Advice(1, "little to do")})
+    spec: dict[str, Any] = {"profiles": [{**profile("h"), "replicas": {"min": 1, "max": 4}}]}
+    key = world.cluster.put(pool_body(**spec, scaling={"scaleDownAfter": "10m"}))
+    await world.settle(key, seconds=10)
+    leaving = on(world, "a")
+    world.scheduler.serve(leaving, 3)
+    cordon(world, "a")
+    await world.settle(key, seconds=4)
+    assert world.replicas() == {"chat-h": 2} and len(world.ready("h")) == 2
+    if how == "deleted":
+        del world.cluster.engines[leaving]
+        world.cluster.step()
+        world.cluster.step()
+    else:
+        cordon(world, "a", False)
+        world.scheduler.serve(on(world, "b"), 9)
+    await world.settle(key, seconds=4)
+    for name in world.ready("h"):
+        if world.cluster.engines[name].drain_since is not None:
+            world.scheduler.serve(name, 0, "drained")
+    await world.settle(key, seconds=20)
+    assert world.replicas() == {"chat-h": 1} and len(world.ready("h")) == 1
+    assert "ScaledUp" not in [event.reason for event in world.cluster.events]
 
 
 async def test_a_node_with_a_notice_is_emptied_without_waiting(world: World) -> None:
