@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from shunter_operator.cluster import Body, ClusterError, PolicyRecord, PoolRecord
-from shunter_operator.manifests import ref_of, template_digest
+from shunter_operator.controllers_testing import FakeControllers
+from shunter_operator.manifests import ref_of
 from shunter_operator.merge import strategic_merge
 from shunter_operator.names import (
     ANNOTATION_DELETION_COST,
@@ -16,7 +16,6 @@ from shunter_operator.names import (
     DRAINED_DELETION_COST,
     LABEL_BUSY,
     LABEL_POOL,
-    LABEL_PROFILE,
     PoolKey,
     Ref,
 )
@@ -25,8 +24,6 @@ from shunter_operator.scheduler_client import SchedulerUnavailable
 from shunter_operator.scheduler_view import InstanceLoad, SchedulerView
 from shunter_operator.values import Event, Manifest, Node, Pod
 from shunter_operator.watches import policy_record, pool_record
-
-EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def pool_body(name: str = "chat", **spec: Any) -> dict[str, Any]:
@@ -52,30 +49,15 @@ def pool_body(name: str = "chat", **spec: Any) -> dict[str, Any]:
 
 
 @dataclass(slots=True)
-class FakeCluster:
-    """`Cluster` and `Mirror`. `now` is its clock; `step` lets its controllers work.
+class FakeCluster(FakeControllers):
+    """`Cluster` and `Mirror`."""
 
-    `places` limits how many pods of a profile find a node. Where there are `machines`, a pod needs
-    one that takes new pods and has fewer than `room`. `starts_s` is how long an engine loads,
-    `ends_s` how long a pod that was told to end stays.
-    """
-
-    now: datetime = EPOCH
-    places: dict[str, int] = field(default_factory=dict)
-    machines: dict[str, Node] = field(default_factory=dict)
-    room: int = 1000
-    starts_s: float = 0.0
-    ends_s: float = 0.0
     ending_namespaces: set[str] = field(default_factory=set)
     next_error: ClusterError | None = None
     calls: list[tuple[str, Ref]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     bodies: dict[PoolKey, dict[str, Any]] = field(default_factory=dict)
-    live: dict[Ref, Manifest] = field(default_factory=dict)
-    engines: dict[str, Pod] = field(default_factory=dict)
     policy_bodies: dict[Ref, dict[str, Any]] = field(default_factory=dict)
-    _made: int = 0
-    _ends_at: dict[str, datetime] = field(default_factory=dict)
     _records: dict[PoolKey, tuple[Body, PoolRecord]] = field(default_factory=dict)
 
     # ------------------------------------------------------------------ Mirror
@@ -129,8 +111,8 @@ class FakeCluster:
         self._called("delete", ref)
         gone = self.live.pop(ref, None)
         if gone is not None and ref.kind == "Deployment":
-            for pod in self._pods_of(gone):
-                self._end(pod)
+            for pod in self.pods_of(gone):
+                self.end(pod)
 
     async def merge(self, ref: Ref, patch: Manifest, subresource: str = "") -> None:
         self._called(f"merge {subresource}".strip(), ref)
@@ -181,19 +163,6 @@ class FakeCluster:
         metadata = {**body["metadata"], "deletionTimestamp": self.now.isoformat()}
         self.bodies[key] = {**body, "metadata": metadata}
 
-    def step(self, seconds: float = 1.0) -> None:
-        """Time passes; the controllers of Deployments, the scheduler and the kubelets work."""
-        self.now += timedelta(seconds=seconds)
-        for manifest in self.live.values():
-            if manifest["kind"] == "Deployment":
-                self._scale(manifest)
-        for pod in sorted(self.engines.values(), key=lambda p: p.name):
-            after = self._run(pod)
-            if after is None:
-                del self.engines[pod.name]
-            else:
-                self.engines[pod.name] = after
-
     def evict(self, name: str) -> bool:
         """`kubectl drain` asks for it: whether the disruption budget lets the pod go."""
         pod = self.engines[name]
@@ -203,99 +172,8 @@ class FakeCluster:
             held = pod.busy or LABEL_BUSY not in budget["spec"]["selector"]["matchLabels"]
             if held and budget["spec"]["maxUnavailable"] == 0:
                 return False
-        self._end(pod)
+        self.end(pod)
         return True
-
-    def _scale(self, deployment: Manifest) -> None:
-        """As the Deployment controller does it (rolling.go in Kubernetes' source)."""
-        wanted = deployment["spec"]["replicas"]
-        pods = self._pods_of(deployment)
-        template = template_digest(deployment["spec"]["template"])
-        new = [p for p in pods if p.template == template]
-        old = [p for p in pods if p.template != template]
-        if not old:
-            self._create(deployment, wanted - len(pods))
-            self._delete(pods, len(pods) - wanted)
-            return
-        bounds = deployment["spec"]["strategy"]["rollingUpdate"]
-        most = wanted + bounds["maxSurge"]
-        self._create(deployment, min(most - len(pods), wanted - len(new)))
-        least = wanted - bounds["maxUnavailable"]
-        unready = sum(not p.ready for p in new)
-        spare = len(pods) - least - unready
-        if spare <= 0:
-            return
-        unhealthy = [p for p in old if not p.ready]
-        self._delete(unhealthy, min(spare, len(unhealthy)))
-        self._delete([p for p in old if p.ready], sum(p.ready for p in pods) - least)
-
-    def _create(self, deployment: Manifest, count: int) -> None:
-        template = deployment["spec"]["template"]
-        labels = template["metadata"]["labels"]
-        for _ in range(count):
-            self._made += 1
-            name = f"{deployment['metadata']['name']}-{self._made}"
-            gates = template["spec"].get("readinessGates")
-            self.engines[name] = Pod(
-                name=name,
-                namespace=deployment["metadata"]["namespace"],
-                pool=labels[LABEL_POOL],
-                profile=labels[LABEL_PROFILE],
-                created_at=self.now,
-                scheduled=False,
-                gated=False if gates else None,
-                template=template_digest(template),
-            )
-
-    def _delete(self, pods: Iterable[Pod], count: int) -> None:
-        """As the ReplicaSet controller ranks them (ActivePodsWithRanks in Kubernetes' source)."""
-        order = sorted(pods, key=lambda p: (p.scheduled, p.ready, not p.drained, p.name))
-        for pod in order[: max(0, count)]:
-            self._end(pod)
-
-    def _end(self, pod: Pod) -> None:
-        if not self.ends_s:
-            del self.engines[pod.name]
-        elif not pod.deleting:
-            self.engines[pod.name] = replace(pod, deleting=True)
-            self._ends_at[pod.name] = self.now + timedelta(seconds=self.ends_s)
-
-    def _run(self, pod: Pod) -> Pod | None:
-        """What has become of it; None where it is gone."""
-        if pod.deleting:
-            return pod if self.now < self._ends_at[pod.name] else None
-        if not pod.scheduled:
-            node = self._place(pod)
-            if node is None:
-                message = "0/4 nodes are available: 4 Insufficient nvidia.com/gpu."
-                since = pod.unschedulable_since or self.now
-                return replace(pod, unschedulable_since=since, unschedulable_message=message)
-            pod = replace(pod, scheduled=True, node=node)
-            pod = replace(pod, unschedulable_since=None, unschedulable_message="")
-        assert pod.created_at is not None
-        loaded = (self.now - pod.created_at).total_seconds() >= self.starts_s
-        if loaded and pod.ready_since is None and pod.gated is not False:
-            return replace(pod, ready_since=self.now)
-        return pod
-
-    def _place(self, pod: Pod) -> str | None:
-        """The node that takes the pod; the empty name where nodes do not matter."""
-        there = sum(p.scheduled and p.profile == pod.profile for p in self.engines.values())
-        if there >= self.places.get(pod.profile, 1000):
-            return None
-        if not self.machines:
-            return ""
-        for name, node in self.machines.items():
-            if not node.leaving and sum(p.node == name for p in self.engines.values()) < self.room:
-                return name
-        return None
-
-    def _pods_of(self, deployment: Manifest) -> list[Pod]:
-        """As controllers count them: without those that end."""
-        labels = deployment["spec"]["selector"]["matchLabels"]
-        wanted = (labels[LABEL_POOL], labels[LABEL_PROFILE])
-        pods = self.engines.values()
-        return [p for p in pods if (p.pool, p.profile) == wanted and not p.deleting]
 
     def _mark(self, ref: Ref, metadata: Mapping[str, Mapping[str, str | None]]) -> None:
         pod = self.engines[ref.name]

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from shunter_operator.controllers_testing import EPOCH
 from shunter_operator.diagnose import Cause, cause_of, last_line, refused, worst
 from shunter_operator.pods import pod_of
-from shunter_operator.testing import EPOCH
 from shunter_operator.values import Pod, Startup, Termination
 
 POD = Pod("p", "serving", "chat", "h100", startup=Startup(budget_s=3595, grace_s=130))

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shunter_api.modelpool import ModelPool
+from shunter_operator.controllers_testing import EPOCH
 from shunter_operator.diagnose import unschedulable
 from shunter_operator.holdings import Holding
 from shunter_operator.manifests import Scale, deployment, pod_template
 from shunter_operator.names import PoolKey
 from shunter_operator.reclaim import reclaims
 from shunter_operator.scaling import stuck
-from shunter_operator.testing import EPOCH, pool_body
+from shunter_operator.testing import pool_body
 from shunter_operator.values import Desired, Environment, Manifest, Pod, Reclaim
 from shunter_operator.watches import pool_record
 
