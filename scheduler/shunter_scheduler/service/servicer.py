@@ -114,9 +114,10 @@ class SchedulerService(pb_grpc.SchedulerServicer):
         parts = self.parts
         default_s = parts.view.drain_timeout_s(request.instance)
         timeout_s = request.deadline_ms / 1000 if request.deadline_ms else default_s
-        parts.view.set_draining(request.instance, True)
-        parts.sessions.broadcast(parts.view.message)
-        log.info("instance.drain", instance=request.instance, timeout_s=timeout_s)
+        if request.instance not in parts.view.draining:
+            parts.view.set_draining(request.instance, True)
+            parts.sessions.broadcast(parts.view.message)
+            log.info("instance.drain", instance=request.instance, timeout_s=timeout_s)
         try:
             async for progress in drain(parts.driver, request.instance, timeout_s):
                 await context.write(progress)

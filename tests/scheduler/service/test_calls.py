@@ -71,6 +71,18 @@ async def test_an_empty_instance_is_drained_at_once_and_taken_back(scheduler: Sc
         await scheduler.all_ready()
 
 
+async def test_a_repeated_drain_tells_gateways_nothing(scheduler: Scheduler) -> None:
+    """An operator repeats it in every pass for an instance that cannot be reached."""
+    drain = pb.DrainRequest(instance="chat-0", deadline_ms=20_000)
+    async with GatewayClient(scheduler.channel) as gateway:
+        await gateway.topology()
+        for _ in range(3):
+            assert [p.done async for p in scheduler.stub.Drain(drain, timeout=10)] == [True]
+        assert any(one.draining for one in (await gateway.topology()).instances)
+        await scheduler.stub.Undrain(pb.UndrainRequest(instance="chat-0"), timeout=10)
+        assert not any(one.draining for one in (await gateway.topology()).instances)
+
+
 async def test_a_drain_moves_what_runs_and_counts_it(scheduler: Scheduler) -> None:
     ids = [f"r-{i}" for i in range(8)]
     async with GatewayClient(scheduler.channel) as gateway:
