@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operator_world import World
+from shunter_operator.controllers_testing import EPOCH
+from shunter_operator.evictions import Evictions, Leaver, labels
 from shunter_operator.names import PoolKey
 from shunter_operator.scheduler_view import Advice, SchedulerView
 from shunter_operator.testing import pool_body
-from shunter_operator.values import Node
+from shunter_operator.values import Environment, Node, Pod, SetBusy, Why
 
 MANUAL = {"mode": "Manual", "spillAfter": "20s", "returnAfter": "5s"}
 NOTICE = "aws-node-termination-handler/spot-itn"
@@ -315,6 +317,17 @@ async def test_an_operator_whose_namespace_is_deleted_lets_go_of_everything(worl
     world.writes()
     assert await world.reconciler.reconcile(key) == 0
     assert world.writes() == [], "it does not put them back"
+
+
+def test_a_pod_that_its_deployment_is_about_to_delete_stays_busy() -> None:
+    """An eviction before that would have a new pod made."""
+    name = ("chat-h-1", "serving", "chat", "h")
+    pod = Pod(*name, ready_since=EPOCH, drained=True, busy=True, node="a")
+    leaver = Leaver(pod, Why("NodeCordoned", "node a is cordoned"), urgent=False)
+    found = Evictions({pod.name: leaver}, frozenset({pod.name}), frozenset())
+    environment = Environment(image="shunter:test")
+    assert list(labels([pod], found, [pod], environment)) == []
+    assert list(labels([pod], found, [], environment)) == [SetBusy(pod.ref, False)]
 
 
 STEPS = st.one_of(
