@@ -58,7 +58,16 @@ def failure(result: Result) -> Failure:
 def test_status_and_top_show_pools_instances_and_refused_edits(command: str, address: str) -> None:
     result = shunter(command, "--scheduler", address)
     assert result.exit_code == 0, result.exception
-    for shown in ("chat-h100-0", "ready", "25%", "20 ms", "50.0%", "7 dispatched", "2 resumed after a failure", "pools.yaml:3"):
+    for shown in (
+        "chat-h100-0",
+        "ready",
+        "25%",
+        "20 ms",
+        "50.0%",
+        "7 dispatched",
+        "2 resumed after a failure",
+        "pools.yaml:3",
+    ):
         assert shown in result.output
 
 
