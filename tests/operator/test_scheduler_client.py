@@ -86,21 +86,24 @@ async def test_that_nobody_answers_serves_all_who_ask_for_a_while(
     """Else every pass of every pool would wait for the whole deadline, one after the other."""
     monkeypatch.setattr(scheduler_client, "CALL_TIMEOUT_S", 0.6)
     monkeypatch.setattr(scheduler_client, "FRESH_S", 0.5)
-    asked = 0
+    calls: list[asyncio.Task[None]] = []
 
-    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal asked
-        asked += 1
+    async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
+        await writer.wait_closed()
+
+    def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        calls.append(asyncio.create_task(silence(reader, writer)))
 
     server = await asyncio.start_server(hang, "127.0.0.1", 0)
     client = SchedulerClient(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
     try:
         assert await client.view("chat") is None
-        before = asked
+        before = len(calls)
         assert await client.view("other") is None
-        assert asked == before == 1
+        assert len(calls) == before == 1
     finally:
         await client.close()
         server.close()
+        await asyncio.wait(calls, timeout=5)

@@ -237,7 +237,7 @@ def test_a_busy_server_is_asked_again_and_a_refusal_is_not(hub: Hub, options: Fe
 def test_the_token_goes_to_the_hub_and_not_where_it_redirects(
     hub: Hub, options: FetchOptions
 ) -> None:
-    hub.redirect_to = f"http://{hub.address}/storage"
+    hub.redirect_to = f"http://{hub.address.replace('127.0.0.1', 'localhost')}/storage"
     from_hub(hub, options, token="secret")
     assert hub.authorizations == ["Bearer secret", None]
     assert "secret" not in repr(HubOptions(token="secret"))
