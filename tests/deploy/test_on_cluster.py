@@ -107,7 +107,8 @@ def test_the_server_takes_every_object_there_can_be(
 
 
 def test_removal_leaves_nothing(cluster: Machine) -> None:
-    with installed(cluster, *DEMO) as release:
+    few = ("scheduler.replicas=1", "gateway.replicas=1")
+    with installed(cluster, *DEMO, *few) as release:
         wait_for("the demo pool is ready", release.whole, READY_S)
         release.helm("uninstall", "shunter", "--timeout=240s")
         wait_for("everything is gone", lambda: not _left(release), 60.0)

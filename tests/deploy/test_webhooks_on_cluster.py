@@ -197,20 +197,16 @@ def test_the_job_before_the_removal_may_take_them_away(webhooks: Release, helm: 
         webhooks.kubectl("delete", "clusterrole,clusterrolebinding", name)
 
 
-def test_a_removal_takes_the_webhooks_along(cluster: Machine) -> None:
-    release = Release(cluster, f"e-{uuid.uuid4().hex[:8]}")
-    try:
-        release.install()
-        assert release.left() == [release.configuration] * 2
-        taken, said = release.create()
-        assert taken, said
-        wait_for("the operator holds the pool", lambda: _held(release), WAIT_S)
-        release.prepare_removal()
-        assert release.left() == [] and not _held(release)
-        taken, said = release.create("--dry-run=server", engine={"type": "vllm"})
-        assert taken, said
-    finally:
-        release.remove()
+def test_a_removal_takes_the_webhooks_along(webhooks: Release) -> None:
+    """The last one: the release is of no use afterwards."""
+    assert webhooks.left() == [webhooks.configuration] * 2
+    taken, said = webhooks.create()
+    assert taken, said
+    wait_for("the operator holds the pool", lambda: _held(webhooks), WAIT_S)
+    webhooks.prepare_removal()
+    assert webhooks.left() == [] and not _held(webhooks)
+    taken, said = webhooks.create("--dry-run=server", engine={"type": "vllm"})
+    assert taken, said
 
 
 def _held(release: Release) -> list[str]:

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from cluster_load import TOKENS, Gateway, Stream, chat, texts, undisturbed
+from cluster_load import Gateway, Stream, chat, texts, undisturbed
 from helm_release import REAL_NODE, Installed, wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 POOL = "idle"
 PODS = f"shunter.dev/pool={POOL}"
-HELD = 6
+HELD, TOKENS = 6, 100
 SETTLED_S = 180.0
 
 
@@ -64,7 +64,7 @@ def test_streams_are_held_while_a_pool_comes_back_from_zero(release: Installed) 
     gateway = Gateway.service(release)
     with applied(release):
         wait_for("the first instance is asked for", lambda: _first(gateway), SETTLED_S)
-        expected = undisturbed(gateway, POOL)
+        expected = undisturbed(gateway, POOL, TOKENS)
         wait_for("the pool is at zero", lambda: is_at_zero(release), SETTLED_S)
         streams = [Stream(text) for text in texts(HELD)]
         with ThreadPoolExecutor(HELD) as threads:
