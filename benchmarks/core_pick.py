@@ -22,7 +22,7 @@ from pathlib import Path
 from core_load import POOL, Bench
 
 from shunter_scheduler.core.admission import find_route, make_entry
-from shunter_scheduler.core.dispatch import pick, reserve_for
+from shunter_scheduler.core.dispatch import NOBODY, pick, reserve_for
 from shunter_scheduler.domain.decisions import Assign
 from shunter_scheduler.domain.events import (
     Finished,
@@ -81,7 +81,7 @@ def time_core_of_pick(bench: Bench, repeats: int) -> list[float]:
         started = time.process_time()
         for entry in entries:
             bench.now += 0.001
-            picked = pick(entry, bench.now, state.rng, ())
+            picked = pick(entry, bench.now, state.rng, NOBODY)
             assert picked is not None
             booked.append((entry, reserve_for(entry, picked, bench.now), picked.instance))
         samples.append((time.process_time() - started) / len(entries))

@@ -202,7 +202,8 @@ BY_RULE = (
            "credentialsSecretRef opens hf://, s3:// and oci://; leave it out"),
     _model("a key for s3", {"source": "s3://weights/a",
                             "credentialsSecretRef": {"name": "s3", "key": "token"}},
-           "credentialsSecretRef.key is for hf://; elsewhere the keys of the Secret have set names"),
+           "credentialsSecretRef.key is for hf://; elsewhere the keys of the Secret have set "
+           "names"),
     _model("a registry without a repository", {"source": "oci://ghcr.io"},
            "expected oci://REGISTRY/REPOSITORY with :TAG or @DIGEST, or one /FILE.gguf of it"),
     _model("a repository without an organisation", {"source": "hf://gpt2"},

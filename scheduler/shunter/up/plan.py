@@ -77,8 +77,8 @@ def plan_engines(
             held = pool.spec.scaling.from_zero is not None
             wait = "; its requests wait in vain, since nothing scales here" if held else ""
             remarks.append(
-                f"pool {pool.name}: every profile has replicas.min 0, so none is started{wait}; set "
-                f"one to 1{', without scaleToZero,' if held else ''} to serve it on this machine"
+                f"pool {pool.name}: every profile has replicas.min 0, so none is started{wait}; "
+                f"set one to 1{', without scaleToZero,' if held else ''} to serve it on this machine"
             )
     return plans, remarks
 

@@ -6,7 +6,7 @@ import pytest
 
 from shunter_scheduler.core.settings import CoreSettings
 from shunter_scheduler.core.testing import CoreHarness, make_instances, only
-from shunter_scheduler.domain.decisions import Hold
+from shunter_scheduler.domain.decisions import Assign, Hold
 from shunter_scheduler.domain.events import DrainRequested, Failed, Finished, FirstToken, Progress
 from shunter_scheduler.domain.explanation import Explanation
 
@@ -146,7 +146,7 @@ def test_an_instance_that_is_kept_for_another_is_told_so() -> None:
         harness.assign(f"r{i}", prompt_tokens=3000)
     assert only(Hold, harness.submit("large", prompt_tokens=7000))
     harness.now = 11.0
-    (placed,) = harness.submit("small", prompt_tokens=300, arrived_at=11.0)
+    (placed,) = only(Assign, harness.submit("small", prompt_tokens=300, arrived_at=11.0))
     assert placed.request_id == "small"
     because = {
         c.instance: c.excluded_because for c in explain(harness, "small").decisions[-1].candidates

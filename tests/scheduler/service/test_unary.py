@@ -2,6 +2,7 @@
 
 import asyncio
 from types import SimpleNamespace
+from typing import cast
 
 import grpc
 import pytest
@@ -13,6 +14,7 @@ from shunter_scheduler.core.testing import make_request
 from shunter_scheduler.domain.decisions import Assign, Reject
 from shunter_scheduler.domain.events import Event, Finished
 from shunter_scheduler.service.errors import Standby
+from shunter_scheduler.service.loop import Driver
 from shunter_scheduler.service.testing import submission
 from shunter_scheduler.service.unary import GATEWAY_ID, UnaryRequests
 from shunter_scheduler.telemetry import Telemetry
@@ -147,9 +149,8 @@ async def test_calls_for_a_pool_at_zero_wait_for_its_first_instance(
 async def test_what_is_decided_as_another_begins_to_lead_leaves_nothing(placed: bool) -> None:
     """Between the decision and the caller's turn to hear it the scheduler steps down."""
     told: list[Event] = []
-    unary = UnaryRequests(
-        SimpleNamespace(tell=told.append), Telemetry(CollectorRegistry()), lease_s=0.0
-    )
+    driver = cast(Driver, SimpleNamespace(tell=told.append))
+    unary = UnaryRequests(driver, Telemetry(CollectorRegistry()), lease_s=0.0)
     call = asyncio.create_task(unary.dispatch(make_request("r-1"), 5.0))
     await asyncio.sleep(0)
     if placed:
