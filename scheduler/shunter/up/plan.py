@@ -76,9 +76,10 @@ def plan_engines(
         if not index:
             held = pool.spec.scaling.from_zero is not None
             wait = "; its requests wait in vain, since nothing scales here" if held else ""
+            change = "set one to 1, without scaleToZero," if held else "set one to 1"
             remarks.append(
                 f"pool {pool.name}: every profile has replicas.min 0, so none is started{wait}; "
-                f"set one to 1{', without scaleToZero,' if held else ''} to serve it on this machine"
+                f"{change} to serve it on this machine"
             )
     return plans, remarks
 
