@@ -109,7 +109,7 @@ async def test_too_long_prompts_have_their_own_code(
         (b'{"messages": [', "not valid JSON"),
         (b'{"messages": [{"role": "user", "content": "\xff"}]}', "not valid JSON"),
         (b'{"messages": [{"a": "\\ud800"}]}', "not valid JSON"),
-        (b'{"messages": [{"a": ' + b"[" * 5000 + b"]" * 5000 + b"}]}", "nested too deeply"),
+        (b'{"messages": [{"a": ' + b"[" * 50_000 + b"]" * 50_000 + b"}]}", "nested too deeply"),
     ],
 )
 async def test_not_json(client: aiohttp.ClientSession, url: str, body: bytes, message: str) -> None:
