@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
-from lease_api import write_kubeconfig
+from kube_handler import api_of
 from shunter_operator.names import PoolKey
 from shunter_operator.nodes import (
     NOTICE_TAINTS,
@@ -22,8 +22,7 @@ from shunter_operator.nodes import (
 )
 from shunter_operator.values import Node, Pod
 from shunter_operator.watches import Watches
-from shunter_runtime.kube_access import from_kubeconfig
-from shunter_runtime.kube_api import KubeApi, Refused, Unreachable, kube_api
+from shunter_runtime.kube_api import KubeApi, Refused, Unreachable
 
 
 def body(name: str = "a", *taints: str, cordoned: bool = False) -> dict[str, Any]:
@@ -86,17 +85,8 @@ async def server(folder: Path, status: int, *events: dict[str, Any]) -> AsyncIte
         await asyncio.sleep(60)
         return stream
 
-    app = web.Application()
-    app.router.add_get("/api/v1/nodes", answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    config = write_kubeconfig(folder / "config", f"http://127.0.0.1:{runner.addresses[0][1]}")
-    try:
-        async with kube_api(from_kubeconfig(str(config))) as api:
-            yield api
-    finally:
-        await runner.cleanup()
+    async with api_of(answer, folder) as api:
+        yield api
 
 
 @pytest.mark.parametrize(("status", "may"), [(200, True), (403, False)])

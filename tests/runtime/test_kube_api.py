@@ -2,13 +2,12 @@
 
 import json
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
+from kube_handler import api_of
 from lease_api import write_kubeconfig
 from shunter_runtime import kube_api as module
 from shunter_runtime.kube_access import (
@@ -30,23 +29,7 @@ from shunter_runtime.kube_api import (
     kube_api,
 )
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PATH = "/api/v1/pods"
-
-
-@asynccontextmanager
-async def api_of(handler: Handler, folder: Path) -> AsyncIterator[KubeApi]:
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    config = write_kubeconfig(folder / "config", f"http://127.0.0.1:{runner.addresses[0][1]}")
-    try:
-        async with kube_api(from_kubeconfig(str(config))) as api:
-            yield api
-    finally:
-        await runner.cleanup()
 
 
 async def watched(api: KubeApi) -> list[tuple[str, str]]:
