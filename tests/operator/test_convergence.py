@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from operator_world import World
+from operator_world import World, pass_a_second
 from shunter_operator.names import PoolKey
 from shunter_operator.testing import pool_body
 
@@ -34,17 +34,7 @@ async def live_through(world: World, key: PoolKey, steps: int) -> None:
     """New instances get requests; a drain moves one a second. None is lost with requests on it."""
     for _ in range(steps):
         await world.reconciler.reconcile(key)
-        before = dict(world.cluster.engines)
-        world.cluster.step()
-        loads = world.scheduler.current.instances if world.scheduler.current else {}
-        for name in before.keys() - world.cluster.engines.keys():
-            assert name not in loads or loads[name].running == 0, f"{name} was cut off"
-        for pod in world.cluster.engines.values():
-            load = loads.get(pod.name)
-            if load is None and pod.ready:
-                world.scheduler.serve(pod.name, 3)
-            elif load is not None and load.state == "draining":
-                world.scheduler.serve(pod.name, max(0, load.running - 1), "draining")
+        pass_a_second(world, requests=3)
 
 
 @settings(max_examples=20, deadline=None)

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operator_world import World
+from operator_world import World, pass_a_second
 from shunter_operator.names import PoolKey
 from shunter_operator.testing import pool_body
 
@@ -34,18 +34,8 @@ async def live(world: World, keys: list[PoolKey], seconds: int) -> int:
         actions = 0
         for key in keys:
             actions += await world.reconciler.reconcile(key) or 0
-        before = dict(world.cluster.engines)
-        world.cluster.step()
         assert world.scheduler.current is not None
-        loads = world.scheduler.current.instances
-        for gone in before.keys() - world.cluster.engines.keys():
-            assert gone not in loads or loads[gone].running == 0, f"{gone} was cut off"
-        for pod in world.cluster.engines.values():
-            load = loads.get(pod.name)
-            if load is None and pod.ready:
-                world.scheduler.serve(pod.name, 2)
-            elif load is not None and load.state == "draining":
-                world.scheduler.serve(pod.name, max(0, load.running - 1), "draining")
+        pass_a_second(world, requests=2)
     return actions
 
 

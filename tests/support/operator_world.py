@@ -59,3 +59,18 @@ class World:
         conditions: list[dict[str, Any]] = self.cluster.bodies[key]["status"]["conditions"]
         found = next(c for c in conditions if c["type"] == kind)
         return found["status"], found["reason"]
+
+
+def pass_a_second(world: World, requests: int) -> None:
+    """New instances get so many requests; a drain moves one. None is lost with requests on it."""
+    before = dict(world.cluster.engines)
+    world.cluster.step()
+    loads = world.scheduler.current.instances if world.scheduler.current else {}
+    for name in before.keys() - world.cluster.engines.keys():
+        assert name not in loads or loads[name].running == 0, f"{name} was cut off"
+    for pod in world.cluster.engines.values():
+        load = loads.get(pod.name)
+        if load is None and pod.ready:
+            world.scheduler.serve(pod.name, requests)
+        elif load is not None and load.state == "draining":
+            world.scheduler.serve(pod.name, max(0, load.running - 1), "draining")
