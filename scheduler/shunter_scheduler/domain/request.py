@@ -32,3 +32,8 @@ class Request(Value, frozen=True):
     unmovable_reason: str = ""
     pool: str = ""  # set for a replay: the same model revision must go on
     queued_at: float | None = None  # waits for a placement since then; None: it begins to
+    # Of a request that is one stage of a workflow; `stages_left` are the stages after this one.
+    workflow: str = ""  # id, unique in its tenant; empty: stands alone
+    stage: str = ""  # name of this stage; empty: not known
+    stages_left: tuple[str, ...] = ()
+    workflow_deadline_at: float | None = None
