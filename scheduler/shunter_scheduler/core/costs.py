@@ -1,6 +1,7 @@
 """What a profile of a pool costs: linear rates, KV capacity and price, from the cost model."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from shunter_api.modelpool import ModelPool, Profile
@@ -21,6 +22,10 @@ class ProfileCost:
     rates: LinearRates
     kv_capacity_tokens: int
     dollars_per_s: float
+
+
+# How a core comes by the costs of a profile: `profile_cost`, or rates that were measured.
+ProfileCosts = Callable[[ModelPool, Profile], ProfileCost]
 
 
 def profile_cost(pool: ModelPool, profile: Profile) -> ProfileCost:

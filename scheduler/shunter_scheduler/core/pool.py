@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from shunter_api.modelpool import ModelPool
-from shunter_scheduler.core.costs import ProfileCost
+from shunter_scheduler.core.costs import ProfileCosts
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.instance import InstanceRecord, ProfileModel
 from shunter_scheduler.core.prefix import PrefixIndex
@@ -60,11 +60,13 @@ class PoolRecord:
         """Of the profile that is used first."""
         return next(iter(self.models.values()), None)
 
-    def add(self, value: Instance, cost: ProfileCost) -> InstanceRecord:
+    def add(self, value: Instance, profile_costs: ProfileCosts) -> InstanceRecord:
         slot = self._free_slot()
-        model = self.models.setdefault(
-            value.profile, ProfileModel(cost, self.settings.money_s_per_dollar)
-        )
+        model = self.models.get(value.profile)
+        if model is None:
+            cost = profile_costs(self.spec, self.spec.profile(value.profile))
+            model = ProfileModel(cost, self.settings.money_s_per_dollar)
+            self.models[value.profile] = model
         record = InstanceRecord(value, slot, model)
         self._slots[slot] = record
         self.instances[value.name] = record

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from shunter_api.durations import duration_text
 from shunter_api.modelpool import Profile
-from shunter_scheduler.core.costs import profile_cost
+from shunter_scheduler.core.costs import ProfileCosts
 from shunter_scheduler.core.dispatch import left_to_generate
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.instance import ProfileModel
@@ -47,7 +47,10 @@ def _advise(
 ) -> list[ScalingAdvice]:
     load = _load_of(entries)
     tpot_s = pool.spec.slo.tpot_s or DEFAULT_TPOT_S
-    carried = {p.name: _carries(_model(pool, p), load, tpot_s, state) for p in pool.spec.profiles}
+    carried = {
+        p.name: _carries(_model(pool, p, state.profile_costs), load, tpot_s, state)
+        for p in pool.spec.profiles
+    }
     desired = {p.name: p.replicas.min for p in pool.spec.profiles}
     rest = load.requests - sum(carried[name] * count for name, count in desired.items())
     cheapest = sorted(pool.spec.profiles, key=lambda p: _dollars(p) / carried[p.name])
@@ -97,8 +100,8 @@ def _load_of(entries: list[Entry]) -> Load:
     )
 
 
-def _model(pool: PoolRecord, profile: Profile) -> ProfileModel:
-    return pool.models.get(profile.name) or ProfileModel(profile_cost(pool.spec, profile))
+def _model(pool: PoolRecord, profile: Profile, costs: ProfileCosts) -> ProfileModel:
+    return pool.models.get(profile.name) or ProfileModel(costs(pool.spec, profile))
 
 
 def _carries(model: ProfileModel, load: Load, tpot_s: float, state: CoreState) -> float:

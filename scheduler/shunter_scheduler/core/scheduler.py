@@ -6,6 +6,7 @@ from typing import Any
 from numpy.random import Generator
 
 from shunter_scheduler.core import lifecycle, moves, topology
+from shunter_scheduler.core.costs import ProfileCosts, profile_cost
 from shunter_scheduler.core.dispatching import dispatch_pool, refresh_holds, timed_out
 from shunter_scheduler.core.report import cluster_status
 from shunter_scheduler.core.scaling import advise
@@ -39,14 +40,18 @@ HANDLERS: dict[type, Handler] = {
 
 
 class SchedulerCore:
-    """Not safe for threads: one owner calls it. `now` never goes back."""
+    """Not safe for threads: one owner calls it. `now` never goes back. `profile_costs` gives the
+    rates that a profile starts with: by default those of the cost model."""
 
-    def __init__(self, settings: CoreSettings, rng: Generator) -> None:
+    def __init__(
+        self, settings: CoreSettings, rng: Generator, profile_costs: ProfileCosts = profile_cost
+    ) -> None:
         self._state = CoreState(
             settings,
             rng,
             EndedTrails(settings.max_explanations),
             OutputLengths(settings.default_output_tokens),
+            profile_costs,
         )
 
     def apply(self, event: Event, now: float) -> None:

@@ -7,6 +7,7 @@ from numpy.random import Generator
 
 from shunter_api.routingpolicy import RoutingPolicy, RoutingPolicySpec
 from shunter_api.rules import RouteTable
+from shunter_scheduler.core.costs import ProfileCosts, profile_cost
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.ledger import Reservation
@@ -33,6 +34,7 @@ class CoreState:
     rng: Generator
     ended: EndedTrails
     lengths: OutputLengths
+    profile_costs: ProfileCosts = profile_cost
     topology: Topology = NO_TOPOLOGY
     table: RouteTable = field(default_factory=lambda: RouteTable((), ()))
     plain_routes: dict[str, "Route"] = field(default_factory=dict)  # per model, where no rules are

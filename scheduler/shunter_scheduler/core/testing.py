@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from shunter_api.modelpool import ModelPool
 from shunter_api.routingpolicy import RoutingPolicy
 from shunter_api.testing import make_pool
+from shunter_scheduler.core.costs import ProfileCosts, profile_cost
 from shunter_scheduler.core.ledger import Load
 from shunter_scheduler.core.scheduler import SchedulerCore
 from shunter_scheduler.core.settings import CoreSettings
@@ -59,12 +60,14 @@ class CoreHarness:
         policies: Iterable[RoutingPolicy] = (),
         settings: CoreSettings | None = None,
         healthy: bool = True,
+        profile_costs: ProfileCosts = profile_cost,
     ) -> None:
         self.now = 0.0
         self.instances = make_instances(2) if instances is None else tuple(instances)
         self.pools = tuple(pools or (make_pool("chat"),))
         self.policies = tuple(policies)
-        self.core = SchedulerCore(settings or CoreSettings(), np.random.default_rng(0))
+        rng = np.random.default_rng(0)
+        self.core = SchedulerCore(settings or CoreSettings(), rng, profile_costs)
         self.version = 0
         self.configure()
         for value in self.instances if healthy else ():

@@ -6,7 +6,6 @@ from shunter_api.modelpool import ModelPool
 from shunter_api.routingpolicy import RoutingPolicy
 from shunter_api.rules import RouteTable
 from shunter_scheduler.core.admission import STANDARD
-from shunter_scheduler.core.costs import profile_cost
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.lifecycle import occupy
 from shunter_scheduler.core.pool import PoolRecord
@@ -118,8 +117,7 @@ def _add_instance(state: CoreState, value: Instance, now: float) -> None:
         return
     if not pool.instances:
         pool.active_at = now
-    cost = profile_cost(pool.spec, pool.spec.profile(value.profile))
-    state.instances[value.name] = pool.add(value, cost)
+    state.instances[value.name] = pool.add(value, state.profile_costs)
 
 
 def _reattach(state: CoreState) -> None:
