@@ -47,6 +47,10 @@ class SloClass(Resource):
     deadline_s: Annotated[Duration | None, Field(alias="deadline")] = None
     """Time to the last token."""
 
+    suspendable: bool = False
+    """Its running requests may lose their engine to a higher class that finds no room; they wait
+    with what they have generated, and go on from there."""
+
 
 class PromptTokens(Resource):
     """A bound on the length of a prompt."""

@@ -137,7 +137,7 @@ class RequestLifecycle:
         if reason := "finished" if finished else self._mover.refusal(""):
             self._mover.report_refused(reason)
             return
-        self.leave_engine("suspended")
+        self.leave_engine("suspended", suspended=True)
         self.submit()
 
     # ------------------------------------------------------------ the engine call
@@ -274,10 +274,10 @@ class RequestLifecycle:
         self.answer.journal.vacate(self.epoch)  # whatever an engine still says is dropped
         self._on_end(self)
 
-    def leave_engine(self, reason: str) -> None:
+    def leave_engine(self, reason: str, suspended: bool = False) -> None:
         """Waits again, under the next epoch."""
         self._mover.end(reason)
         self._call.end()
         self.answer.journal.vacate(self.epoch)
         self.state = "waiting"
-        self.submission.begin()
+        self.submission.begin(suspended)

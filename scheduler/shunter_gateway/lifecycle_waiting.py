@@ -34,7 +34,8 @@ class Submission:
     """Submits one request, again after each engine that it lost.
 
     `held`: the scheduler has seen it and lets it wait. `held_alone`: so does the gateway itself,
-    without a scheduler. `phase`: what it waits for, as far as that is known.
+    without a scheduler. `suspended`: the scheduler took its engine away. `phase`: what it waits
+    for, as far as that is known.
     """
 
     __slots__ = (
@@ -49,6 +50,7 @@ class Submission:
         "phase",
         "since",
         "submitted_at",
+        "suspended",
     )
 
     def __init__(self, services: Services, life: WaitingRequest) -> None:
@@ -57,7 +59,7 @@ class Submission:
         now = services.clock.time()
         self._arrived_at = self._asked_since = self.submitted_at = now
         self.since = now  # waits since then
-        self.held = self.held_alone = False
+        self.held = self.held_alone = self.suspended = False
         self.phase = _QUEUED
         self._position: int | None = None
         self._eta_at: float | None = None
@@ -66,8 +68,9 @@ class Submission:
     def unanswered(self) -> bool:
         return not (self.held or self.held_alone or self._life.recovery.backing_off)
 
-    def begin(self) -> None:
+    def begin(self, suspended: bool) -> None:
         """The request waits from here on: nothing is known of it yet."""
+        self.suspended = suspended
         self.since = self._services.clock.time()
         self.held = self.held_alone = False
         self.phase, self._position, self._eta_at = _QUEUED, None, None
@@ -91,6 +94,7 @@ class Submission:
         self.submitted_at = self._services.clock.time()
         message = self.submitted_event()
         message.queued_ms = int((self.submitted_at - self.since) * 1000)
+        message.suspended = self.suspended
         self._services.link.send(message)
 
     def submitted_event(self) -> pb.Submitted:

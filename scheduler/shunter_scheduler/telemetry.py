@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from shunter_scheduler.domain.decisions import Assign, Cancel, Decision, Hold, Move, Reject
+from shunter_scheduler.domain.decisions import Assign, Cancel, Decision, Hold, Move, Reject, Suspend
 from shunter_scheduler.domain.status import ClusterStatus
 
 _KINDS: dict[type, str] = {
@@ -15,6 +15,7 @@ _KINDS: dict[type, str] = {
     Hold: "hold",
     Reject: "reject",
     Move: "move",
+    Suspend: "suspend",
     Cancel: "cancel",
 }
 _DECIDE_BUCKETS_S = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1.0)

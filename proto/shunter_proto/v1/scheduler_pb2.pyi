@@ -164,6 +164,7 @@ class Submitted(_message.Message):
     TRACE_PARENT_FIELD_NUMBER: _builtins.int
     POOL_FIELD_NUMBER: _builtins.int
     QUEUED_MS_FIELD_NUMBER: _builtins.int
+    SUSPENDED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     epoch: _builtins.int
     """ownership counter; Assign must echo it"""
@@ -193,6 +194,8 @@ class Submitted(_message.Message):
     """set for a replay: the same model revision must go on"""
     queued_ms: _builtins.int
     """of waited_ms: without a placement, until now; 0: from now on"""
+    suspended: _builtins.bool
+    """lost its engine to a Suspend, and is to go on"""
     @_builtins.property
     def allowed_classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """empty: all"""
@@ -225,10 +228,11 @@ class Submitted(_message.Message):
         trace_parent: _builtins.str = ...,
         pool: _builtins.str = ...,
         queued_ms: _builtins.int = ...,
+        suspended: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_classes", b"allowed_classes", "block_hashes", b"block_hashes", "deadline_in_ms", b"deadline_in_ms", "epoch", b"epoch", "excluded_instances", b"excluded_instances", "headers", b"headers", "max_output_tokens", b"max_output_tokens", "model", b"model", "output_tokens", b"output_tokens", "pool", b"pool", "prompt_tokens", b"prompt_tokens", "prompt_tokens_exact", b"prompt_tokens_exact", "queued_ms", b"queued_ms", "request_id", b"request_id", "slo_class", b"slo_class", "tenant", b"tenant", "trace_parent", b"trace_parent", "unmovable_reason", b"unmovable_reason", "waited_ms", b"waited_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_classes", b"allowed_classes", "block_hashes", b"block_hashes", "deadline_in_ms", b"deadline_in_ms", "epoch", b"epoch", "excluded_instances", b"excluded_instances", "headers", b"headers", "max_output_tokens", b"max_output_tokens", "model", b"model", "output_tokens", b"output_tokens", "pool", b"pool", "prompt_tokens", b"prompt_tokens", "prompt_tokens_exact", b"prompt_tokens_exact", "queued_ms", b"queued_ms", "request_id", b"request_id", "slo_class", b"slo_class", "suspended", b"suspended", "tenant", b"tenant", "trace_parent", b"trace_parent", "unmovable_reason", b"unmovable_reason", "waited_ms", b"waited_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1058,7 +1062,7 @@ class ExplainReply(_message.Message):
         QUEUED_MS_FIELD_NUMBER: _builtins.int
         CACHED_TOKENS_FIELD_NUMBER: _builtins.int
         kind: _builtins.str
-        """dispatch, hold, reject, move, resume"""
+        """dispatch, hold, reject, move, suspend, resume"""
         epoch: _builtins.int
         age_ms: _builtins.int
         policy: _builtins.str

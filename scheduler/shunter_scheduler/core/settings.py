@@ -1,8 +1,11 @@
 """What can be set about the core, grouped by meaning. Resources set the rest."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from shunter_scheduler.policies.columns import Weights
+
+MovePolicyName = Literal["drain-only", "llumnix", "predicted-gain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,15 @@ class Retries:
 
 @dataclass(frozen=True, slots=True)
 class Moves:
+    """When running requests move besides drains, which always do. `policy`: `drain-only`, `llumnix`
+    or `predicted-gain`. Rates are per second of the core's clock."""
+
+    policy: MovePolicyName = "drain-only"
+    interval_s: float = 0.5  # between two looks at the whole
+    hysteresis: float = 0.5  # a gain has to exceed (1 + this) times the cost
+    settle_s: float = 10.0  # after a move or a resumption, before the request moves on
+    kv_bytes_per_s: float = 3e9  # of KV blocks into or out of one instance: half of 50 Gbit/s
+    replay_share: float = 0.25  # of an instance's time for prefills of what moves there
     cooldown_s: float = 1.0  # before a move that did not happen is tried again
     timeout_s: float = 120.0  # a gateway that says nothing: the destination's room is given back
 

@@ -17,7 +17,7 @@ MAX_CANDIDATES = 8
 MAX_DECISIONS = 32  # kept per request: the first ones and the last
 NOT_CONSIDERED = "not considered by the policy"
 
-Kind = Literal["dispatch", "hold", "reject", "move", "resume"]
+Kind = Literal["dispatch", "hold", "reject", "move", "suspend", "resume"]
 
 
 class Ranking(Struct, eq=False, gc=False):

@@ -17,6 +17,7 @@ class Instance:
     address: str  # host:port
     engine_type: str
     revision: str = ""
+    kv_transport: str = ""  # and layout; KV blocks are copied where both sides have the same
 
 
 @dataclass(frozen=True, slots=True)

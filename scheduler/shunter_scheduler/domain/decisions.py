@@ -57,6 +57,15 @@ class Move(Value, frozen=True):
     reason: str
 
 
+class Suspend(Value, frozen=True):
+    """Frees the engine's slot: the gateway keeps the journal and submits the request again."""
+
+    request_id: str
+    gateway_id: str
+    epoch: int  # of the present owner
+    reason: str
+
+
 class Cancel(Value, frozen=True):
     request_id: str
     gateway_id: str
@@ -64,4 +73,4 @@ class Cancel(Value, frozen=True):
     reason: str
 
 
-Decision = Assign | Hold | Reject | Move | Cancel
+Decision = Assign | Hold | Reject | Move | Suspend | Cancel

@@ -17,7 +17,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class DecisionRecord:
-    kind: Literal["dispatch", "hold", "reject", "move", "resume"]
+    kind: Literal["dispatch", "hold", "reject", "move", "suspend", "resume"]
     epoch: int
     at: float  # seconds on the core's clock
     policy: str

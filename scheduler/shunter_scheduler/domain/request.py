@@ -37,3 +37,4 @@ class Request(Value, frozen=True):
     stage: str = ""  # name of this stage; empty: not known
     stages_left: tuple[str, ...] = ()
     workflow_deadline_at: float | None = None
+    suspended: bool = False  # lost its engine to a Suspend decision, and is to go on

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_scheduler.domain import events
-from shunter_scheduler.domain.decisions import Assign, Cancel, Decision, Hold, Move, Reject
+from shunter_scheduler.domain.decisions import Assign, Cancel, Decision, Hold, Move, Reject, Suspend
 from shunter_scheduler.domain.request import Request
 from shunter_scheduler.service.errors import InvalidArgument
 
@@ -82,6 +82,7 @@ def to_request(m: pb.Submitted, gateway_id: str, now: float) -> Request:
         m.unmovable_reason,
         m.pool,
         now - queued_ms / 1000 if queued_ms else None,
+        suspended=m.suspended,
     )
 
 
@@ -171,6 +172,10 @@ def _fill_other(
             move.destination = decision.destination
             move.address = addresses.get(decision.destination, "")
             move.rung, move.reason = decision.rung, decision.reason
+        case Suspend():
+            suspend = command.suspend
+            suspend.request_id, suspend.epoch = decision.request_id, decision.epoch
+            suspend.reason = decision.reason
         case Cancel():
             cancel = command.cancel
             cancel.request_id, cancel.epoch = decision.request_id, decision.epoch

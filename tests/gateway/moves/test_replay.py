@@ -168,10 +168,23 @@ def test_suspended_request_waits_and_goes_on() -> None:
     submitted = world.scheduler.waiting["r1"]
     assert (submitted.epoch, submitted.output_tokens, submitted.pool) == (2, 3, "chat")
     assert list(submitted.excluded_instances) == []
+    assert submitted.suspended
     world.scheduler.heard_at = world.clock.time()
     world.scheduler.assign(submitted, "chat-1")
     world.run_out(10)
     assert sink.token_ids == UNDISTURBED
+
+
+def test_only_the_wait_after_a_suspension_is_marked() -> None:
+    world = World()
+    world.submit()
+    world.call_of().step(3)
+    world.scheduler.suspend("r1")
+    world.settle()
+    world.call_of().step()
+    world.call_of().fail(LOST)
+    submissions = [e for e in world.scheduler.events if isinstance(e, pb.Submitted)]
+    assert [(s.epoch, s.suspended) for s in submissions] == [(1, False), (2, True), (3, False)]
 
 
 BASE = MoveRequest("a", "b", True, False, True, False, "")

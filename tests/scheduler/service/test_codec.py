@@ -57,6 +57,12 @@ def test_a_submitted_request_keeps_every_field_and_durations_become_instants() -
     assert request.queued_at == 999.8
     assert request.excluded_instances == ("chat-0",)
     assert request.unmovable_reason == "n > 1"
+    assert not request.suspended
+
+
+def test_a_request_that_lost_its_engine_to_another_says_so() -> None:
+    (event,) = decode(submitted(suspended=True))
+    assert isinstance(event, events.Submitted) and event.request.suspended
 
 
 def test_no_deadline_on_the_wire_is_none() -> None:
@@ -136,11 +142,12 @@ def test_decisions_become_commands_in_order_with_addresses() -> None:
             decisions.Reject("c", "gw", 3, "overloaded", "the queue is full", 0.5),
             decisions.Move("d", "gw", 4, "i-0", "i-1", "replay", "drain"),
             decisions.Cancel("e", "gw", 5, "drain deadline"),
+            decisions.Suspend("f", "gw", 6, "room for interactive"),
         ],
         {"i-0": "10.0.0.1:8000", "i-1": "10.0.0.2:8000"},
     )
 
-    a, b, c, d, e = batch.commands
+    a, b, c, d, e, f = batch.commands
     assert a.assign == pb.Assign(
         request_id="a",
         epoch=1,
@@ -168,6 +175,7 @@ def test_decisions_become_commands_in_order_with_addresses() -> None:
         reason="drain",
     )
     assert e.cancel == pb.Cancel(request_id="e", epoch=5, reason="drain deadline")
+    assert f.suspend == pb.Suspend(request_id="f", epoch=6, reason="room for interactive")
 
 
 @pytest.mark.parametrize("eta_s", [float("inf"), float("nan"), 1e12])
