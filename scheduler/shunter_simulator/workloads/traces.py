@@ -1,20 +1,18 @@
 """Readers of published traces, plain or gzip-compressed."""
 
 import csv
-import gzip
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
-from typing import IO
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from shunter_simulator.workloads.arrivals import Arrival
 from shunter_simulator.workloads.errors import WorkloadError
+from shunter_simulator.workloads.files import open_text
 
 _AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 _DATETIME_DIGITS = len("2023-11-16 18:15:46.680590")  # Python reads microseconds, the trace has 0.1
@@ -25,7 +23,7 @@ def read_azure(path: Path) -> list[Arrival]:
     ContextTokens, GeneratedTokens. The first row arrives at 0. Raises `WorkloadError`.
     """
     rows: list[tuple[datetime, int, int]] = []
-    with _text(path) as lines:
+    with open_text(path) as lines:
         reader = csv.DictReader(lines)
         missing = [c for c in _AZURE_COLUMNS if c not in (reader.fieldnames or ())]
         if missing:
@@ -57,7 +55,7 @@ def read_mooncake(path: Path, seed: int = 0) -> list[Arrival]:
     """
     decoder = msgspec.json.Decoder(_MooncakeRow)
     rows: list[_MooncakeRow] = []
-    with _text(path) as lines:
+    with open_text(path) as lines:
         for number, line in enumerate(lines, 1):
             try:
                 rows.append(decoder.decode(line))
@@ -93,17 +91,3 @@ def _checked(path: Path, arrivals: list[Arrival]) -> list[Arrival]:
                 f"{arrival.prompt_tokens} and {arrival.output_tokens}"
             )
     return arrivals
-
-
-@contextmanager
-def _text(path: Path) -> Iterator[IO[str]]:
-    """Raises `WorkloadError` where the file cannot be read."""
-    try:
-        if path.suffix == ".gz":
-            with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-                yield file
-        else:
-            with path.open(encoding="utf-8", newline="") as file:
-                yield file
-    except (OSError, UnicodeDecodeError) as error:
-        raise WorkloadError(f"{path}: {error}") from error
