@@ -155,7 +155,8 @@ def _ranking(
 def reserve_for(entry: Entry, picked: Pick, now: float) -> Reservation:
     """Books the pick: ledger, queue ahead, prefix index. The caller keeps the reservation."""
     record, pool, ask = picked.instance, entry.pool, picked.ranking.ask
-    prefill_s = record.model.prefill_s(ask.prefill_tokens - picked.cached_tokens)
+    cached = picked.cached_tokens
+    prefill_s = record.model.prefill_s(ask.prefill_tokens - cached, cached)
     outputs = math.ceil(ask.output_tokens)
     record.queue_starts(now, prefill_s)
     reservation = reserve(record.load, ask.prefill_tokens + outputs, prefill_s, outputs)

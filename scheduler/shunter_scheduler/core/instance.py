@@ -35,10 +35,12 @@ class ProfileModel:
             rates.decode_s_per_sequence * decode,
             rates.decode_s_per_context_token * decode,
             self.cost.dollars_per_s * self._money_s_per_dollar,
+            rates.prefill_s_per_pair * prefill,
         )
 
-    def prefill_s(self, tokens: int) -> float:
-        return self.rates.prefill_base_s + tokens * self.rates.prefill_s_per_token
+    def prefill_s(self, tokens: int, past_tokens: int = 0) -> float:
+        """Computing `tokens` of a prompt after `past_tokens` that are cached."""
+        return self.rates.prefill_s(tokens, past_tokens)
 
     def decode_step_s(self, sequences: float, context_tokens: float) -> float:
         rates = self.rates

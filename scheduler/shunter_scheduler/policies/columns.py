@@ -43,16 +43,16 @@ class Ask(Struct, eq=False, gc=False):
 
 # Rows of the matrix behind `InstanceColumns`: what follows from a slot's numbers, these numbers in
 # the order of `InstanceRow`, and what the present request finds there.
-_LINEAR, _NUMBERS, _CACHED, _SCORE = slice(0, 4), slice(4, 11), 11, 12
-_SEEN = slice(4, 13)
-_PUT = struct.Struct("=11d")
+_LINEAR, _NUMBERS, _CACHED, _SCORE = slice(0, 5), slice(5, 12), 12, 13
+_SEEN = slice(5, 14)
+_PUT = struct.Struct("=12d")
 
 
 class InstanceColumns:
     """Struct of arrays over the slots of one pool; a slot stays an instance's until it goes.
 
     `linear` holds, per slot, the part of the predicted cost that is linear in the request: the
-    multipliers are 1, prefill tokens, output tokens, output tokens x context tokens.
+    multipliers are 1, prefill tokens, their square, output tokens, output x context tokens.
 
     A pick of a small pool costs as many NumPy calls as it makes, not what they work on. So what
     seldom matters is told by one number over all slots: `_least_free` and `_least_soft_free` are at
@@ -82,9 +82,11 @@ class InstanceColumns:
         "kv_wait_s_per_token",
         "linear",
         "linear_per_prefill_token",
+        "linear_per_square",
         "multipliers",
         "prefill",
         "prefill_multipliers",
+        "prefill_s_per_square",
         "prefill_s_per_token",
         "queued_until",
         "requests",
@@ -96,31 +98,31 @@ class InstanceColumns:
 
     def __init__(self, weights: Weights, capacity: int = 16) -> None:
         self._weights = weights
-        self._packed = np.empty(11)  # one column on its way: packing is cheaper than a tuple
+        self._packed = np.empty(12)  # one column on its way: packing is cheaper than a tuple
         self._allocate(capacity)
 
     def _allocate(self, capacity: int) -> None:
         self.capacity = capacity
-        self._data = data = np.zeros((13, capacity))
+        self._data = data = np.zeros((14, capacity))
         self.linear = data[_LINEAR]
-        self.linear_per_prefill_token = data[1]
-        self.requests, self.queued_until, self.busy = data[4:7]
-        self.kv_free_tokens, self.kv_soft_free_tokens, self.kv_wait_s_per_token = data[7:10]
-        self.tpot_s, self.cached_tokens, self.score = data[10], data[_CACHED], data[_SCORE]
+        self.linear_per_prefill_token, self.linear_per_square = data[1:3]
+        self.requests, self.queued_until, self.busy = data[5:8]
+        self.kv_free_tokens, self.kv_soft_free_tokens, self.kv_wait_s_per_token = data[8:11]
+        self.tpot_s, self.cached_tokens, self.score = data[11], data[_CACHED], data[_SCORE]
         self._seen = data[_SEEN]
         self.kv_free_tokens.fill(-1.0)
         self.kv_soft_free_tokens.fill(math.inf)
         self._least_free = self._least_soft_free = math.inf
-        self.prefill = np.zeros((2, capacity))
-        self.prefill_s_per_token = self.prefill[1]
+        self.prefill = np.zeros((3, capacity))
+        self.prefill_s_per_token, self.prefill_s_per_square = self.prefill[1:]
         self._standings: list[Standing | None] = [None] * capacity
         self._blocked = np.ones(capacity, dtype=np.bool_)
         self._open = 0
         self._queue_s = np.zeros(capacity)
         self._queue_at = 0.0
         self.slots = np.arange(capacity)
-        self.multipliers = np.ones(4)
-        self.prefill_multipliers = self.multipliers[:2]
+        self.multipliers = np.ones(5)
+        self.prefill_multipliers = self.multipliers[:3]
         self._excluded = np.empty(capacity, dtype=np.bool_)
         self.excluded = self._blocked
         self.scratch = (np.empty(capacity), np.empty(capacity))
@@ -177,6 +179,7 @@ class InstanceColumns:
             0,
             rates.prefill_base_s * prefill_weight,
             rates.prefill_s_per_token * prefill_weight,
+            rates.prefill_s_per_square * prefill_weight,
             tpot_s * decode_weight + slowed * rates.step_s_per_sequence,
             rates.step_s_per_context_token * (decode_weight + slowed),
             n,
@@ -187,13 +190,13 @@ class InstanceColumns:
             row.kv_wait_s_per_token,
             tpot_s,
         )
-        self._data[:11, slot] = self._packed
+        self._data[:12, slot] = self._packed
 
     def _put_standing(self, row: InstanceRow) -> None:
         slot, because, rates = row.slot, row.blocked_because, row.rates
         self._standings[slot] = Standing(row.name, row.profile, slot, because, rates)
         self._set_blocked(slot, bool(because))
-        self.prefill[:, slot] = rates.prefill_base_s, rates.prefill_s_per_token
+        self.prefill[:, slot] = rates.prefill
 
     def clear(self, slot: int) -> None:
         self._set_blocked(slot, True)

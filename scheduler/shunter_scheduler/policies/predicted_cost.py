@@ -30,22 +30,31 @@ def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:
         wait = _with_memory(columns, ask, wait, ttft)
     outputs = ask.output_tokens
     multipliers = columns.multipliers
-    multipliers[1] = ask.prefill_tokens
-    multipliers[2] = outputs
-    multipliers[3] = outputs * ask.context_tokens
+    multipliers[1] = tokens = ask.prefill_tokens
+    multipliers[2] = tokens * tokens
+    multipliers[3] = outputs
+    multipliers[4] = outputs * ask.context_tokens
     multipliers.dot(columns.linear, score)
     add(score, wait, score)
     # `linear` counts the whole prompt: what is cached is taken off again, the same below for TTFT
-    multiply(columns.cached_tokens, columns.linear_per_prefill_token, scratch)
+    _cached_s(columns, columns.linear_per_prefill_token, columns.linear_per_square, scratch)
     subtract(score, scratch, score)
     if ask.ttft_budget_s < math.inf:
         columns.prefill_multipliers.dot(columns.prefill, scratch)
         add(wait, scratch, ttft)
-        multiply(columns.cached_tokens, columns.prefill_s_per_token, scratch)
+        _cached_s(columns, columns.prefill_s_per_token, columns.prefill_s_per_square, scratch)
         subtract(ttft, scratch, ttft)
         _add_excess(ttft, ask.ttft_budget_s, ask.weights.slo, score, scratch)
     if ask.tpot_target_s < math.inf:
         _add_excess(columns.tpot_s, ask.tpot_target_s, ask.weights.slo * outputs, score, scratch)
+
+
+def _cached_s(columns: InstanceColumns, per_token: Floats, per_square: Floats, out: Floats) -> None:
+    """What a prefill of the cached tokens would take beyond its base."""
+    cached = columns.cached_tokens
+    multiply(cached, per_square, out)
+    add(out, per_token, out)
+    multiply(out, cached, out)
 
 
 def _with_memory(columns: InstanceColumns, ask: Ask, queue_s: Floats, out: Floats) -> Floats:
@@ -69,9 +78,10 @@ def _add_excess(
 
 def ttft_s(columns: InstanceColumns, slot: int, ask: Ask, cached_tokens: int) -> float:
     """Predicted on one slot, by the terms `queue`, `prefill` and `kv_memory`."""
-    base_s, s_per_token = columns.prefill[:, slot].tolist()
-    prefill_tokens = ask.prefill_tokens - cached_tokens
-    ttft: float = columns.queue_s(ask.now).item(slot) + base_s + prefill_tokens * s_per_token
+    base_s, s_per_token, s_per_square = columns.prefill[:, slot].tolist()
+    whole, new = ask.prefill_tokens, ask.prefill_tokens - cached_tokens
+    ttft: float = columns.queue_s(ask.now).item(slot)
+    ttft += base_s + new * (s_per_token + (whole + cached_tokens) * s_per_square)
     if columns.memory_is_short(ask.kv_tokens):
         overflow = max(0.0, ask.kv_tokens - columns.kv_soft_free_tokens.item(slot))
         ttft += overflow * columns.kv_wait_s_per_token.item(slot)
@@ -83,7 +93,7 @@ def _until_first_token(
 ) -> tuple[float, float, float]:
     rates = row.rates
     uncached = ask.prefill_tokens - cached_tokens
-    prefill = rates.prefill_base_s + uncached * rates.prefill_s_per_token
+    prefill = rates.prefill_s(uncached, cached_tokens)
     overflow = max(0.0, ask.kv_tokens - row.kv_soft_free_tokens)
     return row.queue_s(ask.now), prefill, overflow * row.kv_wait_s_per_token
 

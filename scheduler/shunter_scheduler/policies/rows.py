@@ -15,6 +15,23 @@ class Rates(Struct, frozen=True, gc=False):
     step_s_per_sequence: float
     step_s_per_context_token: float
     price_s_per_s: float
+    prefill_s_per_pair: float = 0.0  # of a token and one that it attends to
+
+    @property
+    def prefill_s_per_square(self) -> float:
+        """Of a prompt's length squared: each token attends to half of the others on average."""
+        return 0.5 * self.prefill_s_per_pair
+
+    @property
+    def prefill(self) -> tuple[float, float, float]:
+        """Of a prompt: once, per token, per token squared."""
+        return self.prefill_base_s, self.prefill_s_per_token, self.prefill_s_per_square
+
+    def prefill_s(self, tokens: float, past_tokens: float = 0) -> float:
+        """Computing `tokens` of a prompt after `past_tokens` that are cached."""
+        pairs = tokens * (past_tokens + 0.5 * tokens)
+        linear_s = self.prefill_base_s + tokens * self.prefill_s_per_token
+        return linear_s + pairs * self.prefill_s_per_pair
 
 
 class InstanceRow(Struct, frozen=True, gc=False):

@@ -32,6 +32,7 @@ def instance_rows(draw: st.DrawFn) -> InstanceRow:
             step_s_per_sequence=draw(rates),
             step_s_per_context_token=draw(rates) * 1e-3,
             price_s_per_s=draw(share),
+            prefill_s_per_pair=draw(rates) * 1e-4,
         ),
         requests=draw(st.integers(0, 300)),
         queued_until=NOW + draw(st.floats(-20.0, 20.0)),
@@ -105,7 +106,8 @@ def test_predicted_cost_never_rewards_load(rows: list[InstanceRow], ask: Ask) ->
 def test_a_prefix_hit_is_worth_its_prefill_at_least(row: InstanceRow, ask: Ask) -> None:
     hit, columns = ask.prefill_tokens - 1, columns_of([row], ask)
     saved = ttft_s(columns, 0, ask, 0) - ttft_s(columns, 0, ask, hit)
-    assert saved == pytest.approx(hit * row.rates.prefill_s_per_token, rel=1e-6, abs=1e-9)
+    worth = row.rates.prefill_s(hit) - row.rates.prefill_base_s
+    assert saved == pytest.approx(worth, rel=1e-6, abs=1e-9)
     without = sum(value for _, value in PREDICTED_COST.terms(row, ask, 0))
     with_hit = sum(value for _, value in PREDICTED_COST.terms(row, ask, hit))
     assert without - with_hit >= saved * (1 - 1e-6) - 1e-6
