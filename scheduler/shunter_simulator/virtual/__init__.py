@@ -1,0 +1,35 @@
+"""Engines in virtual time, by lengths instead of tokens: what large simulations run."""
+
+from shunter_simulator.virtual.engine import VirtualEngine
+from shunter_simulator.virtual.step_times import (
+    LLAMA_7B_A10,
+    LLAMA_30B_4XA10,
+    DecodeLine,
+    LinearTimes,
+    RooflineTimes,
+    StepTimes,
+)
+from shunter_simulator.virtual.values import (
+    EngineEvent,
+    EngineObservation,
+    EngineShape,
+    EventKind,
+    Export,
+    VirtualSequence,
+)
+
+__all__ = [
+    "LLAMA_7B_A10",
+    "LLAMA_30B_4XA10",
+    "DecodeLine",
+    "EngineEvent",
+    "EngineObservation",
+    "EngineShape",
+    "EventKind",
+    "Export",
+    "LinearTimes",
+    "RooflineTimes",
+    "StepTimes",
+    "VirtualEngine",
+    "VirtualSequence",
+]

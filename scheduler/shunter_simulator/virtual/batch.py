@@ -1,0 +1,322 @@
+"""Who is in the batch of a virtual engine: admission, preemption, and what a step gives.
+
+The rules are those of `engine.BatchScheduler`, over lengths instead of tokens.
+"""
+
+from bisect import insort
+from collections.abc import Callable, Mapping
+from operator import attrgetter
+from typing import Final, NamedTuple
+
+from shunter_simulator.virtual.decodes import DecodeSet
+from shunter_simulator.virtual.kv import KvAccount
+from shunter_simulator.virtual.sequences import LiveSequence
+from shunter_simulator.virtual.values import Batching, EngineEvent, EngineShape, EventKind
+
+_ORDER = attrgetter("order")
+
+
+def _queue_key(sequence: LiveSequence) -> tuple[int, int]:
+    return (sequence.order[0], sequence.kill_order or sequence.serial)
+
+
+class Step(NamedTuple):
+    """Chunks of prompts, and whether those that decode get a token."""
+
+    chunks: list[tuple[LiveSequence, int]]
+    decodes: bool
+
+
+class VirtualBatch:
+    """Alternate `plan` and `commit`.
+
+    The loss of a preemption is what Llumnix (section 6.3 there) counts: the time from it until the
+    sequence is computed again, plus a prefill of its length, less a decode step.
+    """
+
+    def __init__(self, shape: EngineShape) -> None:
+        self.shape: Final = shape
+        self.kv: Final = KvAccount(shape)
+        self.decodes: Final = DecodeSet(shape.block_tokens)
+        self.running: Final[list[LiveSequence]] = []  # in order, those that decode included
+        self.waiting: Final[list[LiveSequence]] = []  # in the order of admission
+        self.prefills: Final[list[LiveSequence]] = []  # the running ones that do not decode
+        self.waiting_tokens = 0
+        self.preemptions = 0
+        self.preemption_loss_s = 0.0
+        self.events: list[EngineEvent] = []
+        self._planner = _PLANNERS[shape.batching]
+        self._capacity_tokens = shape.kv_blocks * shape.block_tokens
+        self.sequences: Final[dict[str, LiveSequence]] = {}
+        self.disturbed = False  # by a preemption: the next plan may differ
+        self.entering: Final[list[LiveSequence]] = []  # into the next step, their KV is here
+        self._leaving: list[LiveSequence] = []  # after this one
+        self._newcomers: list[LiveSequence] = []  # decode, but have no token of this engine yet
+
+    def plan(self, now: float) -> Step | None:
+        """The next step, or None when nothing can be computed. Its blocks are taken here."""
+        for sequence in self.entering:
+            self._enter(sequence)
+        self.entering.clear()
+        return self._planner(self, now)
+
+    @property
+    def steady(self) -> bool:
+        """Whether the step after a planned one that only decodes is another such one."""
+        return not self.disturbed and not self._newcomers
+
+    def commit(self, step: Step, ticks: int, at_s: float) -> None:
+        """Books `step`, whose decodes came `ticks` times since the last booking."""
+        if step.decodes:
+            self.decodes.tick += ticks
+            self.decodes.ahead = 0
+            self._greet_newcomers(at_s)
+            for sequence in self.decodes.pop_ended():
+                self._finish(sequence, at_s)
+        for sequence in self._leaving:
+            self._hold(sequence)
+        self._leaving.clear()
+        for sequence, size in step.chunks:
+            if sequence.stage == "prefill":
+                self._compute(sequence, size, at_s)
+
+    def enqueue(self, sequence: LiveSequence) -> None:
+        sequence.stage = "waiting"
+        self.waiting_tokens += sequence.tokens
+        insort(self.waiting, sequence, key=_queue_key)
+
+    def enter(self, sequence: LiveSequence) -> None:
+        """One whose blocks and lengths are set goes into the next step."""
+        sequence.stage = "entering"
+        self.entering.append(sequence)
+
+    def leave(self, sequence: LiveSequence) -> None:
+        """One that decodes goes out of the batch after this step and keeps its blocks."""
+        sequence.leaving = True
+        self._leaving.append(sequence)
+
+    def stay(self, sequence: LiveSequence) -> None:
+        """It does not leave after all."""
+        sequence.leaving = False
+        self._leaving.remove(sequence)
+
+    def remove(self, sequence: LiveSequence) -> None:
+        """Takes a sequence out, at whatever stage, and frees its blocks."""
+        if sequence.stage == "waiting":
+            self.waiting.remove(sequence)
+            self.waiting_tokens -= sequence.tokens
+        elif sequence.stage == "entering":
+            self.entering.remove(sequence)
+        elif sequence.stage != "held":
+            self._leave_running(sequence)
+        if sequence.leaving:
+            self.stay(sequence)
+        self._end(sequence)
+
+    def check(self) -> None:
+        """Raises `AssertionError` unless the books balance (for tests)."""
+        for sequence in self.running:
+            if sequence.stage == "decode":
+                self.decodes.refresh(sequence)
+        self.kv.check(self.sequences.values())
+        assert sorted(self.running, key=_ORDER) == self.running
+        assert sorted(self.waiting, key=_queue_key) == self.waiting
+        assert sum(s.tokens for s in self.waiting) == self.waiting_tokens
+        assert not any(s.blocks for s in self.waiting)
+        assert self.prefills == [s for s in self.running if s.stage == "prefill"]
+        assert self.decodes.count == len(self.running) - len(self.prefills)
+        held = sum(s.stage == "held" for s in self.sequences.values())
+        staying = len(self.running) + len(self.waiting) + len(self.entering)
+        assert staying + held == len(self.sequences)
+
+    def tokens(self, sequence: LiveSequence) -> int:
+        return self.decodes.tokens(sequence) if sequence.stage == "decode" else sequence.tokens
+
+    def take_growth(self, now: float) -> None:
+        """Blocks for the next token of each that decodes; may preempt."""
+        growth = self.decodes.growth(0, 1)
+        self.disturbed = growth > self.kv.available
+        if not self.disturbed:
+            self.kv.take(growth)
+            return
+        for sequence in list(self.running):
+            if sequence.stage != "decode" or not self.decodes.grows(sequence):
+                continue
+            while self.kv.available < 1 and sequence.stage == "decode":
+                self._preempt_last(now)
+            if sequence.stage == "decode":
+                self.kv.take(1)
+
+    def admit_first(self) -> LiveSequence | None:
+        """Moves the first that waits into the batch if its blocks can be had."""
+        sequence = self.waiting[0]
+        # Alone it may use the reserve: else one that grew into it could never come back.
+        if not self.kv.admit(sequence, self.kv.watermark if self.running else 0):
+            return None
+        del self.waiting[0]
+        self.waiting_tokens -= sequence.tokens
+        sequence.stage = "prefill"
+        sequence.kill_order = 0
+        if sequence.cached_tokens is None:  # a preempted one that comes back is not counted again
+            sequence.cached_tokens = sequence.computed
+        insort(self.running, sequence, key=_ORDER)
+        insort(self.prefills, sequence, key=_ORDER)
+        return sequence
+
+    def _compute(self, sequence: LiveSequence, size: int, at_s: float) -> None:
+        before = sequence.computed
+        sequence.computed += size
+        self.kv.publish(sequence, before, sequence.computed)
+        if sequence.pending:
+            return
+        self.prefills.remove(sequence)
+        sequence.tokens += 1
+        if not sequence.started:
+            self._start(sequence, at_s)
+        if sequence.killed_at_s is not None:
+            loss_s = self._loss_s(sequence, at_s - sequence.killed_at_s)
+            sequence.killed_at_s = None
+            self.preemption_loss_s += loss_s
+            self._emit(at_s, "resumed", sequence, loss_s=loss_s)
+        if sequence.tokens < sequence.limit_tokens:
+            self.decodes.join(sequence)
+        else:
+            self._finish(sequence, at_s)
+
+    def _enter(self, sequence: LiveSequence) -> None:
+        insort(self.running, sequence, key=_ORDER)
+        if sequence.pending > 1:
+            sequence.stage = "prefill"
+            insort(self.prefills, sequence, key=_ORDER)
+            return
+        self.decodes.join(sequence)
+        if not sequence.started:
+            self._newcomers.append(sequence)
+
+    def _greet_newcomers(self, at_s: float) -> None:
+        for sequence in self._newcomers:
+            if sequence.stage == "decode":
+                self.decodes.refresh(sequence)
+                self._start(sequence, at_s)
+        self._newcomers.clear()
+
+    def _start(self, sequence: LiveSequence, at_s: float) -> None:
+        sequence.started = True
+        self._emit(at_s, "first_token", sequence, cached_tokens=sequence.cached_tokens or 0)
+
+    def _loss_s(self, sequence: LiveSequence, away_s: float) -> float:
+        times, tokens = self.shape.times, sequence.tokens - 1
+        line = times.decode_line(1)
+        decode_s = line.base_s + tokens * line.s_per_context_token
+        return away_s + times.mixed_s([(tokens, 0)], 0, 0) - decode_s
+
+    def _finish(self, sequence: LiveSequence, at_s: float) -> None:
+        self.running.remove(sequence)
+        self._end(sequence)
+        self._emit(at_s, "finished", sequence)
+
+    def _end(self, sequence: LiveSequence) -> None:
+        sequence.stage = "gone"
+        del self.sequences[sequence.request_id]
+        self.kv.release(sequence)
+
+    def _hold(self, sequence: LiveSequence) -> None:
+        sequence.leaving = False
+        self._leave_running(sequence)
+        sequence.stage = "held"
+
+    def _leave_running(self, sequence: LiveSequence) -> None:
+        self.running.remove(sequence)
+        if sequence.stage == "decode":
+            self.decodes.leave(sequence)
+        else:
+            self.prefills.remove(sequence)
+
+    def _preempt_last(self, now: float) -> None:
+        sequence = self.running[-1]
+        self._leave_running(sequence)
+        self.kv.release(sequence)
+        sequence.computed = 0
+        self.preemptions += 1
+        if sequence.killed_at_s is None:
+            sequence.killed_at_s = now
+        if self.shape.batching == "prefill-first":
+            sequence.kill_order = -self.preemptions  # to the head of the queue
+        self.enqueue(sequence)
+        self._emit(now, "preempted", sequence)
+
+    def _emit(
+        self,
+        at_s: float,
+        kind: EventKind,
+        sequence: LiveSequence,
+        cached_tokens: int = 0,
+        loss_s: float = 0.0,
+    ) -> None:
+        self.events.append(
+            EngineEvent(at_s, kind, sequence.request_id, sequence.produced, cached_tokens, loss_s)
+        )
+
+
+def _plan_chunked(batch: VirtualBatch, now: float) -> Step | None:
+    """Decodes, then chunks of prompts in order up to the batch's tokens."""
+    batch.take_growth(now)
+    # A chunk may have left one token of a prompt: it goes before the others like a decode.
+    tails = [s for s in batch.prefills if s.pending == 1]
+    budget = batch.shape.max_batch_tokens - batch.decodes.count - len(tails)
+    # After a preemption memory is short: nobody is let in unless nothing runs at all.
+    prefills = [s for s in batch.prefills if s.pending > 1]
+    if batch.waiting and not (batch.disturbed and batch.running):
+        prefills += _admit_chunked(batch, budget - sum(s.pending for s in prefills))
+    chunks = [(s, 1) for s in tails]
+    for sequence in prefills:
+        if budget <= 0:
+            break
+        size = min(budget, sequence.pending)
+        budget -= size
+        chunks.append((sequence, size))
+    return _step(batch, chunks, decodes=True)
+
+
+def _admit_chunked(batch: VirtualBatch, budget: int) -> list[LiveSequence]:
+    admitted: list[LiveSequence] = []
+    while budget > 0 and batch.waiting and len(batch.running) < batch.shape.max_num_seqs:
+        sequence = batch.admit_first()
+        if sequence is None:
+            break
+        admitted.append(sequence)
+        budget -= sequence.pending
+    return admitted
+
+
+def _plan_prefill_first(batch: VirtualBatch, now: float) -> Step | None:
+    """Whole prompts of those that can be let in; else a decode step."""
+    chunks = [(s, s.pending) for s in batch.prefills]  # only what a move brought in part
+    budget = batch.shape.max_batch_tokens - sum(size for _, size in chunks)
+    while batch.waiting and len(batch.running) < batch.shape.max_num_seqs:
+        # A prompt beyond the limit is computed alone.
+        if chunks and batch.waiting[0].tokens > budget:
+            break
+        sequence = batch.admit_first()
+        if sequence is None:
+            break
+        chunks.append((sequence, sequence.pending))
+        budget -= sequence.pending
+    if chunks:
+        return _step(batch, chunks, decodes=False)
+    batch.take_growth(now)
+    return _step(batch, chunks, decodes=True)
+
+
+def _step(
+    batch: VirtualBatch, chunks: list[tuple[LiveSequence, int]], decodes: bool
+) -> Step | None:
+    decodes = decodes and batch.decodes.count > 0
+    batch.decodes.ahead = int(decodes)
+    return Step(chunks, decodes) if chunks or decodes else None
+
+
+_PLANNERS: Mapping[Batching, Callable[[VirtualBatch, float], Step | None]] = {
+    "chunked": _plan_chunked,
+    "prefill-first": _plan_prefill_first,
+}
