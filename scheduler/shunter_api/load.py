@@ -118,8 +118,15 @@ def _read(
     try:
         return schema.model_validate(value, extra=unknown), []
     except ValidationError as error:
-        details = error.errors(include_url=False)
-        return None, [_problem(document, schema, d) for d in details if not _is_echo(d, details)]
+        return None, problems_of(document, schema, error)
+
+
+def problems_of(
+    document: YamlDocument, schema: type[BaseModel], error: ValidationError
+) -> list[Problem]:
+    """What pydantic found wrong with a document, in our words and by field and line."""
+    details = error.errors(include_url=False)
+    return [_problem(document, schema, d) for d in details if not _is_echo(d, details)]
 
 
 def _heads() -> str:

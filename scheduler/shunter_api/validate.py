@@ -66,7 +66,9 @@ def check_each(documents: Documents, known: Known = Known()) -> Iterator[Problem
     for policy in documents.policies:
         name, policies = policy.value.spec.dispatch.policy, known.dispatch_policies
         if policies is not None and name not in policies:
-            yield policy.problem(("spec", "dispatch", "policy"), _unknown("policy", name, policies))
+            yield policy.problem(
+                ("spec", "dispatch", "policy"), unknown_name("policy", name, policies)
+            )
 
 
 def check_between(documents: Documents) -> Iterator[Problem]:
@@ -115,7 +117,7 @@ def _rules(
     for index, rule in enumerate(policy.value.spec.rules):
         at: Path = ("spec", "rules", index)
         if rule.slo_class is not None and rule.slo_class not in classes:
-            yield policy.problem((*at, "class"), _unknown("class", rule.slo_class, classes))
+            yield policy.problem((*at, "class"), unknown_name("class", rule.slo_class, classes))
         if pools is None:
             continue
         targets: list[tuple[Path, str]] = [
@@ -124,7 +126,7 @@ def _rules(
         targets += [((*at, "fallback", n), name) for n, name in enumerate(rule.fallback)]
         for where, name in targets:
             if name not in pools:
-                yield policy.problem(where, _unknown("pool", name, pools))
+                yield policy.problem(where, unknown_name("pool", name, pools))
 
 
 def _instances(
@@ -148,12 +150,15 @@ def _instances(
                 continue
             pool = pools.get(entry.pool)
             if pool is None:
-                yield listed.problem((*at, "pool"), _unknown("pool", entry.pool, pools))
+                yield listed.problem((*at, "pool"), unknown_name("pool", entry.pool, pools))
             elif entry.profile not in (known := [p.name for p in pool.profiles]):
-                yield listed.problem((*at, "profile"), _unknown("profile", entry.profile, known))
+                yield listed.problem(
+                    (*at, "profile"), unknown_name("profile", entry.profile, known)
+                )
 
 
-def _unknown(what: str, name: str, known: Collection[str]) -> str:
+def unknown_name(what: str, name: str, known: Collection[str]) -> str:
+    """A message with the name that may be meant, else with those that there are."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if near:
         return f"there is no {what} {name!r}; did you mean {near[0]!r}?"
