@@ -1,8 +1,9 @@
 """Predicted seconds: model shapes, the calibrated roofline, and its straight-line summary."""
 
 from shunter_scheduler.costmodel.linear import LinearRates
+from shunter_scheduler.costmodel.names import UnknownModel, model_shape
 from shunter_scheduler.costmodel.roofline import CostModel, ModelDoesNotFit, cost_model
-from shunter_scheduler.costmodel.shapes import ModelShape, UnknownModel, model_shape
+from shunter_scheduler.costmodel.shapes import ModelShape
 
 __all__ = [
     "CostModel",

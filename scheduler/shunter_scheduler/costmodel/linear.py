@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-_PREFILL_TOKENS = tuple(2**n for n in range(6, 18))
+_PREFILL_TOKENS = tuple(2**n for n in range(4, 18))
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _CONTEXTS = (256, 1024, 4096)  # tokens per sequence
 
@@ -30,7 +30,7 @@ class StepTimes(Protocol):
 
 
 def fit_linear(times: StepTimes) -> LinearRates:
-    """Least relative squares over prompts of 64 to 131,072 tokens and batches of 1 to 256."""
+    """Least relative squares over prompts of 16 to 131,072 tokens and batches of 1 to 256."""
     base_s, s_per_token, s_per_pair = _fit(
         np.array([[1.0, n, n * n / 2] for n in _PREFILL_TOKENS]),
         np.array([times.prefill_s(n) for n in _PREFILL_TOKENS]),

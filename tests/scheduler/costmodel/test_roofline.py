@@ -19,7 +19,7 @@ def test_decoding_one_sequence_is_bound_by_reading_the_weights() -> None:
 
 def test_a_long_prefill_is_bound_by_arithmetic() -> None:
     m = model("llama-2-7b", "a100-80gb")
-    layers = m.shape.layers * (m.shape.attention_parameters + m.shape.expert_parameters)
+    layers = m.shape.layers * (m.shape.attention_parameters + m.shape.mlp_parameters(11008))
     compute_s = 2 * layers * 4096 / (312e12 * A100.flops_efficiency)
     assert compute_s < m.prefill_s(4096) < 1.8 * compute_s
 
