@@ -21,7 +21,7 @@ COPY manifests manifests
 COPY charts/shunter/files charts/shunter/files
 # Bytecode of what the processes load and of nothing else: it cannot be written later.
 RUN pip --python /opt/shunter/bin/python install --no-cache-dir --no-compile --no-deps . \
- && /opt/shunter/bin/python -c 'import aiohttp.web, grpc.aio, kopf, obstore.store, shunter.doctor.table, shunter.release, shunter_engine.__main__, shunter_gateway.__main__, shunter_operator.__main__, shunter_scheduler.__main__, tokenizers' \
+ && /opt/shunter/bin/python -c 'import aiohttp.web, grpc.aio, kopf, obstore.store, shunter.doctor.table, shunter.release, shunter_engine.__main__, shunter_gateway.command, shunter_operator.__main__, shunter_scheduler.process, tokenizers' \
  && /opt/shunter/bin/python -m compileall -q /opt/shunter/lib/python*/site-packages/shunter*
 
 FROM ${PYTHON_IMAGE}

@@ -19,6 +19,7 @@ has medians, and the lowest CPU time since other work on the machine only ever a
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -37,6 +38,7 @@ from session_load import Load, StreamClient
 
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_proto.v1 import scheduler_pb2_grpc as pb_grpc
+from shunter_runtime.grpc_polling import poll_directly
 
 INSTANCES = 128
 
@@ -237,6 +239,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    poll_directly(os.environ)  # as the gateway does
     results, idle = uvloop.run(benchmark(options.rounds, options.requests))
     table = summary(results)
     show(table, idle)

@@ -11,7 +11,7 @@ from scheduler_service import Config, Scheduler, healthy_engine
 from shunter_operator import scheduler_client
 from shunter_operator.scheduler_client import SchedulerClient, SchedulerUnavailable
 from shunter_proto.v1 import scheduler_pb2 as pb
-from shunter_scheduler.__main__ import SchedulerOptions
+from shunter_scheduler.process import SchedulerOptions
 
 
 @pytest.fixture

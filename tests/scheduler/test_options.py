@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from shunter_scheduler.__main__ import parse_arguments
 from shunter_scheduler.options import SchedulerOptions, StartError
+from shunter_scheduler.process import parse_arguments
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from opentelemetry.trace import TracerProvider
 
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_proto.v1 import scheduler_pb2_grpc as pb_grpc
-from shunter_scheduler.__main__ import SchedulerOptions, serve
+from shunter_scheduler.process import SchedulerOptions, serve
 from shunter_scheduler.service.server import Listening
 
 API = "shunter.dev/v1alpha1"

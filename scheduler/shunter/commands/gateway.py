@@ -1,5 +1,6 @@
 """`shunter gateway`: the process that clients talk to."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -55,8 +56,11 @@ def gateway(
 
     Example: `shunter gateway --scheduler 127.0.0.1:50051 --listen 127.0.0.1:8080`
     """
+    from shunter_runtime.grpc_polling import poll_directly
+
+    poll_directly(os.environ)  # gRPC reads its switches when it is imported
     from shunter.failure import Failure
-    from shunter_gateway.__main__ import GatewayOptions, StartError, run
+    from shunter_gateway.command import GatewayOptions, StartError, run
     from shunter_runtime.tls import TlsError, TlsFiles
 
     try:

@@ -1,5 +1,6 @@
 """`shunter scheduler`: the process that decides."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -53,10 +54,13 @@ def scheduler(
 
     Example: `shunter scheduler --kubernetes --namespace serving`
     """
+    from shunter_runtime.grpc_polling import poll_directly
+
+    poll_directly(os.environ)  # gRPC reads its switches when it is imported
     from shunter.failure import Failure
     from shunter_runtime.tls import TlsError, TlsFiles
-    from shunter_scheduler.__main__ import run
     from shunter_scheduler.options import SchedulerOptions, StartError, lease_or_default
+    from shunter_scheduler.process import run
 
     try:
         tls = TlsFiles(tls_cert, tls_key, tls_ca) if tls_cert or tls_key else None

@@ -13,7 +13,7 @@ import grpc
 import pytest
 from opentelemetry.trace import NoOpTracerProvider
 
-from shunter_gateway.__main__ import parse_arguments
+from shunter_gateway.command import parse_arguments
 from shunter_gateway.config import GatewayOptions, StartError, parse_address
 from shunter_gateway.process import Ports, serve
 from shunter_runtime.tls import TlsFiles

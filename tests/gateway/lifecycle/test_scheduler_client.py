@@ -19,7 +19,7 @@ from shunter_gateway.testing_scheduler import topology_message
 from shunter_gateway.testing_world import LOST, PROMPT, SPEC
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_proto.v1 import scheduler_pb2_grpc as pb_grpc
-from shunter_scheduler.__main__ import SchedulerOptions
+from shunter_scheduler.process import SchedulerOptions
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:

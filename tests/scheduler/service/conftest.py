@@ -9,7 +9,7 @@ import pytest
 from opentelemetry.trace import NoOpTracerProvider, TracerProvider
 
 from scheduler_service import Config, Scheduler, SchedulerFactory, healthy_engine
-from shunter_scheduler.__main__ import SchedulerOptions
+from shunter_scheduler.process import SchedulerOptions
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import pytest
 from opentelemetry.trace import NoOpTracerProvider
 
 from shunter_api.testing import make_pool
-from shunter_scheduler.__main__ import build
 from shunter_scheduler.domain.cluster import Instance, Topology
 from shunter_scheduler.domain.events import TopologyChanged
 from shunter_scheduler.options import SchedulerOptions
+from shunter_scheduler.process import build
 from shunter_scheduler.service.leadership import Alone
 from shunter_scheduler.service.leaving import empty_leaving
 from shunter_scheduler.service.parts import Parts

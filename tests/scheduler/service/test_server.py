@@ -9,7 +9,7 @@ from opentelemetry.trace import NoOpTracerProvider
 
 from certificates import certificates_in
 from shunter_runtime.tls import TlsFiles, channel_credentials
-from shunter_scheduler.__main__ import SchedulerOptions, build
+from shunter_scheduler.process import SchedulerOptions, build
 from shunter_scheduler.service.leadership import Alone
 from shunter_scheduler.service.server import start_server
 from shunter_scheduler.service.servicer import SchedulerService
