@@ -1,5 +1,6 @@
 """Predicted seconds: model shapes, the calibrated roofline, and its straight-line summary."""
 
+from shunter_scheduler.costmodel.hf_config import UnsupportedConfig, shape_from_config
 from shunter_scheduler.costmodel.linear import LinearRates
 from shunter_scheduler.costmodel.names import UnknownModel, model_shape
 from shunter_scheduler.costmodel.roofline import CostModel, ModelDoesNotFit, cost_model
@@ -11,6 +12,8 @@ __all__ = [
     "ModelDoesNotFit",
     "ModelShape",
     "UnknownModel",
+    "UnsupportedConfig",
     "cost_model",
     "model_shape",
+    "shape_from_config",
 ]
