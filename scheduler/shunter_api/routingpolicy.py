@@ -148,11 +148,24 @@ class Rule(Resource):
         return route
 
 
+DispatchPolicyName = Literal[
+    "predicted-cost",
+    "round-robin",
+    "least-requests",
+    "power-of-two",
+    "prefix-affinity",
+    "llumnix",
+    "queue-kv-prefix",
+    "earliest-completion",
+    "workload-balanced",
+]
+
+
 class Dispatch(Resource):
     """How an instance is picked for a request."""
 
-    policy: DnsLabel = "predicted-cost"
-    """A name of the scheduler's policy table."""
+    policy: DispatchPolicyName = "predicted-cost"
+    """What instances are compared by; docs/policies.md has a table."""
 
 
 class Admission(Resource):

@@ -8,7 +8,8 @@ from shunter_api.modelpool import ModelPool
 from shunter_api.routingpolicy import RoutingPolicy, Rule, SloClass, WeightedPool, When
 
 DEFAULT_CLASS = "standard"
-_STANDARD = SloClass(name=DEFAULT_CLASS, priority=50)
+DEFAULT_PRIORITY = 50
+_STANDARD = SloClass(name=DEFAULT_CLASS, priority=DEFAULT_PRIORITY)
 
 
 class Resolution(Struct, frozen=True, gc=False):

@@ -23,7 +23,6 @@ PoolCheck = Callable[[ModelPool], Iterable[tuple[Path, str]]]
 class Known:
     """What a configuration may refer to, beyond its own resources."""
 
-    dispatch_policies: Collection[str] | None = None  # None: not checked
     pool_check: PoolCheck = lambda pool: ()
 
 
@@ -63,12 +62,6 @@ def check_each(documents: Documents, known: Known = Known()) -> Iterator[Problem
     for pool in documents.pools:
         for path, why in known.pool_check(pool.value):
             yield pool.problem(path, why)
-    for policy in documents.policies:
-        name, policies = policy.value.spec.dispatch.policy, known.dispatch_policies
-        if policies is not None and name not in policies:
-            yield policy.problem(
-                ("spec", "dispatch", "policy"), unknown_name("policy", name, policies)
-            )
 
 
 def check_between(documents: Documents) -> Iterator[Problem]:

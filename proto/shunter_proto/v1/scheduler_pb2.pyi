@@ -1001,6 +1001,7 @@ class ExplainReply(_message.Message):
         SECONDS_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         seconds: _builtins.float
+        """or the decision's score_unit"""
         def __init__(
             self,
             *,
@@ -1025,7 +1026,7 @@ class ExplainReply(_message.Message):
         instance: _builtins.str
         profile: _builtins.str
         score_s: _builtins.float
-        """the sum of the terms; lowest wins"""
+        """the sum of the terms, in score_unit; lowest wins"""
         excluded_because: _builtins.str
         """set where the filter took it out: then no score"""
         @_builtins.property
@@ -1061,6 +1062,7 @@ class ExplainReply(_message.Message):
         REASON_FIELD_NUMBER: _builtins.int
         QUEUED_MS_FIELD_NUMBER: _builtins.int
         CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+        SCORE_UNIT_FIELD_NUMBER: _builtins.int
         kind: _builtins.str
         """dispatch, hold, reject, move, suspend, resume"""
         epoch: _builtins.int
@@ -1074,6 +1076,8 @@ class ExplainReply(_message.Message):
         queued_ms: _builtins.int
         cached_tokens: _builtins.int
         """prefix hit predicted at the winner"""
+        score_unit: _builtins.str
+        """of scores and terms: s, or what the policy compares instead"""
         @_builtins.property
         def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainReply.Candidate]:
             """best first, at most 8, winner included"""
@@ -1093,10 +1097,11 @@ class ExplainReply(_message.Message):
             reason: _builtins.str = ...,
             queued_ms: _builtins.int = ...,
             cached_tokens: _builtins.int = ...,
+            score_unit: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "cached_tokens", b"cached_tokens", "candidates", b"candidates", "candidates_total", b"candidates_total", "epoch", b"epoch", "excluded_total", b"excluded_total", "kind", b"kind", "policy", b"policy", "queued_ms", b"queued_ms", "reason", b"reason", "runner_up", b"runner_up", "winner", b"winner"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "cached_tokens", b"cached_tokens", "candidates", b"candidates", "candidates_total", b"candidates_total", "epoch", b"epoch", "excluded_total", b"excluded_total", "kind", b"kind", "policy", b"policy", "queued_ms", b"queued_ms", "reason", b"reason", "runner_up", b"runner_up", "score_unit", b"score_unit", "winner", b"winner"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

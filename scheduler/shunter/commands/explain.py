@@ -38,7 +38,8 @@ def explain(
 ) -> None:
     """Show where a request went, against which candidates, and why.
 
-    The terms of a score are predicted seconds and add up to it; the lowest wins.
+    The terms of a score add up to it; the lowest wins. They are predicted seconds, or what else the
+    policy compares: the table's head names it.
 
     Example: `shunter explain chatcmpl-5f2a`
     """
@@ -97,18 +98,22 @@ def _circumstances(decision: "ExplainReply.Decision") -> str:
 
 
 def _candidates(decision: "ExplainReply.Decision") -> "Table":
-    """Predicted milliseconds. Terms that are zero for every candidate are left out."""
+    """Seconds as milliseconds. Terms that are zero for every candidate are left out."""
+    unit = decision.score_unit or "s"
+    unit, scale, digits = ("ms", 1000.0, 1) if unit == "s" else (unit, 1.0, 3)
     scored = [c for c in decision.candidates if not c.excluded_because]
     every = (term for c in scored for term in c.terms)
     names = list(dict.fromkeys(term.name for term in every if term.seconds))
-    table = plain_table("candidate", "profile", *(n.replace("_", " ") for n in names), "score ms")
+    table = plain_table(
+        "candidate", "profile", *(n.replace("_", " ") for n in names), f"score {unit}"
+    )
     for column in table.columns[2:]:
         column.justify = "right"
     for candidate in scored:
         terms = {term.name: term.seconds for term in candidate.terms}
-        cells = [f"{terms.get(name, 0.0) * 1000:.1f}" for name in names]
+        cells = [f"{terms.get(name, 0.0) * scale:.{digits}f}" for name in names]
         style = "bold" if candidate.instance == decision.winner else ""
-        score = f"{candidate.score_s * 1000:.1f}"
+        score = f"{candidate.score_s * scale:.{digits}f}"
         table.add_row(candidate.instance, candidate.profile, *cells, score, style=style)
     return table
 

@@ -7,15 +7,16 @@ import numpy as np
 from msgspec import Struct
 from numpy.random import Generator
 
+from shunter_api.rules import DEFAULT_PRIORITY
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.ledger import Reservation, reserve
 from shunter_scheduler.core.pool import PoolRecord
-from shunter_scheduler.core.prefix import Match
+from shunter_scheduler.core.prefix import HASH_BYTES, Match
 from shunter_scheduler.core.trail import MAX_CANDIDATES, Ranking
 from shunter_scheduler.policies.columns import Ask
+from shunter_scheduler.policies.first_token import ttft_s
 from shunter_scheduler.policies.policy import DispatchPolicy
-from shunter_scheduler.policies.predicted_cost import ttft_s
 
 Barred = Mapping[int, str]  # slots that a request may not have, and why
 NOBODY: Barred = {}  # shared by nearly all picks
@@ -55,6 +56,24 @@ def make_ask(entry: Entry, now: float) -> Ask:
     )
 
 
+PREFIX_KEY_TOKENS = 1024  # prompts that agree in these have one key: a turn and the turns after it
+
+
+def _look_closer(entry: Entry, ask: Ask) -> None:
+    """What a request asks of policies that look at engines."""
+    pool, hashes = entry.pool, entry.request.block_hashes
+    pool.look_closer()
+    ask.high_priority = is_high(entry)
+    blocks = min(PREFIX_KEY_TOKENS // pool.settings.block_tokens, len(hashes) // HASH_BYTES)
+    end = blocks * HASH_BYTES
+    ask.prefix_key = int.from_bytes(hashes[end - HASH_BYTES : end] if blocks else b"", "little")
+
+
+def is_high(entry: Entry) -> bool:
+    """Of a class above `standard`."""
+    return entry.slo_class.priority > DEFAULT_PRIORITY
+
+
 # A request that runs longer than expected is taken to go on for at least this many tokens.
 SHORTEST_REST = 8
 
@@ -66,9 +85,11 @@ def left_to_generate(entry: Entry) -> float:
 
 def pick(entry: Entry, now: float, rng: Generator, barred: Barred) -> Pick | None:
     """None where no instance has head room. Changes nothing but scratch space."""
-    pool, policy = entry.pool, entry.policy
+    pool, policy, ask = entry.pool, entry.policy, make_ask(entry, now)
+    if policy.uses_view:
+        _look_closer(entry, ask)
     pool.refresh(now)
-    columns, ask = pool.columns, make_ask(entry, now)
+    columns = pool.columns
     eligible = columns.exclude(ask.kv_tokens, barred)
     if not eligible:
         return None
@@ -159,7 +180,10 @@ def reserve_for(entry: Entry, picked: Pick, now: float) -> Reservation:
     prefill_s = record.model.prefill_s(ask.prefill_tokens - cached, cached)
     outputs = math.ceil(ask.output_tokens)
     record.queue_starts(now, prefill_s)
-    reservation = reserve(record.load, ask.prefill_tokens + outputs, prefill_s, outputs)
+    high = is_high(entry)
+    reservation = reserve(record.load, ask.prefill_tokens + outputs, prefill_s, outputs, high)
+    if pool.columns.view is not None:
+        record.sent.add(ask.prefill_tokens)
     record.requests[entry.request_id] = None
     if picked.match is not None:
         pool.prefix.insert(record.slot, entry.request.block_hashes, picked.match)

@@ -4,11 +4,13 @@ from dataclasses import dataclass, field
 
 from shunter_scheduler.core.costs import Correction, ProfileCost
 from shunter_scheduler.core.ledger import NS, Load
+from shunter_scheduler.core.sent import Sent
 from shunter_scheduler.core.settings import CoreSettings
 from shunter_scheduler.domain.cluster import Instance
 from shunter_scheduler.domain.events import InstanceObserved
 from shunter_scheduler.domain.status import InstanceState, InstanceStatus
 from shunter_scheduler.policies.rows import InstanceRow, Rates
+from shunter_scheduler.policies.view import Look
 
 
 class ProfileModel:
@@ -37,6 +39,11 @@ class ProfileModel:
             self.cost.dollars_per_s * self._money_s_per_dollar,
             rates.prefill_s_per_pair * prefill,
         )
+
+    @property
+    def middling_step_s(self) -> float:
+        """A decode step of a middling batch: 16 sequences of 1,024 tokens."""
+        return self.decode_step_s(16, 16 * 1024)
 
     def prefill_s(self, tokens: int, past_tokens: int = 0) -> float:
         """Computing `tokens` of a prompt after `past_tokens` that are cached."""
@@ -77,6 +84,9 @@ class InstanceRecord:
     foreign: tuple[int, int] = (0, 0)  # requests and KV tokens that are not in the ledger
     excess: tuple[int, int] = (0, 0)
     queued_until: float = 0.0
+    used_tokens: int = 0  # by the engine's own numbers
+    sent: Sent = field(default_factory=Sent)
+    tpot_targets: dict[tuple[int, float], int] = field(default_factory=dict)
     failures: int = 0
     ejections: int = 0
     ejected_until: float | None = None
@@ -115,12 +125,29 @@ class InstanceRecord:
         used_tokens = 0 if idle else int(seen.kv_cache_usage * self.kv_capacity_tokens)
         excess = (
             max(0, seen.running + seen.waiting - self.load.requests),
+        self.used_tokens = used_tokens
             max(0, used_tokens - self.load.kv_tokens),
         )
         self.foreign = (min(excess[0], self.excess[0]), min(excess[1], self.excess[1]))
         self.excess = excess
 
     def failed(self, now: float, settings: CoreSettings) -> bool:
+        self.sent.looked(self.load.requests - seen.running - seen.waiting)
+
+    def hosts(self, rank: int, tpot_s: float | None) -> None:
+        """One more request with a reservation here, of a class of this rank and target."""
+        if tpot_s is not None:
+            key, targets = (rank, tpot_s), self.tpot_targets
+            targets[key] = targets.get(key, 0) + 1
+
+    def hosts_no_more(self, rank: int, tpot_s: float | None) -> None:
+        if tpot_s is not None:
+            key, targets = (rank, tpot_s), self.tpot_targets
+            left = targets[key] - 1
+            if left:
+                targets[key] = left
+            else:
+                del targets[key]
         """Counts a failure; True where it takes the instance out."""
         limits = settings.ejection
         self.failures += 1
@@ -197,6 +224,26 @@ class InstanceRecord:
         if self.observed is None:
             return "starting"
         if not self.observed.healthy or (self.ejected_until or 0.0) > now:
+    def look(self, settings: CoreSettings) -> Look:
+        """For policies that go by the engine's own numbers, or by outstanding work."""
+        load, seen, sent = self.load, self.observed, self.sent
+        step_s = self.model.middling_step_s
+        work_s = load.prefill_ns / NS + load.decode_tokens * step_s
+        capacity, counts = self.kv_capacity_tokens, settings.count_sent
+        return Look(
+            self.value.name,
+            seen.running if seen else 0,
+            seen.waiting if seen else 0,
+            capacity - self.used_tokens,
+            seen.waiting_kv_tokens if seen else 0,
+            sent.requests if counts else 0,
+            sent.kv_tokens if counts else 0,
+            capacity,
+            load.high_priority,
+            work_s,
+            step_s,
+        )
+
             return "failed"
         if self.drain is not None:
             return "draining" if self.load.requests else "drained"

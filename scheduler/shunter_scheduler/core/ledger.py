@@ -19,11 +19,13 @@ class Load:
     prefilling: int = 0
     prefill_ns: int = 0
     decode_tokens: int = 0
+    high_priority: int = 0  # requests of classes above `standard`
 
     def add(self, made: "Reservation") -> None:
         self.requests += 1
         self.kv_tokens += made.kv_tokens
         self.decode_tokens += made.decode_tokens
+        self.high_priority += made.high_priority
         if made.prefilling:
             self.prefilling += 1
             self.prefill_ns += made.prefill_ns
@@ -36,6 +38,7 @@ class Reservation(Struct, eq=False):
     kv_tokens: int
     prefill_ns: int
     decode_tokens: int
+    high_priority: bool
     prefilling: bool = True
 
     @property
@@ -68,13 +71,16 @@ class Reservation(Struct, eq=False):
         load.requests -= 1
         load.kv_tokens -= self.kv_tokens
         load.decode_tokens -= self.decode_tokens
+        load.high_priority -= self.high_priority
         if self.prefilling:
             load.prefilling -= 1
             load.prefill_ns -= self.prefill_ns
         return True
 
 
-def reserve(load: Load, kv_tokens: int, prefill_s: float, decode_tokens: int) -> Reservation:
-    made = Reservation(load, kv_tokens, round(prefill_s * NS), decode_tokens)
+def reserve(
+    load: Load, kv_tokens: int, prefill_s: float, decode_tokens: int, high_priority: bool = False
+) -> Reservation:
+    made = Reservation(load, kv_tokens, round(prefill_s * NS), decode_tokens, high_priority)
     load.add(made)
     return made

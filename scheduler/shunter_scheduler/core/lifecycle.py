@@ -10,7 +10,7 @@ from shunter_scheduler.core.admission import (
     make_entry,
     make_route,
 )
-from shunter_scheduler.core.dispatch import SHORTEST_REST, left_to_generate
+from shunter_scheduler.core.dispatch import SHORTEST_REST, is_high, left_to_generate
 from shunter_scheduler.core.dispatching import hold
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.instance import InstanceRecord
@@ -107,7 +107,8 @@ def occupy(state: CoreState, entry: Entry, record: InstanceRecord) -> None:
     entry.pool = state.pools[record.value.pool]
     entry.trail.pool = entry.pool.name
     outputs = math.ceil(left_to_generate(entry))
-    reservation = reserve(record.load, entry.context_tokens + outputs, 0.0, outputs)
+    high = is_high(entry)
+    reservation = reserve(record.load, entry.context_tokens + outputs, 0.0, outputs, high)
     if entry.output_tokens:
         reservation.started()
     entry.reservation = reservation

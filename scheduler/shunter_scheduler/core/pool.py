@@ -14,6 +14,7 @@ from shunter_scheduler.core.windows import RetryBudget, ServiceLevel
 from shunter_scheduler.domain.cluster import Instance
 from shunter_scheduler.domain.events import InstanceObserved
 from shunter_scheduler.policies.columns import InstanceColumns
+from shunter_scheduler.policies.view import EngineView
 
 
 class PoolRecord:
@@ -40,6 +41,12 @@ class PoolRecord:
         self.holds_refresh_at: float | None = None
         self._slots: list[InstanceRecord | None] = []
         self._marked: set[int] = set()
+
+    def look_closer(self) -> None:
+        """From now on the columns have the view that some policies go by."""
+        if self.columns.view is None:
+            self.columns.view = EngineView(self.columns.capacity)
+            self._marked.update(record.slot for record in self.instances.values())
 
     def configure(self, spec: ModelPool) -> None:
         self.spec = spec
@@ -103,10 +110,13 @@ class PoolRecord:
     def refresh(self, now: float) -> None:
         if not self._marked:
             return
+        view = self.columns.view
         for slot in self._marked:
             record = self._slots[slot]
             if record is not None:
                 self.columns.put(record.row(now, self.settings))
+                if view is not None:
+                    view.put(slot, record.look(self.settings))
         self._marked.clear()
 
     def _sized(self, record: InstanceRecord) -> None:

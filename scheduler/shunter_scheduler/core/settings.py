@@ -63,6 +63,7 @@ class CoreSettings:
     money_s_per_dollar: float = 100.0  # what a dollar is worth against latency
     weights: Weights = field(default_factory=Weights)
     head_room: HeadRoom = field(default_factory=HeadRoom)
+    count_sent: bool = True  # policies that go by engines' own numbers add what was sent since
     ejection: Ejection = field(default_factory=Ejection)
     retries: Retries = field(default_factory=Retries)
     moves: Moves = field(default_factory=Moves)

@@ -37,12 +37,13 @@ class Ranking(Struct, eq=False, gc=False):
     def candidates(self) -> list[Candidate]:
         """Best first, those that were excluded last."""
         made = []
-        for row, cached, score in self.seen.rows():
+        policy = self.policy
+        for row, cached, score, parts in self.seen.rows():
             because = self._why_excluded(row)
             if not because and score == float("inf"):
                 because = self.unranked_because
-            hit = int(cached) if self.policy.uses_prefix else 0
-            terms = () if because else self.policy.terms(row, self.ask, hit)
+            hit = int(cached) if policy.uses_prefix else 0
+            terms = () if because else policy.named(row, self.ask, hit, parts)
             total = sum(value for _, value in terms)
             made.append((bool(because), score, row.slot, _candidate(row, total, terms, because)))
         return [candidate for *_, candidate in sorted(made, key=lambda m: m[:3])]
@@ -76,7 +77,8 @@ class Trace(Struct, eq=False, gc=False):
             kind=self.kind,
             epoch=self.epoch,
             at=self.at,
-            policy=ranking.policy.name if ranking else "",
+            policy=ranking.policy.name if ranking else self.policy,
+            score_unit=ranking.policy.unit if ranking else "",
             winner=self.winner,
             runner_up=others[0] if others else "",
             candidates=tuple(candidates[:MAX_CANDIDATES]),

@@ -6,7 +6,8 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One instance that was looked at. `score_s` is the sum of `terms` (seconds); lowest wins."""
+    """One instance that was looked at. `score_s` is the sum of `terms`, in the unit that the
+    decision names; lowest wins."""
 
     instance: str
     profile: str
@@ -21,6 +22,7 @@ class DecisionRecord:
     epoch: int
     at: float  # seconds on the core's clock
     policy: str
+    score_unit: str  # "s", or what the policy compares instead of seconds
     winner: str
     runner_up: str
     candidates: tuple[Candidate, ...]  # best first, at most 8

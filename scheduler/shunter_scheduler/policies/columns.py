@@ -9,7 +9,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from shunter_scheduler.policies.rows import InstanceRow, Seen, Standing
+from shunter_scheduler.policies.rows import MAX_PARTS, InstanceRow, Seen, Standing
+from shunter_scheduler.policies.view import EngineView
 
 Floats = NDArray[np.float64]
 
@@ -34,6 +35,10 @@ class Ask(Struct, eq=False, gc=False):
     tpot_target_s: float  # inf: no target
     turn: int  # slot after the last one picked
     weights: Weights
+    # Set for the policies that look at engines (`DispatchPolicy.uses_view`).
+    high_priority: bool = False  # of a class above `standard`
+    prefix_key: int = 0  # equal where prompts begin alike; 0: too short to have one
+    alpha: float = 0.5  # of `workload-balanced`, as tuned for the pool
 
     @property
     def context_tokens(self) -> float:
@@ -42,9 +47,10 @@ class Ask(Struct, eq=False, gc=False):
 
 
 # Rows of the matrix behind `InstanceColumns`: what follows from a slot's numbers, these numbers in
-# the order of `InstanceRow`, and what the present request finds there.
+# the order of `InstanceRow`, what the present request finds there, and the parts of its score.
 _LINEAR, _NUMBERS, _CACHED, _SCORE = slice(0, 5), slice(5, 12), 12, 13
-_SEEN = slice(5, 14)
+_PARTS = slice(14, 14 + MAX_PARTS)
+_SEEN = slice(5, 14 + MAX_PARTS)
 _PUT = struct.Struct("=12d")
 
 
@@ -57,7 +63,7 @@ class InstanceColumns:
     A pick of a small pool costs as many NumPy calls as it makes, not what they work on. So what
     seldom matters is told by one number over all slots: `_least_free` and `_least_soft_free` are at
     most the fewest KV tokens of a slot that is open, and are made exact only where they say that
-    memory may be short.
+    memory may be short. `view` is there once a policy has asked for it.
     """
 
     __slots__ = (
@@ -84,6 +90,7 @@ class InstanceColumns:
         "linear_per_prefill_token",
         "linear_per_square",
         "multipliers",
+        "parts",
         "prefill",
         "prefill_multipliers",
         "prefill_s_per_square",
@@ -93,28 +100,32 @@ class InstanceColumns:
         "score",
         "scratch",
         "slots",
+        "step_s_per_context_token",
         "tpot_s",
+        "view",
     )
 
     def __init__(self, weights: Weights, capacity: int = 16) -> None:
         self._weights = weights
+        self.view: EngineView | None = None
         self._packed = np.empty(12)  # one column on its way: packing is cheaper than a tuple
         self._allocate(capacity)
 
     def _allocate(self, capacity: int) -> None:
         self.capacity = capacity
-        self._data = data = np.zeros((14, capacity))
+        self._data = data = np.zeros((14 + MAX_PARTS, capacity))
         self.linear = data[_LINEAR]
         self.linear_per_prefill_token, self.linear_per_square = data[1:3]
         self.requests, self.queued_until, self.busy = data[5:8]
         self.kv_free_tokens, self.kv_soft_free_tokens, self.kv_wait_s_per_token = data[8:11]
         self.tpot_s, self.cached_tokens, self.score = data[11], data[_CACHED], data[_SCORE]
-        self._seen = data[_SEEN]
+        self.parts, self._seen = data[_PARTS], data[_SEEN]
         self.kv_free_tokens.fill(-1.0)
         self.kv_soft_free_tokens.fill(math.inf)
         self._least_free = self._least_soft_free = math.inf
         self.prefill = np.zeros((3, capacity))
         self.prefill_s_per_token, self.prefill_s_per_square = self.prefill[1:]
+        self.step_s_per_context_token = np.zeros(capacity)
         self._standings: list[Standing | None] = [None] * capacity
         self._blocked = np.ones(capacity, dtype=np.bool_)
         self._open = 0
@@ -134,6 +145,8 @@ class InstanceColumns:
         for standing, column in zip(standings, numbers, strict=True):
             if standing is not None:
                 self.put(standing.row(column))
+        if self.view is not None:
+            self.view.grow(self.capacity)
 
     def seen(self, count: int, winner: int | None) -> Seen:
         """What a pick saw of the `count` best slots, the winner's among them; of all slots where
@@ -197,6 +210,7 @@ class InstanceColumns:
         self._standings[slot] = Standing(row.name, row.profile, slot, because, rates)
         self._set_blocked(slot, bool(because))
         self.prefill[:, slot] = rates.prefill
+        self.step_s_per_context_token[slot] = rates.step_s_per_context_token
 
     def clear(self, slot: int) -> None:
         self._set_blocked(slot, True)

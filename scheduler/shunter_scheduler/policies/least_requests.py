@@ -16,4 +16,4 @@ def terms(row: InstanceRow, ask: Ask, cached_tokens: int) -> Terms:
     return (("requests", float(row.requests)),)
 
 
-LEAST_REQUESTS = DispatchPolicy("least-requests", _score, terms)
+LEAST_REQUESTS = DispatchPolicy("least-requests", _score, terms, unit="requests")

@@ -1,6 +1,6 @@
 """The shape of a dispatch policy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from numpy.random import Generator
@@ -16,11 +16,23 @@ class DispatchPolicy:
     """`score` fills `columns.score`, lowest wins, equal scores go to the lower slot.
 
     `columns.excluded` says who cannot win whatever the score; infinity says the policy did not
-    consider an instance. `terms` names the parts of one instance's score: their sum is the score.
-    `cached_tokens` (in `columns` and as an argument) is the prefix hit there.
+    consider an instance. An explanation names the terms whose sum is an instance's score: either
+    `terms` makes them from the row and the prefix hit there, or `score` has left them in
+    `columns.parts`, in the order of `parts`. `unit` is what scores and terms are in.
     """
 
     name: str
     score: Callable[[InstanceColumns, Ask, Generator], None]
-    terms: Callable[[InstanceRow, Ask, int], Terms]
+    terms: Callable[[InstanceRow, Ask, int], Terms] | None = None
+    parts: tuple[str, ...] = ()
+    unit: str = "s"
     uses_prefix: bool = False
+    uses_view: bool = False
+
+    def named(
+        self, row: InstanceRow, ask: Ask, cached_tokens: int, parts: Sequence[float]
+    ) -> Terms:
+        """The terms of one instance's score."""
+        if self.terms is None:
+            return tuple(zip(self.parts, parts, strict=False))
+        return self.terms(row, ask, cached_tokens)

@@ -18,4 +18,4 @@ def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:
     columns.score[eligible] = columns.requests[eligible]
 
 
-POWER_OF_TWO = DispatchPolicy("power-of-two", _score, terms)
+POWER_OF_TWO = DispatchPolicy("power-of-two", _score, terms, unit="requests")

@@ -19,15 +19,14 @@ from numpy import add, maximum, multiply, subtract
 from numpy.random import Generator
 
 from shunter_scheduler.policies.columns import Ask, Floats, InstanceColumns
+from shunter_scheduler.policies.first_token import cached_s, until_first_token, wait_s
 from shunter_scheduler.policies.policy import DispatchPolicy, Terms
 from shunter_scheduler.policies.rows import InstanceRow
 
 
 def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:
     score, (ttft, scratch) = columns.score, columns.scratch
-    wait = columns.queue_s(ask.now)
-    if columns.memory_is_short(ask.kv_tokens):
-        wait = _with_memory(columns, ask, wait, ttft)
+    wait = wait_s(columns, ask, ttft)
     outputs = ask.output_tokens
     multipliers = columns.multipliers
     multipliers[1] = tokens = ask.prefill_tokens
@@ -37,31 +36,16 @@ def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:
     multipliers.dot(columns.linear, score)
     add(score, wait, score)
     # `linear` counts the whole prompt: what is cached is taken off again, the same below for TTFT
-    _cached_s(columns, columns.linear_per_prefill_token, columns.linear_per_square, scratch)
+    cached_s(columns, columns.linear_per_prefill_token, columns.linear_per_square, scratch)
     subtract(score, scratch, score)
     if ask.ttft_budget_s < math.inf:
         columns.prefill_multipliers.dot(columns.prefill, scratch)
         add(wait, scratch, ttft)
-        _cached_s(columns, columns.prefill_s_per_token, columns.prefill_s_per_square, scratch)
+        cached_s(columns, columns.prefill_s_per_token, columns.prefill_s_per_square, scratch)
         subtract(ttft, scratch, ttft)
         _add_excess(ttft, ask.ttft_budget_s, ask.weights.slo, score, scratch)
     if ask.tpot_target_s < math.inf:
         _add_excess(columns.tpot_s, ask.tpot_target_s, ask.weights.slo * outputs, score, scratch)
-
-
-def _cached_s(columns: InstanceColumns, per_token: Floats, per_square: Floats, out: Floats) -> None:
-    """What a prefill of the cached tokens would take beyond its base."""
-    cached = columns.cached_tokens
-    multiply(cached, per_square, out)
-    add(out, per_token, out)
-    multiply(out, cached, out)
-
-
-def _with_memory(columns: InstanceColumns, ask: Ask, queue_s: Floats, out: Floats) -> Floats:
-    subtract(ask.kv_tokens, columns.kv_soft_free_tokens, out)
-    maximum(out, 0.0, out=out)
-    multiply(out, columns.kv_wait_s_per_token, out)
-    return add(queue_s, out, out)
 
 
 def _add_excess(
@@ -76,30 +60,8 @@ def _add_excess(
     add(score, scratch, score)
 
 
-def ttft_s(columns: InstanceColumns, slot: int, ask: Ask, cached_tokens: int) -> float:
-    """Predicted on one slot, by the terms `queue`, `prefill` and `kv_memory`."""
-    base_s, s_per_token, s_per_square = columns.prefill[:, slot].tolist()
-    whole, new = ask.prefill_tokens, ask.prefill_tokens - cached_tokens
-    ttft: float = columns.queue_s(ask.now).item(slot)
-    ttft += base_s + new * (s_per_token + (whole + cached_tokens) * s_per_square)
-    if columns.memory_is_short(ask.kv_tokens):
-        overflow = max(0.0, ask.kv_tokens - columns.kv_soft_free_tokens.item(slot))
-        ttft += overflow * columns.kv_wait_s_per_token.item(slot)
-    return ttft
-
-
-def _until_first_token(
-    row: InstanceRow, ask: Ask, cached_tokens: int
-) -> tuple[float, float, float]:
-    rates = row.rates
-    uncached = ask.prefill_tokens - cached_tokens
-    prefill = rates.prefill_s(uncached, cached_tokens)
-    overflow = max(0.0, ask.kv_tokens - row.kv_soft_free_tokens)
-    return row.queue_s(ask.now), prefill, overflow * row.kv_wait_s_per_token
-
-
 def _terms(row: InstanceRow, ask: Ask, cached_tokens: int) -> Terms:
-    queue, prefill, kv_memory = _until_first_token(row, ask, cached_tokens)
+    queue, prefill, kv_memory = until_first_token(row, ask, cached_tokens)
     rates = row.rates
     own_context_s = rates.step_s_per_context_token * ask.context_tokens
     decode = ask.output_tokens * (row.tpot_s + own_context_s)

@@ -20,4 +20,4 @@ def _terms(row: InstanceRow, ask: Ask, cached_tokens: int) -> Terms:
     return (("turn", float(row.slot - ask.turn) % _CYCLE),)
 
 
-ROUND_ROBIN = DispatchPolicy("round-robin", _score, _terms)
+ROUND_ROBIN = DispatchPolicy("round-robin", _score, _terms, unit="turns")

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from msgspec import Struct
 
+MAX_PARTS = 3  # of a score that a policy makes of numbers which are not in the row
+
 
 class Rates(Struct, frozen=True, gc=False):
     """Of the instances of one profile; a correction makes new ones. `price_s_per_s` is the price of
@@ -76,15 +78,16 @@ class Seen(Struct, frozen=True, gc=False):
     """Some slots at one moment, to be kept: thousands are, so that each is but a few objects.
 
     `numbers` is a packed matrix of float64 with one column a slot: the numbers of its row, its
-    prefix hit (tokens), its score.
+    prefix hit (tokens), its score, the parts of that.
     """
 
     standings: tuple[Standing | None, ...]
     numbers: bytes
 
-    def rows(self) -> Iterator[tuple[InstanceRow, float, float]]:
-        """Each instance's row, prefix hit and score."""
+    def rows(self) -> Iterator[tuple[InstanceRow, float, float, list[float]]]:
+        """Each instance's row, prefix hit, score, and parts of the score."""
         columns = np.frombuffer(self.numbers).reshape(-1, len(self.standings)).T.tolist()
-        for standing, (*numbers, hit, score) in zip(self.standings, columns, strict=True):
+        for standing, column in zip(self.standings, columns, strict=True):
             if standing is not None:
-                yield standing.row(numbers), hit, score
+                *numbers, hit, score = column[:-MAX_PARTS]
+                yield standing.row(numbers), hit, score, column[-MAX_PARTS:]

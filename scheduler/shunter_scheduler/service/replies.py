@@ -98,6 +98,7 @@ def _decision(record: DecisionRecord, now: float) -> pb.ExplainReply.Decision:
         epoch=record.epoch,
         age_ms=round(max(0.0, now - record.at) * 1000),
         policy=record.policy,
+        score_unit=record.score_unit,
         winner=record.winner,
         runner_up=record.runner_up,
         candidates=[_candidate(candidate) for candidate in record.candidates],

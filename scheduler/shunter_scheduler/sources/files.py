@@ -16,11 +16,10 @@ import structlog
 from shunter_api.problems import ConfigurationError, Problem
 from shunter_api.validate import Configuration, Known, load_configuration
 from shunter_scheduler.domain.cluster import Instance, Topology
-from shunter_scheduler.policies import DISPATCH_POLICIES
 from shunter_scheduler.sources.feasible import infeasible
 
 # What this scheduler can do with a configuration.
-KNOWN = Known(dispatch_policies=DISPATCH_POLICIES, pool_check=infeasible)
+KNOWN = Known(pool_check=infeasible)
 
 NAMES = "names.json"
 """In a directory: the names that its files are reported by, for one that holds copies."""

@@ -13,7 +13,6 @@ from shunter_api.routingpolicy import RoutingPolicy
 from shunter_runtime.kube_api import Object
 from shunter_runtime.kube_watch import ListAndWatch, Reflector, Watched
 from shunter_scheduler.domain.cluster import Topology
-from shunter_scheduler.policies import DISPATCH_POLICIES
 from shunter_scheduler.sources.feasible import infeasible
 from shunter_scheduler.sources.files import ConfigRefused
 from shunter_scheduler.sources.kubernetes_objects import (
@@ -105,7 +104,6 @@ class KubernetesSource:
             [pool for one in watching for pool in one.pools.objects.values()],
             [policy for one in watching for policy in one.policies.objects.values()],
             [pod for one in watching for pod in one.pods.objects.values()],
-            DISPATCH_POLICIES,
         )
 
     def _tell(self, cell: Cell, version: int) -> None:

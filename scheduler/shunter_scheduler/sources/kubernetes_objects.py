@@ -4,7 +4,7 @@ What is wrong with one object leaves that object out, with a reason, and never a
 that cannot be used leaves the object as it was before it.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -13,7 +13,7 @@ from shunter_api.modelpool import ModelPool
 from shunter_api.positions import Path, YamlDocument
 from shunter_api.problems import ConfigurationError, Problem
 from shunter_api.routingpolicy import RoutingPolicy
-from shunter_api.validate import Known, check
+from shunter_api.validate import check
 from shunter_scheduler.domain.cluster import Instance, Topology
 
 LABEL_POOL = "shunter.dev/pool"
@@ -148,7 +148,6 @@ def make_cell(
     pools: Iterable[Reading[ModelPool]],
     policies: Iterable[Reading[RoutingPolicy]],
     pods: Iterable[EnginePod],
-    dispatch_policies: Collection[str],
 ) -> Cell:
     """Of two pools that cannot both be, the older serves. A rule that names a pool or a class that
     is not there (yet) stays, and is reported."""
@@ -161,7 +160,7 @@ def make_cell(
     blamed = {problem.origin for problem in clashes}
     serving = tuple(pool for pool in wanted if pool.document.origin not in blamed)
     rules = tuple(_located(p.value) for p in policies if p.value is not None)
-    found = check(Documents(serving, rules), Known(dispatch_policies=dispatch_policies))
+    found = check(Documents(serving, rules))
     useless = {p.origin for p in found if not p.field.startswith("spec.rules")}
     kept = [rule.value for rule in rules if rule.document.origin not in useless]
     values = tuple(pool.value for pool in serving)

@@ -15,7 +15,7 @@ from shunter_operator.admission.review import Findings, Object
 from shunter_operator.admission.testing import request_of
 from shunter_operator.testing import pool_body
 
-KNOWN = Known(dispatch_policies=("predicted-cost", "round-robin"))
+KNOWN = Known()
 
 
 def pool(name: str, namespace: str = "serving", **spec: Any) -> Object:
@@ -83,12 +83,12 @@ def test_every_mistake_is_told_at_once() -> None:
 
 
 def test_what_only_the_scheduler_knows_is_asked_of_it() -> None:
-    known = Known(("a",), lambda _: [(("spec", "profiles", 0), "does not fit")])
+    known = Known(lambda _: [(("spec", "profiles", 0), "does not fit")])
     (unfit,) = examine(request_of("CREATE", pool("chat")), Cell(), known).own
     assert (unfit.field, unfit.message) == ("spec.profiles[0]", "does not fit")
     asked = policy(dispatch={"policy": "b"})
     (unknown,) = examine(request_of("CREATE", asked), Cell(), known).own
-    assert unknown.field == "spec.dispatch.policy" and "known: a" in unknown.message
+    assert unknown.field == "spec.dispatch.policy" and "'predicted-cost'" in unknown.message
 
 
 def test_a_model_name_leads_to_one_pool() -> None:

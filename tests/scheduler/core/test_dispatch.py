@@ -25,6 +25,32 @@ def test_a_hundred_picks_between_two_looks_spread_out() -> None:
     assert max(picks.values()) - min(picks.values()) <= 2
 
 
+@pytest.mark.parametrize(
+    "policy", sorted(set(DISPATCH_POLICIES) - {"prefix-affinity", "power-of-two"})
+)
+def test_picks_between_two_looks_spread_as_if_each_was_known(policy: str) -> None:
+    harness = CoreHarness(make_instances(10), policies=[make_policy(dispatch={"policy": policy})])
+    harness.apply(*(Submitted(make_request(f"r{i}")) for i in range(100)))
+    picks = Counter(d.instance for d in only(Assign, harness.decide()))
+    assert sum(picks.values()) == 100
+    assert max(picks.values()) - min(picks.values()) <= 2
+
+
+def test_engines_numbers_and_what_was_sent_since_make_one_picture() -> None:
+    """A look that shows what was sent takes it out of what is on its way."""
+    harness = CoreHarness(make_instances(2), policies=[make_policy(dispatch={"policy": "llumnix"})])
+    first = [harness.assign(f"r{i}").instance for i in range(4)]
+    busy = first[0]
+    assert Counter(first) == {instance.name: 2 for instance in harness.instances}
+    record = harness.core._state.instances[busy]
+    assert (record.sent.requests, record.sent.kv_tokens) == (2, 2000)
+    harness.observe(busy, running=1, waiting=0, kv_cache_usage=0.01)
+    assert (record.sent.requests, record.sent.kv_tokens) == (1, 1000)
+    harness.observe(busy, running=2, waiting=30, kv_cache_usage=0.9, waiting_kv_tokens=30_000)
+    assert (record.sent.requests, record.sent.kv_tokens) == (0, 0)
+    assert {harness.assign(f"s{i}").instance for i in range(8)} == set(first) - {busy}
+
+
 def test_a_batch_is_placed_as_one_by_one() -> None:
     together, apart = CoreHarness(make_instances(7)), CoreHarness(make_instances(7))
     requests = [make_request(f"r{i:02}", prompt_tokens=300 + 700 * (i % 4)) for i in range(40)]

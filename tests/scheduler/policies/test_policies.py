@@ -1,6 +1,8 @@
 """Every policy: its terms add up to its score, and the pick is the lowest score that may win."""
 
 import math
+from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from shunter_api.routingpolicy import DispatchPolicyName
 from shunter_scheduler.policies import DISPATCH_POLICIES
 from shunter_scheduler.policies.columns import Ask, InstanceColumns, Weights, why_excluded
-from shunter_scheduler.policies.predicted_cost import PREDICTED_COST, ttft_s
+from shunter_scheduler.policies.first_token import ttft_s
+from shunter_scheduler.policies.predicted_cost import PREDICTED_COST
 from shunter_scheduler.policies.rows import InstanceRow, Rates
+from shunter_scheduler.policies.view import EngineView, Look
 
 NOW = 1000.0
 share = st.floats(0.0, 1.0)
@@ -57,32 +62,98 @@ asks = st.builds(
     tpot_target_s=st.one_of(st.just(math.inf), st.floats(0.001, 1.0)),
     turn=st.integers(0, 40),
     weights=st.builds(Weights, share, share, st.floats(0.0, 10.0)),
+    high_priority=st.booleans(),
+    prefix_key=st.sampled_from([0, 1, 7, 2**64 - 1]),
+    alpha=share,
 )
 
 
-def columns_of(rows: list[InstanceRow], ask: Ask) -> InstanceColumns:
+@st.composite
+def looks(draw: st.DrawFn) -> Look:
+    capacity = draw(st.floats(0.0, 500_000.0))
+    count = st.integers(0, 300)
+    return Look(
+        name="instance",
+        running=draw(count),
+        waiting=draw(count),
+        kv_free_tokens=capacity * draw(share),
+        waiting_kv_tokens=draw(st.floats(0.0, 100_000.0)),
+        sent=draw(count),
+        sent_kv_tokens=draw(st.floats(0.0, 100_000.0)),
+        kv_capacity_tokens=capacity,
+        high_priority=draw(st.integers(0, 2)),
+        work_s=draw(st.floats(0.0, 1000.0)),
+        step_s=draw(share),
+    )
+
+
+def columns_of(rows: list[InstanceRow], ask: Ask, looked: Sequence[Look] = ()) -> InstanceColumns:
     columns = InstanceColumns(ask.weights, capacity=1)
+    columns.view = EngineView(1)
     while columns.capacity < len(rows):
         columns.grow()
     for row in rows:
         columns.put(row)
+    for slot, look in enumerate(looked[: len(rows)]):
+        columns.view.put(slot, replace(look, name=rows[slot].name))
     columns.exclude(ask.kv_tokens, ())
     return columns
 
 
+views = st.lists(looks(), min_size=8, max_size=8).map(lambda some: [*some, *some, *some] * 2)
+
+
 @pytest.mark.parametrize("name", DISPATCH_POLICIES)
-@given(rows=fleets, ask=asks, hit=share)
+@given(rows=fleets, ask=asks, hit=share, looked=views)
 def test_terms_add_up_to_the_score(
-    name: str, rows: list[InstanceRow], ask: Ask, hit: float
+    name: str, rows: list[InstanceRow], ask: Ask, hit: float, looked: list[Look]
 ) -> None:
-    policy, columns = DISPATCH_POLICIES[name], columns_of(rows, ask)
+    policy, columns = DISPATCH_POLICIES[name], columns_of(rows, ask, looked)
     cached = [int(hit * (ask.prefill_tokens - 1)) * (row.slot % 2) for row in rows]
     columns.cached_tokens[: len(rows)] = cached
     policy.score(columns, ask, np.random.default_rng(1))
     for row in rows:
-        total = sum(value for _, value in policy.terms(row, ask, cached[row.slot]))
+        parts = columns.parts[:, row.slot].tolist()
+        named = policy.named(row, ask, cached[row.slot], parts)
+        assert len({name for name, _ in named}) == len(named) > 0
         score = columns.score[row.slot]
+        total = sum(value for _, value in named)
         assert math.isinf(score) or score == pytest.approx(total, rel=1e-9, abs=1e-9)
+
+
+IN_TURN_OR_BY_LOT = {"round-robin", "power-of-two"}  # what they pick is not the instance's merit
+
+
+@pytest.mark.parametrize("name", DISPATCH_POLICIES)
+@given(rows=fleets, ask=asks, hit=share, looked=views, data=st.data())
+def test_scores_are_a_strict_weak_order_that_slots_do_not_change(
+    name: str,
+    rows: list[InstanceRow],
+    ask: Ask,
+    hit: float,
+    looked: list[Look],
+    data: st.DataObject,
+) -> None:
+    """Numbers without NaN are one; an instance's is the same in whichever slot it is."""
+
+    def scores(order: list[int]) -> dict[str, float]:
+        here = [replace(rows[at], slot=slot) for slot, at in enumerate(order)]
+        columns = columns_of(here, ask, [looked[at] for at in order])
+        tokens = int(hit * (ask.prefill_tokens - 1))
+        columns.cached_tokens[: len(rows)] = [tokens * (at % 2) for at in order]
+        DISPATCH_POLICIES[name].score(columns, ask, np.random.default_rng(1))
+        found = columns.score[: len(rows)]
+        assert not np.isnan(columns.score).any()
+        assert (found > -math.inf).all()
+        if not columns.excluded.all():
+            assert found[~columns.excluded[: len(rows)]].min() < math.inf
+        return {row.name: float(score) for row, score in zip(here, found, strict=True)}
+
+    as_they_are = scores(list(range(len(rows))))
+    if name not in IN_TURN_OR_BY_LOT:
+        shuffled = scores(data.draw(st.permutations(range(len(rows)))))
+        reference_moves = name == "workload-balanced"  # of equally fast ones the lower slot
+        assert reference_moves or shuffled == pytest.approx(as_they_are, rel=1e-9, abs=1e-12)
 
 
 @given(rows=fleets, ask=asks)
@@ -151,6 +222,9 @@ def make_row(slot: int, **fields: object) -> InstanceRow:
     return replace(row, **fields)
 
 
+LOOK = Look("i", 0, 0, 1e5, 0, 0, 0, 1e5, 0, 0.0, 0.01)
+
+
 def make_ask(**fields: object) -> Ask:
     ask = Ask(NOW, 1000, 100.0, 1100.0, math.inf, math.inf, 0, Weights())
     for name, value in fields.items():
@@ -158,8 +232,10 @@ def make_ask(**fields: object) -> Ask:
     return ask
 
 
-def winner(name: str, rows: list[InstanceRow], ask: Ask, seed: int = 0) -> int:
-    columns = columns_of(rows, ask)
+def winner(
+    name: str, rows: list[InstanceRow], ask: Ask, seed: int = 0, looked: Sequence[Look] = ()
+) -> int:
+    columns = columns_of(rows, ask, looked or [LOOK] * len(rows))
     DISPATCH_POLICIES[name].score(columns, ask, np.random.default_rng(seed))
     columns.score[columns.excluded] = np.inf
     return int(columns.score.argmin())
@@ -205,3 +281,4 @@ def test_an_overdue_engine_becomes_less_attractive() -> None:
 
 def test_the_table_is_keyed_by_name() -> None:
     assert all(policy.name == name for name, policy in DISPATCH_POLICIES.items())
+    assert tuple(DISPATCH_POLICIES) == get_args(DispatchPolicyName)

@@ -8,7 +8,6 @@ import pytest
 from shunter_api.modelpool import ModelPool
 from shunter_api.routingpolicy import RoutingPolicy
 from shunter_scheduler.domain.cluster import Instance
-from shunter_scheduler.policies import DISPATCH_POLICIES
 from shunter_scheduler.sources.feasible import infeasible
 from shunter_scheduler.sources.kubernetes_objects import (
     Cell,
@@ -34,7 +33,6 @@ def cell_of(*objects: Object) -> Cell:
         [read_pool(value) for value in by_kind["ModelPool"]],
         [read_resource(RoutingPolicy, v, None, lambda _: ()) for v in by_kind["RoutingPolicy"]],
         [read_pod(value) for value in by_kind["Pod"]],
-        DISPATCH_POLICIES,
     )
 
 
@@ -156,7 +154,7 @@ def test_a_rule_for_a_pool_that_is_not_there_yet_stays_and_is_reported() -> None
 def test_a_policy_that_dispatches_in_an_unknown_way_is_left_out() -> None:
     cell = cell_of(policy_object(dispatch={"policy": "magic"}), policy_object("other"))
     assert [policy.name for policy in cell.policies] == ["other"]
-    assert "there is no policy 'magic'" in told(cell)[0]
+    assert "spec.dispatch.policy: must be one of 'predicted-cost'" in told(cell)[0]
 
 
 def test_an_edit_that_cannot_be_used_leaves_the_pool_as_it_was() -> None:
