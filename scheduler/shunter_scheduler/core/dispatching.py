@@ -14,6 +14,7 @@ from shunter_scheduler.core.dispatch import (
     slot_to_keep,
 )
 from shunter_scheduler.core.entry import Entry
+from shunter_scheduler.core.metering import take_turn
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.queue import order_key
 from shunter_scheduler.core.starting import QUEUED, SCALING_UP
@@ -28,10 +29,9 @@ MATERIAL = 0.5
 def dispatch_pool(state: CoreState, pool: PoolRecord, now: float) -> None:
     """Places what fits, sheds what is over the bound, tells the others that they are held."""
     newcomers, pool.newcomers = pool.newcomers, []
-    if pool.queue:
+    if pool.queue or _compete(newcomers):
         for entry in newcomers:
-            _queue(state, entry, now)
-        pool.queue.advance(now)
+            _queue(state, entry)
         _place_queued(state, pool, now)
     else:
         _place_newcomers(state, pool, newcomers, now)
@@ -39,9 +39,17 @@ def dispatch_pool(state: CoreState, pool: PoolRecord, now: float) -> None:
         _after_placing(state, pool, newcomers, now)
 
 
-def _queue(state: CoreState, entry: Entry, now: float) -> None:
+def _compete(newcomers: list[Entry]) -> bool:
+    """Several tenants came at once: their turns count."""
+    if len(newcomers) < 2:
+        return False
+    tenant = newcomers[0].request.tenant
+    return any(entry.request.tenant != tenant for entry in newcomers)
+
+
+def _queue(state: CoreState, entry: Entry) -> None:
     if _waits(state, entry):
-        entry.pool.queue.push(entry, now)
+        entry.pool.queue.push(entry)
 
 
 def _waits(state: CoreState, entry: Entry) -> bool:
@@ -52,17 +60,16 @@ def _waits(state: CoreState, entry: Entry) -> bool:
 def _place_newcomers(
     state: CoreState, pool: PoolRecord, newcomers: list[Entry], now: float
 ) -> None:
-    """Nobody waits: what fits at once never enters the queue."""
+    """Nobody waits, and one tenant comes: what fits at once never enters the queue."""
     if len(newcomers) > 1:
-        step_s = state.settings.ageing_step_s
-        newcomers.sort(key=lambda entry: order_key(entry, now, step_s))
+        newcomers.sort(key=order_key)
     misses = 0
     for entry in newcomers:
         if misses <= state.settings.lookahead and _waits(state, entry):
             if place(state, entry, now):
                 continue
             misses += 1
-        _queue(state, entry, now)
+        _queue(state, entry)
 
 
 def _after_placing(state: CoreState, pool: PoolRecord, newcomers: list[Entry], now: float) -> None:
@@ -111,17 +118,18 @@ def _place_queued(state: CoreState, pool: PoolRecord, now: float) -> None:
     for an ageing step, an instance is kept for it: nothing else goes there until it fits."""
     misses: set[str] = set()
     kept = NOBODY
-    lookahead = state.settings.lookahead
-    while len(misses) <= lookahead and len(pool.queue) > len(misses):
-        for entry in pool.queue.first(lookahead + 1 + len(misses)):
-            if entry.request_id in misses:
-                continue
-            if not place(state, entry, now, kept):
-                misses.add(entry.request_id)
-                if len(misses) > lookahead:
-                    return
-                if not kept and now - entry.queued_at >= state.settings.ageing_step_s:
-                    kept = slot_to_keep(entry, now)
+    queue, settings = pool.queue, state.settings
+    while len(misses) <= settings.lookahead and len(queue) > len(misses):
+        found = queue.next(now, misses)
+        if found is None:
+            return
+        entry, before_higher = found
+        if place(state, entry, now, kept):
+            queue.went(before_higher)
+            continue
+        misses.add(entry.request_id)
+        if not kept and now - entry.queued_at >= settings.ageing_step_s:
+            kept = slot_to_keep(entry, now)
 
 
 def place(state: CoreState, entry: Entry, now: float, kept: Barred = NOBODY) -> bool:
@@ -131,7 +139,8 @@ def place(state: CoreState, entry: Entry, now: float, kept: Barred = NOBODY) -> 
     if picked is None:
         return False
     record = picked.instance
-    entry.pool.queue.remove(entry.request_id)
+    if entry.pool.queue.remove(entry.request_id):
+        take_turn(entry)
     entry.reservation = reserve_for(entry, picked, now)
     entry.instance = record
     entry.instance_name = record.name

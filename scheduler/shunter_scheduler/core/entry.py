@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct
 
 from shunter_api.routingpolicy import SloClass
+from shunter_scheduler.core.fairness import Account, Limits, service_charge
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.ledger import Reservation
 from shunter_scheduler.core.trail import Trail
@@ -54,6 +55,27 @@ class Entry(Struct, eq=False):
     move_not_before: float = 0.0
     refused_by: tuple[str, ...] = ()  # destinations of moves that came to nothing
     held_position: int | None = None
+    account: Account | None = None  # of the tenant in its class, once the request has waited
+    charged_tokens: float | None = None  # of output, there; None: nothing
+
+    @property
+    def tenant(self) -> str:
+        return self.request.tenant
+
+    @property
+    def limits(self) -> Limits | None:
+        return None
+
+    @property
+    def generated_tokens(self) -> int:
+        """Since it was submitted: not what it brought."""
+        return self.output_tokens - self.request.output_tokens
+
+    @property
+    def expected_charge(self) -> float:
+        """Of its tenant's turn. A prompt that has to be prefilled again is not charged again."""
+        again = self.request.output_tokens or self.trail.failures
+        return service_charge(0 if again else self.request.prompt_tokens, self.expected_tokens)
 
     @property
     def context_tokens(self) -> int:

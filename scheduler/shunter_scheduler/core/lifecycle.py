@@ -2,6 +2,7 @@
 
 import math
 
+from shunter_scheduler.core import metering
 from shunter_scheduler.core.admission import (
     STANDARD,
     Refused,
@@ -165,6 +166,8 @@ def progress(state: CoreState, event: Progress, now: float) -> None:
 def _generated(entry: Entry, output_tokens: int) -> None:
     """The reservation grows where a request runs longer than expected."""
     entry.output_tokens = output_tokens
+    if entry.charged_tokens is not None:
+        metering.generated(entry)
     reservation, record = entry.reservation, entry.instance
     if reservation is None or record is None:
         return
@@ -184,8 +187,8 @@ def finished(state: CoreState, event: Finished, now: float) -> None:
     if record is not None and record.drain is not None:
         record.drain.finished += 1
     trail, reason = entry.trail, event.finish_reason
-    if event.output_tokens > trail.output_tokens:
-        trail.output_tokens = event.output_tokens
+    if event.output_tokens > entry.output_tokens:
+        entry.output_tokens = event.output_tokens
     trail.ended_epoch = event.epoch
     trail.state = "cancelled" if reason == "cancelled" else "finished"
     if reason in ("error", "expired"):
@@ -229,7 +232,7 @@ def failed(state: CoreState, event: Failed, now: float) -> None:
     if record is not None and record.drain is not None:
         record.drain.failed += 1
     trail = entry.trail
-    trail.output_tokens = max(trail.output_tokens, event.output_tokens)
+    entry.output_tokens = max(entry.output_tokens, event.output_tokens)
     trail.state = "failed"
     trail.ended_epoch = event.epoch
     trail.failures += 1

@@ -7,7 +7,7 @@ from shunter_scheduler.core.costs import ProfileCosts
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.instance import InstanceRecord, ProfileModel
 from shunter_scheduler.core.prefix import PrefixIndex
-from shunter_scheduler.core.queue import AdmissionQueue
+from shunter_scheduler.core.queue import AdmissionQueue, Ageing
 from shunter_scheduler.core.settings import CoreSettings
 from shunter_scheduler.core.starting import Starting
 from shunter_scheduler.core.windows import RetryBudget, ServiceLevel
@@ -26,7 +26,9 @@ class PoolRecord:
         self.configure(spec)
         self.columns = InstanceColumns(settings.weights)
         self.prefix = PrefixIndex(settings.max_prefix_blocks)
-        self.queue: AdmissionQueue[Entry] = AdmissionQueue(settings.ageing_step_s)
+        self.queue: AdmissionQueue[Entry] = AdmissionQueue(
+            Ageing(settings.ageing_step_s, settings.ageing_one_in), settings.fair_window_tokens
+        )
         self.newcomers: list[Entry] = []
         self.retries = RetryBudget(settings.retries)
         self.level = ServiceLevel()

@@ -1,18 +1,29 @@
 """The bounded admission queue of one pool.
 
-Order: level, then slack, then arrival, then id. The level is the rank of the SLO class's priority,
-lifted by one for each `ageing_step_s` waited: strict priority, but nobody starves. Slack is
-deadline - now - predicted service time; `now` is the same for all, so the sort key leaves it out.
+Order: class, then tenant, then slack. The class is the rank of its priority. Inside a class
+`fairness` says whose turn it is, and inside a tenant the least slack goes first: slack is deadline
+- now - predicted service time, and `now` is the same for all, so the sort key leaves it out.
+
+Nobody starves. A class that has had a request waiting for `Ageing.step_s` per rank that another
+class is above it may go before that one: the class whose oldest request has waited longest goes
+first, by the request of the tenant in turn that has waited longest. One placement in
+`Ageing.one_in` goes so at most: a class that floods would else pass all others as it ages.
 """
 
-from bisect import bisect_left, insort
-from collections.abc import Iterator
+from bisect import insort
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
 from typing import Generic, Protocol, TypeVar
 
-SortKey = tuple[float, float, str]
-OrderKey = tuple[int, float, float, str]
+from shunter_scheduler.core.fairness import Account, Limits, SortKey, Turns
+
+NOTHING: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Ageing:
+    step_s: float = 10.0  # of waiting let a class go before the next higher one
+    one_in: int = 20  # placements goes so, at most
 
 
 class Queueable(Protocol):
@@ -20,20 +31,27 @@ class Queueable(Protocol):
     rank: int  # of the SLO class; higher goes first
     queued_at: float
     latest_start_at: float  # deadline - predicted service time
+    account: Account | None  # set by the queue
+
+    @property
+    def tenant(self) -> str: ...
+    @property
+    def limits(self) -> Limits | None: ...
+    @property
+    def expected_charge(self) -> float:
+        """What it costs its tenant, as far as that is known."""
+
+    @property
+    def started(self) -> bool:
+        """The client has part of the answer: shed last."""
 
 
 Item = TypeVar("Item", bound=Queueable)
 
 
-def order_key(item: Queueable, now: float, ageing_step_s: float) -> OrderKey:
-    """Sorts the first to go first. A strict total order: ids differ."""
-    at = level(item, now, ageing_step_s)
-    return (-at, item.latest_start_at, item.queued_at, item.request_id)
-
-
-def level(item: Queueable, now: float, ageing_step_s: float) -> int:
-    waited_s = now - item.queued_at
-    return item.rank + int(waited_s / ageing_step_s) if waited_s > 0 else item.rank
+def order_key(item: Queueable) -> tuple[int, float, float, str]:
+    """Sorts the first to go first, of one tenant's requests. A strict total order: ids differ."""
+    return (-item.rank, *_sort_key(item))
 
 
 def _sort_key(item: Queueable) -> SortKey:
@@ -42,13 +60,14 @@ def _sort_key(item: Queueable) -> SortKey:
 
 @dataclass(slots=True)
 class AdmissionQueue(Generic[Item]):
-    """One sorted list per level; `advance` lifts those who have waited another step."""
+    """`window` is that of `Turns`."""
 
-    ageing_step_s: float
+    ageing: Ageing = Ageing()
+    window: float = 0.0
     _items: dict[str, Item] = field(default_factory=dict)
-    _level_of: dict[str, int] = field(default_factory=dict)
-    _levels: dict[int, list[SortKey]] = field(default_factory=dict)
-    _lifts: list[tuple[float, str]] = field(default_factory=list)
+    _classes: dict[int, Turns] = field(default_factory=dict)  # by rank
+    _ranks: list[int] = field(default_factory=list)  # negated, of classes in which some wait
+    _in_order: int = 1 << 30  # placements since a class went before a higher one
 
     def __len__(self) -> int:
         return len(self._items)
@@ -56,75 +75,80 @@ class AdmissionQueue(Generic[Item]):
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._items
 
-    def push(self, item: Item, now: float) -> None:
-        request_id = item.request_id
-        self._items[request_id] = item
-        self._place(item, level(item, now, self.ageing_step_s))
+    def push(self, item: Item) -> None:
+        rank = item.rank
+        turns = self._classes.get(rank)
+        if turns is None:
+            turns = self._classes[rank] = Turns(self.window)
+        if not turns:
+            insort(self._ranks, -rank)
+        item.account = account = turns.account(item.tenant, item.limits)
+        self._items[item.request_id] = item
+        turns.push(account, _sort_key(item))
 
     def remove(self, request_id: str) -> bool:
         """False where it does not wait here."""
         item = self._items.pop(request_id, None)
         if item is None:
             return False
-        self._take_out(item)
+        assert item.account is not None
+        turns = item.account.turns
+        turns.remove(item.account, _sort_key(item))
+        if not turns:
+            self._ranks.remove(-item.rank)
         return True
 
-    def advance(self, now: float) -> None:
-        if len(self._lifts) > 64 + 4 * len(self._items):
-            self._lifts = [lift for lift in self._lifts if lift[1] in self._items]
-            heapify(self._lifts)
-        while self._lifts and self._lifts[0][0] <= now:
-            _, request_id = heappop(self._lifts)
-            item = self._items.get(request_id)
-            if item is None:
+    def next(self, now: float, skip: Collection[str] = NOTHING) -> tuple[Item, bool] | None:
+        """Who goes next, of those not in `skip` whose tenants may run more; and whether it goes
+        before a higher class, because its own has waited long."""
+        for index, negated in enumerate(self._ranks):
+            found = self._classes[-negated].next(skip)
+            if found is None:
                 continue
-            at = self._level_of[request_id]
-            due = max(at, level(item, now, self.ageing_step_s))
-            if due == at and self._lift_at(item, at) <= now:
-                due += 1  # at this very instant the level may still be rounded down
-            if due != at:
-                self._take_out(item)
-                self._place(item, due)
+            if self._in_order >= self.ageing.one_in - 1 and index + 1 < len(self._ranks):
+                aged = self._aged(index, now, skip)
+                if aged is not None:
+                    return self._items[aged], True
+            return self._items[found], False
+        return None
 
-    def first(self, count: int) -> list[Item]:
-        found: list[Item] = []
-        for item in self:
-            if len(found) == count:
-                break
-            found.append(item)
-        return found
+    def _aged(self, top: int, now: float, skip: Collection[str]) -> str | None:
+        rank = -self._ranks[top]
+        lower = [
+            (self._classes[-negated].by_age[0], -negated) for negated in self._ranks[top + 1 :]
+        ]
+        for (queued_at, _), below in sorted(lower):
+            if now - queued_at >= (rank - below) * self.ageing.step_s:
+                found = self._classes[below].oldest(skip)
+                if found is not None:
+                    return found
+        return None
+
+    def went(self, before_higher: bool) -> None:
+        """Who was next, as `next` said, was placed."""
+        self._in_order = 0 if before_higher else self._in_order + 1
 
     def __iter__(self) -> Iterator[Item]:
-        """In order; do not change the queue meanwhile."""
-        for at in sorted(self._levels, reverse=True):
-            for key in self._levels[at]:
-                yield self._items[key[2]]
+        """In order, if no class goes before a higher one; do not change the queue meanwhile."""
+        items = self._items
+        for negated in self._ranks:
+            for request_id in self._classes[-negated].ids(lambda one: items[one].expected_charge):
+                yield items[request_id]
 
     def last(self) -> Item | None:
-        """Who is shed when the queue is full."""
+        """Who is shed when the queue is full: of the lowest class, of the tenant that has the most
+        waiting there for its weight, who has the most slack."""
         if not self._items:
             return None
-        return self._items[self._levels[min(self._levels)][-1][2]]
+        keys = self._classes[-self._ranks[-1]].most_over_share().by_slack
+        last = self._items[keys[-1][2]]
+        if not last.started:
+            return last
+        waiting = (self._items[key[2]] for key in reversed(keys))
+        return next((item for item in waiting if not item.started), last)
 
     def position(self, item: Item) -> int:
-        """How many go before it."""
-        own = self._level_of[item.request_id]
-        ahead = sum(len(keys) for at, keys in self._levels.items() if at > own)
-        return ahead + bisect_left(self._levels[own], _sort_key(item))
-
-    def _place(self, item: Item, at: int) -> None:
-        request_id = item.request_id
-        self._level_of[request_id] = at
-        insort(self._levels.setdefault(at, []), _sort_key(item))
-        heappush(self._lifts, (self._lift_at(item, at), request_id))
-
-    def _lift_at(self, item: Item, at: int) -> float:
-        """When it leaves that level."""
-        return item.queued_at + (at - item.rank + 1) * self.ageing_step_s
-
-    def _take_out(self, item: Item) -> None:
-        at = self._level_of.pop(item.request_id)
-        keys = self._levels[at]
-        del keys[bisect_left(keys, _sort_key(item))]
-        if not keys:
-            del self._levels[at]
+        """How many go before it; see `Turns.ahead_of`."""
+        assert item.account is not None
+        higher = sum(len(self._classes[-n]) for n in self._ranks if -n > item.rank)
+        return higher + item.account.turns.ahead_of(item.account, _sort_key(item))

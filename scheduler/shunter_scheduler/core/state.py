@@ -11,6 +11,7 @@ from shunter_scheduler.core.costs import ProfileCosts, profile_cost
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.ledger import Reservation
+from shunter_scheduler.core.metering import settle
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.settings import CoreSettings
 from shunter_scheduler.core.timers import Timers
@@ -104,6 +105,8 @@ class CoreState:
             entry.pool.queue.remove(entry.request_id)
         else:
             self.release(entry, now)
+        if entry.charged_tokens is not None:
+            settle(entry)
         trail = entry.trail
         if entry.output_tokens > trail.output_tokens:
             trail.output_tokens = entry.output_tokens

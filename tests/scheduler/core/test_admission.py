@@ -53,8 +53,8 @@ def test_classes_go_by_priority_and_inside_by_slack() -> None:
 def test_an_aged_request_overtakes_a_higher_class() -> None:
     harness = narrow()
     harness.submit("batch", slo_class="batch")
-    harness.now = 25.0
-    harness.submit("interactive", slo_class="interactive", arrived_at=25.0)
+    harness.now = 15.0
+    harness.submit("interactive", slo_class="interactive", arrived_at=15.0)
     assert drain_queue(harness) == ["interactive", "batch"]
     harness = narrow(admission={"queueTimeout": "300s"})
     harness.submit("batch", slo_class="batch")

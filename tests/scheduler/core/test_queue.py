@@ -1,43 +1,83 @@
-"""The admission order is a strict weak order, and the queue follows it."""
+"""The admission order is a strict total order, the queue follows it, and nobody starves."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shunter_scheduler.core.queue import AdmissionQueue, order_key
+from shunter_scheduler.core.fairness import Account
+from shunter_scheduler.core.queue import AdmissionQueue, Ageing, order_key
 
-STEP_S = 10.0
+AGEING = Ageing(step_s=10.0, one_in=4)
+WINDOW = 500.0
+
+
+@dataclass
+class Share:
+    weight: float = 1.0
+    full: bool = False
 
 
 @dataclass(eq=False)
 class Item:
     request_id: str
-    rank: int
-    queued_at: float
-    latest_start_at: float
+    rank: int = 0
+    queued_at: float = 0.0
+    latest_start_at: float = 0.0
+    tenant: str = ""
+    expected_charge: float = 100.0
+    started: bool = False
+    limits: Share | None = None
+    account: Account | None = None
 
+
+Queue = AdmissionQueue[Item]
 
 instants = st.sampled_from([0.0, 0.5, 3.0, 9.999, 10.0, 10.001, 25.0, 40.0, 61.0])
-items = st.lists(
-    st.builds(
-        Item,
-        request_id=st.uuids().map(str),
-        rank=st.integers(0, 3),
-        queued_at=instants,
-        latest_start_at=st.floats(-1e6, 1e6),
-    ),
-    min_size=1,
-    max_size=25,
-    unique_by=lambda item: item.request_id,
-)
-nows = st.floats(61.0, 500.0)
 
 
-@given(items, nows)
-def test_order_is_a_strict_weak_order(waiting: list[Item], now: float) -> None:
-    keys = [order_key(item, now, STEP_S) for item in waiting]
+def items_of(tenants: list[str]) -> st.SearchStrategy[list[Item]]:
+    return st.lists(
+        st.builds(
+            Item,
+            request_id=st.uuids().map(str),
+            rank=st.integers(0, 3),
+            queued_at=instants,
+            latest_start_at=st.floats(-1e6, 1e6),
+            tenant=st.sampled_from(tenants),
+            expected_charge=st.floats(1.0, 1000.0),
+        ),
+        min_size=1,
+        max_size=25,
+        unique_by=lambda item: item.request_id,
+    )
+
+
+def queue_of(items: list[Item], **options: object) -> Queue:
+    queue = Queue(AGEING, WINDOW)
+    for item in items:
+        queue.push(item)
+    return queue
+
+
+def take(queue: Queue, now: float) -> Item | None:
+    """The next one goes, and is charged what is expected of it."""
+    found = queue.next(now)
+    if found is None:
+        return None
+    item, before_higher = found
+    queue.remove(item.request_id)
+    assert item.account is not None
+    item.account.take_turn(item.expected_charge)
+    queue.went(before_higher)
+    return item
+
+
+@given(items_of(["a"]))
+def test_order_of_one_tenant_is_a_strict_total_order(waiting: list[Item]) -> None:
+    keys = [order_key(item) for item in waiting]
     for a in keys:
         assert not a < a
         for b in keys:
@@ -47,66 +87,213 @@ def test_order_is_a_strict_weak_order(waiting: list[Item], now: float) -> None:
                 assert not (a < b and b < c) or a < c
 
 
-@given(items, st.lists(nows, min_size=1, max_size=5).map(sorted))
-def test_queue_is_in_that_order_at_any_time(waiting: list[Item], times: list[float]) -> None:
-    queue: AdmissionQueue[Item] = AdmissionQueue(STEP_S)
-    for item in waiting:
-        queue.push(item, item.queued_at)
-    for now in times:
-        queue.advance(now)
-        expected = sorted(waiting, key=lambda item: order_key(item, now, STEP_S))
-        assert list(queue) == expected
-        assert queue.first(3) == expected[:3]
-        assert queue.last() == expected[-1]
-        assert [queue.position(item) for item in expected] == list(range(len(expected)))
+@given(items_of(["a"]))
+def test_one_tenant_waits_in_that_order(waiting: list[Item]) -> None:
+    queue = queue_of(waiting)
+    expected = sorted(waiting, key=order_key)
+    assert list(queue) == expected
+    assert [queue.position(item) for item in expected] == list(range(len(expected)))
+    assert queue.last() == expected[-1]
 
 
-@given(items, st.data())
+@given(items_of(["a", "b", "c", "d"]))
+def test_the_order_that_is_told_is_the_order_in_which_they_go(waiting: list[Item]) -> None:
+    """Of several tenants, where each request takes what was expected and no class has aged."""
+    queue, now = queue_of(waiting), 0.0
+    told = list(queue)
+    assert Counter(map(id, told)) == Counter(map(id, waiting))
+    assert [-item.rank for item in told] == sorted(-item.rank for item in told)
+    assert [take(queue, now) for _ in waiting] == told
+    assert take(queue, now) is None and len(queue) == 0
+
+
+@given(items_of(["a", "b", "c"]), st.data())
 def test_removed_once_and_only_once(waiting: list[Item], data: st.DataObject) -> None:
-    queue: AdmissionQueue[Item] = AdmissionQueue(STEP_S)
-    for item in waiting:
-        queue.push(item, item.queued_at)
+    queue = queue_of(waiting)
+    left = list(waiting)
     for item in data.draw(st.permutations(waiting)):
         assert item.request_id in queue
         assert queue.remove(item.request_id)
         assert not queue.remove(item.request_id)
-        assert item not in list(queue)
-    assert len(queue) == 0 and queue.last() is None
+        left.remove(item)
+        assert Counter(map(id, queue)) == Counter(map(id, left))
+    assert len(queue) == 0 and queue.last() is None and queue.next(0.0) is None
 
 
-def test_a_higher_class_goes_first_until_the_lower_has_waited_longer() -> None:
-    queue: AdmissionQueue[Item] = AdmissionQueue(STEP_S)
-    queue.push(Item("batch", 0, 0.0, 1e6), 0.0)
-    queue.push(Item("interactive", 1, 15.0, 0.0), 15.0)
-    leaders = {}
-    for now in (15.0, 20.0, 25.0, 32.0, 36.0):
-        queue.advance(now)
-        leaders[now] = queue.first(1)[0].request_id
-    # levels batch : interactive are 1:1 (slack decides), 2:1, 2:2, 3:2, 3:3
-    assert leaders == {
-        15.0: "interactive",
-        20.0: "batch",
-        25.0: "interactive",
-        32.0: "batch",
-        36.0: "interactive",
-    }
+@given(items_of(["a", "b"]), st.data())
+def test_who_fits_nowhere_is_passed_over(waiting: list[Item], data: st.DataObject) -> None:
+    queue = queue_of(waiting)
+    skip = set(data.draw(st.lists(st.sampled_from([one.request_id for one in waiting]))))
+    found = queue.next(0.0, skip)
+    others = [one for one in waiting if one.request_id not in skip]
+    if found is None:
+        assert not others
+    else:
+        assert found[0] in others and found[0].rank == max(one.rank for one in others)
 
 
 def test_least_slack_goes_first_inside_a_class() -> None:
-    queue: AdmissionQueue[Item] = AdmissionQueue(STEP_S)
-    for name, latest in (("relaxed", 50.0), ("urgent", 5.0), ("middle", 20.0)):
-        queue.push(Item(name, 1, 0.0, latest), 0.0)
-    assert [item.request_id for item in queue] == ["urgent", "middle", "relaxed"]
+    items = [Item(n, 1, 0.0, at) for n, at in (("relaxed", 50.0), ("urgent", 5.0), ("mid", 20.0))]
+    assert [item.request_id for item in queue_of(items)] == ["urgent", "mid", "relaxed"]
 
 
-@pytest.mark.parametrize("queued_at", [n / 7 for n in range(1, 2000, 13)])
-def test_who_is_looked_at_at_the_very_instant_of_a_lift_is_lifted(queued_at: float) -> None:
-    """Whatever the instants round to; a lift that is passed over would be the last."""
-    queue: AdmissionQueue[Item] = AdmissionQueue(STEP_S)
-    queue.push(Item("a", 0, queued_at, 0.0), queued_at)
-    for step in range(1, 4):
-        queue.advance(queued_at + step * STEP_S)
-    later = queued_at + 4.5 * STEP_S
-    queue.advance(later)
-    queue.push(Item("b", 4, later, 1.0), later)
-    assert [one.request_id for one in queue] == ["a", "b"]
+# ------------------------------------------------------------ ageing
+
+
+def test_a_class_that_has_waited_goes_before_a_higher_one_now_and_then() -> None:
+    queue = queue_of([Item(f"batch-{n}", 0, 0.0, 1e6) for n in range(9)])
+    went = ""
+    for n in range(12):
+        queue.push(Item(f"interactive-{n}", 1, 10.0))
+        item = take(queue, 10.0)
+        assert item is not None
+        went += item.request_id[0]
+    assert went == "biiibiiibiii", "one placement in four"
+
+
+def test_a_class_ages_by_as_many_steps_as_it_lies_below_another() -> None:
+    for rank, due_s in ((1, 10.0), (2, 20.0), (3, 30.0)):
+        queue = queue_of([Item("low", 0, 0.0), Item("high", rank, 0.0)])
+        early, due = queue.next(due_s - 0.001), queue.next(due_s)
+        assert early is not None and early[0].request_id == "high" and not early[1]
+        assert due is not None and due[0].request_id == "low" and due[1]
+
+
+def test_inside_a_class_that_aged_the_longest_wait_goes_first() -> None:
+    old, urgent = Item("old", 0, 0.0, 1e6), Item("urgent", 0, 5.0, 0.0)
+    queue = queue_of([old, urgent, Item("high", 1, 5.0)])
+    found = queue.next(11.0)
+    assert found is not None and found[0] is old
+
+
+@given(st.integers(0, 3), st.integers(1, 4), st.floats(1.0, 1000.0))
+def test_nobody_starves_while_higher_classes_flood(rank: int, floods: int, charge: float) -> None:
+    """Every class above has a request waiting at any time; one goes every 0.1 s."""
+    lone = Item("lone", rank, 0.0, 1e9, tenant="quiet", expected_charge=charge)
+    queue = queue_of([lone])
+    tops = range(rank + 1, rank + 1 + floods)
+    now, number = 0.0, 0
+    while lone.request_id in queue:
+        now += 0.1
+        for top in tops:
+            number += 1
+            queue.push(Item(f"flood-{number}", top, now, now))
+        take(queue, now)
+        # Each class below the highest may be served before it, each as seldom as that.
+        assert now < (floods * AGEING.step_s + 0.1 * AGEING.one_in * number), "starves"
+        assert now < 300.0
+
+
+# ------------------------------------------------------------ tenants
+
+
+def weigh(item: Item) -> float:
+    return item.limits.weight if item.limits else 1.0
+
+
+@given(
+    weights=st.lists(st.sampled_from([1.0, 1.0, 2.0, 5.0]), min_size=2, max_size=5),
+    charges=st.lists(st.floats(1.0, 3000.0), min_size=1, max_size=40),
+    rounds=st.integers(1, 150),
+)
+def test_the_service_of_tenants_that_wait_differs_by_a_bound(
+    weights: list[float], charges: list[float], rounds: int
+) -> None:
+    """VTC's bound: however much one sends, those with something waiting get service by weight, but
+    for the window and one request of each."""
+    queue, served = Queue(AGEING, WINDOW), [0.0] * len(weights)
+    shares = [Share(weight) for weight in weights]
+    number = 0
+
+    def push(tenant: int) -> None:
+        nonlocal number
+        number += 1
+        charge = charges[number % len(charges)]
+        slack = float(number * 7919 % 101)  # who has least slack has nothing to do with whose turn
+        name = f"t{tenant}"
+        item = Item(f"r{number}", 0, 0.0, slack, name, charge, limits=shares[tenant])
+        queue.push(item)
+
+    for tenant in range(len(weights)):
+        for _ in range(20 if tenant == 0 else 2):
+            push(tenant)
+    for _ in range(rounds):
+        item = take(queue, 0.0)
+        assert item is not None
+        tenant = int(item.tenant[1:])
+        served[tenant] += item.expected_charge / weigh(item)
+        push(tenant)
+        if tenant == 0:
+            push(0)  # it floods
+    most = max(charges) / min(weights)
+    assert max(served) - min(served) <= WINDOW + most + 1e-6
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.floats(-400.0, 900.0)), max_size=60))
+def test_corrections_keep_the_turns_in_order(corrections: list[tuple[int, float]]) -> None:
+    names = ("a", "b", "c")
+    items = [Item(f"{name}{n}", 0, 0.0, n, name) for name in names for n in range(3)]
+    queue = queue_of(items)
+    counters = dict.fromkeys(names, 0.0)
+    for tenant, amount in corrections:
+        account = items[3 * tenant].account
+        assert account is not None
+        account.charge(amount)
+        counters[names[tenant]] += amount
+    found = queue.next(0.0)
+    assert found is not None
+    assert counters[found[0].tenant] <= min(counters.values()) + WINDOW + 1e-6
+    assert len(list(queue)) == len(items)
+
+
+def test_who_was_idle_has_saved_nothing_up() -> None:
+    queue = queue_of([Item(f"a{n}", 0, 0.0, n, "a", 1000.0) for n in range(30)])
+    for _ in range(10):
+        take(queue, 0.0)
+    for n in range(10):
+        queue.push(Item(f"b{n}", 0, 0.0, n, "b", 1000.0))
+    went = [item.tenant for _ in range(10) if (item := take(queue, 0.0))]
+    assert 4 <= went.count("a") <= 6, "equal from here on, nothing is made up for"
+
+
+def test_a_tenant_that_runs_all_it_may_is_passed_over() -> None:
+    full = Share(full=True)
+    queue = queue_of([Item("a", 1, 0.0, 0.0, "a", limits=full), Item("b", 0, 0.0, 9.0, "b")])
+    found = queue.next(0.0)
+    assert found is not None and found[0].request_id == "b" and not found[1]
+    queue.remove("b")
+    assert queue.next(0.0) is None
+    full.full = False
+    found = queue.next(0.0)
+    assert found is not None and found[0].request_id == "a"
+
+
+def test_shed_is_of_the_lowest_class_the_tenant_with_the_most_then_the_most_slack() -> None:
+    flood = [Item(f"f{n}", 0, 0.0, float(n), "flood") for n in range(4)]
+    heavy = [Item(f"h{n}", 0, 0.0, 9.0, "heavy", limits=Share(10.0)) for n in range(8)]
+    others = [Item("quiet", 0, 0.0, 1e6, "quiet"), Item("high", 1, 0.0, 1e9, "flood")]
+    queue = queue_of([*flood, *heavy, *others])
+    assert queue.last() is flood[3]
+    flood[3].started = True
+    assert queue.last() is flood[2], "whose client reads already is shed last"
+
+
+def test_the_position_of_one_among_several_tenants_is_its_turn() -> None:
+    flood = [Item(f"f{n}", 0, 0.0, float(n), "flood") for n in range(50)]
+    late = Item("late", 0, 0.0, 99.0, "quiet")
+    queue = queue_of([*flood, late])
+    assert queue.position(late) <= 2
+    assert queue.position(flood[49]) == 50
+
+
+@pytest.mark.parametrize("tenants", [10, 5000])
+def test_any_number_of_tenants_is_served(tenants: int) -> None:
+    """Beyond the table's bound they share one account."""
+    items = [Item(f"r{n}", 0, 0.0, float(n), f"t{n}") for n in range(tenants)]
+    queue = queue_of(items)
+    (turns,) = queue._classes.values()
+    assert len(turns.accounts) <= 4097
+    went = {item.request_id for _ in items if (item := take(queue, 0.0))}
+    assert len(went) == tenants
+    queue.push(Item("again", 0, 0.0, 0.0, "new"))
+    assert len(turns.accounts) <= 4097
