@@ -10,6 +10,7 @@ from shunter_simulator.virtual.step_times import (
     StepTimes,
 )
 from shunter_simulator.virtual.values import (
+    Batching,
     EngineEvent,
     EngineObservation,
     EngineShape,
@@ -21,6 +22,7 @@ from shunter_simulator.virtual.values import (
 __all__ = [
     "LLAMA_7B_A10",
     "LLAMA_30B_4XA10",
+    "Batching",
     "DecodeLine",
     "EngineEvent",
     "EngineObservation",

@@ -21,10 +21,14 @@ def _queue_key(sequence: LiveSequence) -> tuple[int, int]:
 
 
 class Step(NamedTuple):
-    """Chunks of prompts, and whether those that decode get a token."""
+    """Whether those that decode get a token, and chunks of prompts with their sizes.
 
-    chunks: list[tuple[LiveSequence, int]]
+    `tails` are prompts of which a chunk left one token: they go before the chunks, like decodes.
+    """
+
     decodes: bool
+    chunks: list[tuple[LiveSequence, int]]
+    tails: list[LiveSequence]
 
 
 class VirtualBatch:
@@ -67,12 +71,17 @@ class VirtualBatch:
 
     def commit(self, step: Step, ticks: int, at_s: float) -> None:
         """Books `step`, whose decodes came `ticks` times since the last booking."""
+        ended: list[LiveSequence] = []
         if step.decodes:
             self.decodes.tick += ticks
             self.decodes.ahead = 0
             self._greet_newcomers(at_s)
-            for sequence in self.decodes.pop_ended():
+            ended = self.decodes.pop_ended()
+        for sequence in sorted([*ended, *step.tails], key=_ORDER) if step.tails else ended:
+            if sequence.stage == "ended":
                 self._finish(sequence, at_s)
+            elif sequence.stage == "prefill":
+                self._compute(sequence, 1, at_s)
         for sequence in self._leaving:
             self._hold(sequence)
         self._leaving.clear()
@@ -261,21 +270,20 @@ class VirtualBatch:
 def _plan_chunked(batch: VirtualBatch, now: float) -> Step | None:
     """Decodes, then chunks of prompts in order up to the batch's tokens."""
     batch.take_growth(now)
-    # A chunk may have left one token of a prompt: it goes before the others like a decode.
     tails = [s for s in batch.prefills if s.pending == 1]
     budget = batch.shape.max_batch_tokens - batch.decodes.count - len(tails)
     # After a preemption memory is short: nobody is let in unless nothing runs at all.
     prefills = [s for s in batch.prefills if s.pending > 1]
     if batch.waiting and not (batch.disturbed and batch.running):
         prefills += _admit_chunked(batch, budget - sum(s.pending for s in prefills))
-    chunks = [(s, 1) for s in tails]
+    chunks: list[tuple[LiveSequence, int]] = []
     for sequence in prefills:
         if budget <= 0:
             break
         size = min(budget, sequence.pending)
         budget -= size
         chunks.append((sequence, size))
-    return _step(batch, chunks, decodes=True)
+    return _step(batch, chunks, tails)
 
 
 def _admit_chunked(batch: VirtualBatch, budget: int) -> list[LiveSequence]:
@@ -303,17 +311,17 @@ def _plan_prefill_first(batch: VirtualBatch, now: float) -> Step | None:
         chunks.append((sequence, sequence.pending))
         budget -= sequence.pending
     if chunks:
-        return _step(batch, chunks, decodes=False)
+        return Step(False, chunks, [])
     batch.take_growth(now)
-    return _step(batch, chunks, decodes=True)
+    return _step(batch, [], [])
 
 
 def _step(
-    batch: VirtualBatch, chunks: list[tuple[LiveSequence, int]], decodes: bool
+    batch: VirtualBatch, chunks: list[tuple[LiveSequence, int]], tails: list[LiveSequence]
 ) -> Step | None:
-    decodes = decodes and batch.decodes.count > 0
+    decodes = batch.decodes.count > 0
     batch.decodes.ahead = int(decodes)
-    return Step(chunks, decodes) if chunks or decodes else None
+    return Step(decodes, chunks, tails) if decodes or chunks or tails else None
 
 
 _PLANNERS: Mapping[Batching, Callable[[VirtualBatch, float], Step | None]] = {

@@ -101,7 +101,7 @@ class DecodeSet:
             entry = heappop(ends)
             if _valid(entry):
                 self.leave(entry[2])
-                entry[2].stage = "gone"
+                entry[2].stage = "ended"
                 ended.append(entry[2])
         return ended
 

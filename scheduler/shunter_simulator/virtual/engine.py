@@ -266,7 +266,7 @@ class VirtualEngine:
         self._step = step
         decodes = self._batch.decodes
         factor = self._slow * (1 + self.shape.copy_slow_down if self._copies else 1)
-        if step.chunks:
+        if step.chunks or step.tails:
             self._flight = Flight(now, 1, factor * self._mixed_s(step))
             return
         line = self.shape.times.decode_line(decodes.count)
@@ -287,6 +287,9 @@ class VirtualEngine:
             batch = self._batch.decodes.count
             context_tokens = self._batch.decodes.context_tokens
         chunks = []
+        for sequence in step.tails:
+            batch += 1
+            context_tokens += sequence.tokens
         for sequence, size in step.chunks:
             if size == 1 and sequence.pending == 1:
                 batch += 1

@@ -4,7 +4,7 @@ from typing import Final, Literal
 
 from shunter_simulator.virtual.values import VirtualSequence
 
-Stage = Literal["waiting", "entering", "prefill", "decode", "held", "gone"]
+Stage = Literal["waiting", "entering", "prefill", "decode", "ended", "held", "gone"]
 
 
 class LiveSequence:

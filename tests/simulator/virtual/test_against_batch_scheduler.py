@@ -132,7 +132,7 @@ LOADS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(
     load=LOADS,
     kv_blocks=st.integers(12, 60),
