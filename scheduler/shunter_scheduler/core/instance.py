@@ -72,7 +72,8 @@ class Drain:
 
 @dataclass(slots=True)
 class InstanceRecord:
-    """Mutable. `requests` are the ids with a reservation here, moves towards it included."""
+    """Mutable. `requests` are the ids with a reservation here, moves towards it included, and
+    `tpot_targets` counts them by rank of their class and its target."""
 
     value: Instance
     slot: int
@@ -83,14 +84,15 @@ class InstanceRecord:
     served: bool = False  # was healthy once
     foreign: tuple[int, int] = (0, 0)  # requests and KV tokens that are not in the ledger
     excess: tuple[int, int] = (0, 0)
-    queued_until: float = 0.0
     used_tokens: int = 0  # by the engine's own numbers
     sent: Sent = field(default_factory=Sent)
     tpot_targets: dict[tuple[int, float], int] = field(default_factory=dict)
+    queued_until: float = 0.0
     failures: int = 0
     ejections: int = 0
     ejected_until: float | None = None
     drain: Drain | None = None
+    emptying_until: float = 0.0  # the planner moves its requests away ahead of a scale-down
 
     @property
     def name(self) -> str:
@@ -123,15 +125,13 @@ class InstanceRecord:
         # What an idle engine reports as used is its prefix cache, which gives way.
         idle = not seen.running and not seen.waiting
         used_tokens = 0 if idle else int(seen.kv_cache_usage * self.kv_capacity_tokens)
+        self.used_tokens = used_tokens
         excess = (
             max(0, seen.running + seen.waiting - self.load.requests),
-        self.used_tokens = used_tokens
             max(0, used_tokens - self.load.kv_tokens),
         )
         self.foreign = (min(excess[0], self.excess[0]), min(excess[1], self.excess[1]))
         self.excess = excess
-
-    def failed(self, now: float, settings: CoreSettings) -> bool:
         self.sent.looked(self.load.requests - seen.running - seen.waiting)
 
     def hosts(self, rank: int, tpot_s: float | None) -> None:
@@ -148,6 +148,8 @@ class InstanceRecord:
                 targets[key] = left
             else:
                 del targets[key]
+
+    def failed(self, now: float, settings: CoreSettings) -> bool:
         """Counts a failure; True where it takes the instance out."""
         limits = settings.ejection
         self.failures += 1
@@ -184,6 +186,8 @@ class InstanceRecord:
             return "unhealthy"
         if self.drain is not None:
             return "draining"
+        if now < self.emptying_until:
+            return "being emptied before a scale-down"
         if self.ejected_until is not None:
             if now < self.ejected_until:
                 return f"ejected after {self.failures} failures in a row"
@@ -220,10 +224,6 @@ class InstanceRecord:
             tpot_s,
         )
 
-    def state(self, now: float) -> InstanceState:
-        if self.observed is None:
-            return "starting"
-        if not self.observed.healthy or (self.ejected_until or 0.0) > now:
     def look(self, settings: CoreSettings) -> Look:
         """For policies that go by the engine's own numbers, or by outstanding work."""
         load, seen, sent = self.load, self.observed, self.sent
@@ -244,6 +244,10 @@ class InstanceRecord:
             step_s,
         )
 
+    def state(self, now: float) -> InstanceState:
+        if self.observed is None:
+            return "starting"
+        if not self.observed.healthy or (self.ejected_until or 0.0) > now:
             return "failed"
         if self.drain is not None:
             return "draining" if self.load.requests else "drained"
