@@ -1,0 +1,42 @@
+"""`moves` of a scenario: which requests move while they run, and how."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from shunter_api.base import Int, Resource
+from shunter_simulator.scenarios.values import Delay, Share
+
+MovePolicyName = Literal["none", "drain-only", "llumnix", "predicted-gain"]
+
+
+class MoveSettings(Resource):
+    """Which requests move while they run, and how."""
+
+    policy: MovePolicyName = "drain-only"
+    """none: nothing moves, drained requests neither; drain-only: off engines that drain; llumnix
+    and predicted-gain: also between loaded and free ones."""
+
+    transport: Literal["kv", "replay"] = "kv"
+    """How what has begun moves: by copying its KV blocks, or by computing them anew elsewhere."""
+
+    bandwidth_gb_s: Annotated[float, Field(gt=0, le=10_000)] = 3.0
+    """Of a copy, in 10^9 bytes a second."""
+
+    downtime_s: Annotated[Delay, Field(alias="downtime")] = 0.02
+    """What the last stage of a copy takes beside its bytes."""
+
+    stage_overhead_s: Annotated[Delay, Field(alias="stageOverhead")] = 0.005
+    """What each earlier stage of a copy takes beside its bytes."""
+
+    last_stage_tokens: Annotated[Int, Field(ge=1, le=1_000_000)] = 32
+    """The request stops at its source once so few tokens are left to copy or compute."""
+
+    max_stages: Annotated[Int, Field(ge=1, le=16)] = 3
+    """Copies or warm-ups of one move, the last included."""
+
+    slowdown: Share = 0.01
+    """Share by which steps of both engines take longer during a copy."""
+
+    interval_s: Annotated[Delay, Field(alias="interval", gt=0)] = 0.2
+    """Between two looks for moves that pay, of llumnix and predicted-gain."""
