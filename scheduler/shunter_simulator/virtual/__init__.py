@@ -6,6 +6,7 @@ from shunter_simulator.virtual.step_times import (
     LLAMA_30B_4XA10,
     DecodeLine,
     LinearTimes,
+    LoneRequestTimes,
     RooflineTimes,
     StepTimes,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "EventKind",
     "Export",
     "LinearTimes",
+    "LoneRequestTimes",
     "RooflineTimes",
     "StepTimes",
     "VirtualEngine",

@@ -4,14 +4,13 @@ The rules are those of `engine.BatchScheduler`, over lengths instead of tokens.
 """
 
 from bisect import insort
-from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Final, NamedTuple
 
 from shunter_simulator.virtual.decodes import DecodeSet
 from shunter_simulator.virtual.kv import KvAccount
 from shunter_simulator.virtual.sequences import LiveSequence
-from shunter_simulator.virtual.values import Batching, EngineEvent, EngineShape, EventKind
+from shunter_simulator.virtual.values import EngineEvent, EngineShape, EventKind
 
 _ORDER = attrgetter("order")
 
@@ -32,7 +31,7 @@ class Step(NamedTuple):
 
 
 class VirtualBatch:
-    """Alternate `plan` and `commit`.
+    """Alternate a plan (`planning`) and `commit`.
 
     The loss of a preemption is what Llumnix (section 6.3 there) counts: the time from it until the
     sequence is computed again, plus a prefill of its length, less a decode step.
@@ -49,7 +48,6 @@ class VirtualBatch:
         self.preemptions = 0
         self.preemption_loss_s = 0.0
         self.events: list[EngineEvent] = []
-        self._planner = _PLANNERS[shape.batching]
         self._capacity_tokens = shape.kv_blocks * shape.block_tokens
         self.sequences: Final[dict[str, LiveSequence]] = {}
         self.disturbed = False  # by a preemption: the next plan may differ
@@ -57,12 +55,11 @@ class VirtualBatch:
         self._leaving: list[LiveSequence] = []  # after this one
         self._newcomers: list[LiveSequence] = []  # decode, but have no token of this engine yet
 
-    def plan(self, now: float) -> Step | None:
-        """The next step, or None when nothing can be computed. Its blocks are taken here."""
+    def take_in(self) -> None:
+        """Those whose KV came by a move are in the next step."""
         for sequence in self.entering:
             self._enter(sequence)
         self.entering.clear()
-        return self._planner(self, now)
 
     @property
     def steady(self) -> bool:
@@ -215,8 +212,7 @@ class VirtualBatch:
 
     def _loss_s(self, sequence: LiveSequence, away_s: float) -> float:
         times, tokens = self.shape.times, sequence.tokens - 1
-        line = times.decode_line(1)
-        decode_s = line.base_s + tokens * line.s_per_context_token
+        decode_s = times.decode_line(1, tokens).step_s(tokens)
         return away_s + times.mixed_s([(tokens, 0)], 0, 0) - decode_s
 
     def _finish(self, sequence: LiveSequence, at_s: float) -> None:
@@ -265,66 +261,3 @@ class VirtualBatch:
         self.events.append(
             EngineEvent(at_s, kind, sequence.request_id, sequence.produced, cached_tokens, loss_s)
         )
-
-
-def _plan_chunked(batch: VirtualBatch, now: float) -> Step | None:
-    """Decodes, then chunks of prompts in order up to the batch's tokens."""
-    batch.take_growth(now)
-    tails = [s for s in batch.prefills if s.pending == 1]
-    budget = batch.shape.max_batch_tokens - batch.decodes.count - len(tails)
-    # After a preemption memory is short: nobody is let in unless nothing runs at all.
-    prefills = [s for s in batch.prefills if s.pending > 1]
-    if batch.waiting and not (batch.disturbed and batch.running):
-        prefills += _admit_chunked(batch, budget - sum(s.pending for s in prefills))
-    chunks: list[tuple[LiveSequence, int]] = []
-    for sequence in prefills:
-        if budget <= 0:
-            break
-        size = min(budget, sequence.pending)
-        budget -= size
-        chunks.append((sequence, size))
-    return _step(batch, chunks, tails)
-
-
-def _admit_chunked(batch: VirtualBatch, budget: int) -> list[LiveSequence]:
-    admitted: list[LiveSequence] = []
-    while budget > 0 and batch.waiting and len(batch.running) < batch.shape.max_num_seqs:
-        sequence = batch.admit_first()
-        if sequence is None:
-            break
-        admitted.append(sequence)
-        budget -= sequence.pending
-    return admitted
-
-
-def _plan_prefill_first(batch: VirtualBatch, now: float) -> Step | None:
-    """Whole prompts of those that can be let in; else a decode step."""
-    chunks = [(s, s.pending) for s in batch.prefills]  # only what a move brought in part
-    budget = batch.shape.max_batch_tokens - sum(size for _, size in chunks)
-    while batch.waiting and len(batch.running) < batch.shape.max_num_seqs:
-        # A prompt beyond the limit is computed alone.
-        if chunks and batch.waiting[0].tokens > budget:
-            break
-        sequence = batch.admit_first()
-        if sequence is None:
-            break
-        chunks.append((sequence, sequence.pending))
-        budget -= sequence.pending
-    if chunks:
-        return Step(False, chunks, [])
-    batch.take_growth(now)
-    return _step(batch, [], [])
-
-
-def _step(
-    batch: VirtualBatch, chunks: list[tuple[LiveSequence, int]], tails: list[LiveSequence]
-) -> Step | None:
-    decodes = batch.decodes.count > 0
-    batch.decodes.ahead = int(decodes)
-    return Step(decodes, chunks, tails) if decodes or chunks or tails else None
-
-
-_PLANNERS: Mapping[Batching, Callable[[VirtualBatch, float], Step | None]] = {
-    "chunked": _plan_chunked,
-    "prefill-first": _plan_prefill_first,
-}

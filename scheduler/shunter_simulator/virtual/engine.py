@@ -10,6 +10,7 @@ from typing import Final
 from shunter_simulator.engine import PromptTooLong
 from shunter_simulator.virtual.batch import Step, VirtualBatch
 from shunter_simulator.virtual.flight import Flight
+from shunter_simulator.virtual.planning import plan, take_off
 from shunter_simulator.virtual.sequences import LiveSequence
 from shunter_simulator.virtual.values import (
     EngineEvent,
@@ -259,41 +260,9 @@ class VirtualEngine:
 
     def _plan(self, now: float) -> None:
         self._wake_s = None
-        step = self._batch.plan(now)
+        step = plan(self._batch, now)
         self._seen = self._counts()
-        if step is None:
-            return
-        self._step = step
-        decodes = self._batch.decodes
-        factor = self._slow * (1 + self.shape.copy_slow_down if self._copies else 1)
-        if step.chunks or step.tails:
-            self._flight = Flight(now, 1, factor * self._mixed_s(step))
-            return
-        line = self.shape.times.decode_line(decodes.count)
-        first_s = line.base_s + line.s_per_context_token * decodes.context_tokens
-        steps = self._steps() if self._skip_ahead and self._batch.steady else 1
-        more_s = line.s_per_context_token * decodes.count
-        self._flight = Flight(now, steps, factor * first_s, factor * more_s)
-
-    def _steps(self) -> int:
-        """For how many steps nothing happens but decoding."""
-        decodes = self._batch.decodes
-        limit = decodes.steps_to_end() - 1
-        return 1 + decodes.steps_within(self._batch.kv.available, 1, limit)
-
-    def _mixed_s(self, step: Step) -> float:
-        batch = context_tokens = 0
-        if step.decodes:
-            batch = self._batch.decodes.count
-            context_tokens = self._batch.decodes.context_tokens
-        chunks = []
-        for sequence in step.tails:
-            batch += 1
-            context_tokens += sequence.tokens
-        for sequence, size in step.chunks:
-            if size == 1 and sequence.pending == 1:
-                batch += 1
-                context_tokens += sequence.tokens
-            else:
-                chunks.append((size, sequence.computed))
-        return self.shape.times.mixed_s(chunks, batch, context_tokens)
+        if step is not None:
+            factor = self._slow * (1 + self.shape.copy_slow_down if self._copies else 1)
+            self._step = step
+            self._flight = take_off(self._batch, step, now, factor, self._skip_ahead)

@@ -133,7 +133,7 @@ def test_bad_sequences_are_refused() -> None:
         engine.add(VirtualSequence("a", 5, 5), 0.0)
     with pytest.raises(ValueError, match="5 of 5 answer tokens: nothing to compute"):
         engine.add(VirtualSequence("b", 5, 5, produced=5), 0.0)
-    with pytest.raises(ValueError, match="needs 2 blocks .* 1 are reserved: call reserve first"):
+    with pytest.raises(ValueError, match=r"needs 2 blocks .* 1 are reserved: call reserve first"):
         engine.reserve("c", 4, 0.0)
         engine.add(VirtualSequence("c", 5, 5, produced=2, resident_tokens=6), 0.0)
 
