@@ -58,13 +58,20 @@ def missing_references(
 
 def unreached(policy: RoutingPolicy, policies: Iterable[RoutingPolicy]) -> tuple[str, str] | None:
     """Reason and message where every request of a rule is taken by a rule of a policy that is asked
-    before this one."""
+    before this one, or that one names a tenant too."""
     earlier: list[tuple[RoutingPolicy, Rule]] = []
+    tenants: dict[str, str] = {}
     for other in in_order(policies):
         if other.metadata.key == policy.metadata.key:
             break
         earlier += ((other, rule) for rule in other.spec.rules if rule.route)
-    told = []
+        for tenant in other.spec.tenants:
+            tenants.setdefault(tenant.name, other.metadata.key)
+    told = [
+        f"spec.tenants[{index}] does not count: policy {tenants[tenant.name]!r} has {tenant.name!r}"
+        for index, tenant in enumerate(policy.spec.tenants)
+        if tenant.name in tenants
+    ]
     for index, rule in enumerate(policy.spec.rules):
         first = next(((p, r) for p, r in earlier if _takes_all_of(r.when, rule.when)), None)
         if first is not None:

@@ -18,6 +18,7 @@ from shunter_api.base import (
 )
 from shunter_api.cel import Rule as CelRule
 from shunter_api.cel import cel, unique_names
+from shunter_api.tenants import Tenant
 
 HeaderName = Annotated[str, Field(pattern=HEADER_NAME, max_length=128)]
 
@@ -194,6 +195,11 @@ class RoutingPolicySpec(Resource):
     ] = ()
     """Asked in this order; the first that matches a request decides."""
 
+    tenants: Annotated[
+        tuple[Tenant, ...], Field(max_length=256, json_schema_extra=unique_names("tenants"))
+    ] = ()
+    """Shares and limits of tenants, in all pools; a tenant is named by one policy only."""
+
     dispatch: Dispatch = Dispatch()
     """How an instance is picked for a request."""
 
@@ -204,6 +210,7 @@ class RoutingPolicySpec(Resource):
     def _unique_names(self) -> Self:
         check_unique("classes", (c.name for c in self.classes))
         check_unique("rules", (rule.name for rule in self.rules))
+        check_unique("tenants", (tenant.name for tenant in self.tenants))
         return self
 
 

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from shunter_api.modelpool import ModelPool
 from shunter_api.routingpolicy import RoutingPolicy, Rule, SloClass, WeightedPool, When
+from shunter_api.tenants import Tenant
 
 DEFAULT_CLASS = "standard"
 DEFAULT_PRIORITY = 50
@@ -36,6 +37,10 @@ class RouteTable:
         self.rule_models = frozenset(
             model for _, rule in self._rules if rule.when for model in rule.when.models
         )
+        self.tenants: dict[str, Tenant] = {}  # of the first policy that names them
+        for policy in self._policies:
+            for tenant in policy.spec.tenants:
+                self.tenants.setdefault(tenant.name, tenant)
         self.rule_headers = frozenset(
             header for _, rule in self._rules if rule.when for header in rule.when.headers
         )

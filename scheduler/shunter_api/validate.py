@@ -67,6 +67,7 @@ def check_each(documents: Documents, known: Known = Known()) -> Iterator[Problem
 def check_between(documents: Documents) -> Iterator[Problem]:
     """Where resources do not agree with each other. Of two that clash the later one is blamed."""
     yield from _policy_names(documents.policies)
+    yield from _tenants(documents.policies)
     yield from _pool_names(documents.pools)
     # A pool that could not be read is not known either: naming it is no second mistake.
     pools = None if documents.problems else {p.value.name: p.value for p in documents.pools}
@@ -84,6 +85,19 @@ def _policy_names(policies: Iterable[Located[RoutingPolicy]]) -> Iterator[Proble
         first = seen.setdefault(policy.value.metadata.key, here)
         if first is not here:
             yield policy.problem(("metadata", "name"), _twice(policy.value, first.place))
+
+
+def _tenants(policies: Iterable[Located[RoutingPolicy]]) -> Iterator[Problem]:
+    """One name in one policy is refused as it is read."""
+    seen: dict[str, Problem] = {}
+    for policy in policies:
+        for index, tenant in enumerate(policy.value.spec.tenants):
+            at: Path = ("spec", "tenants", index, "name")
+            here = policy.problem(at, "")
+            first = seen.setdefault(tenant.name, here)
+            if first is not here:
+                message = f"tenant {tenant.name!r} is in a policy already ({first.place})"
+                yield policy.problem(at, f"{message}; a tenant is named by one policy only")
 
 
 def _pool_names(pools: Sequence[Located[ModelPool]]) -> Iterator[Problem]:

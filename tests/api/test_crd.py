@@ -198,7 +198,7 @@ def values_of(schema: Schema) -> st.SearchStrategy[Any]:
 def _texts(schema: Schema) -> st.SearchStrategy[str]:
     pattern, most = schema.get("pattern"), schema["maxLength"]
     if pattern is None:
-        return st.text("ab -", max_size=min(most, 8))
+        return st.text("ab -", min_size=schema.get("minLength", 0), max_size=min(most, 8))
     return _matching(pattern).filter(lambda text: len(text) <= most)
 
 

@@ -112,6 +112,13 @@ def test_first_match_wins_and_policies_go_by_priority_then_name() -> None:
         assert pools_of(go(*order)) == ("code",)
 
 
+def test_a_tenant_is_that_of_the_policy_that_is_asked_first() -> None:
+    low = make_policy(name="low", tenants=[{"name": "acme", "weight": 2}, {"name": "b"}])
+    high = make_policy(name="high", priority=5, tenants=[{"name": "acme", "weight": 7}])
+    tenants = RouteTable((low, high), POOLS).tenants
+    assert {name: one.weight for name, one in tenants.items()} == {"acme": 7, "b": 1}
+
+
 def test_an_older_policy_goes_before_a_newer_one() -> None:
     def made(name: str, when: str) -> RoutingPolicy:
         return RoutingPolicy.model_validate(

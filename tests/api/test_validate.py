@@ -45,6 +45,16 @@ def test_an_alias_that_is_another_pools_name() -> None:
     assert problem.startswith("1.yaml:7: spec.model.aliases[0]")
 
 
+def test_a_tenant_in_two_policies() -> None:
+    first = policy("  tenants: [{name: acme, weight: 2}]\n")
+    second = policy("  tenants: [{name: other}, {name: acme}]\n").replace("name: p}", "name: q}")
+    (problem,) = refused(pool("chat"), first, second)
+    assert problem.startswith(
+        "2.yaml:5: spec.tenants[1].name: tenant 'acme' is in a policy already"
+    )
+    assert "(1.yaml:5)" in problem
+
+
 def test_two_pools_of_one_name() -> None:
     (problem,) = refused(pool("a"), pool("a"))
     assert problem == (

@@ -104,6 +104,18 @@ async def test_a_rule_that_an_earlier_policy_leaves_nothing_is_told(
         assert message == f"spec.rules[0] is never reached: {by}"
 
 
+async def test_a_tenant_that_an_earlier_policy_has_does_not_count(world: World) -> None:
+    world.cluster.put(pool_body("chat"))
+    high = put(world, policy("high", priority=5, tenants=[{"name": "acme"}]))
+    low = put(world, policy("low", tenants=[{"name": "b"}, {"name": "acme"}]))
+    for ref in (high, low):
+        await world.reconciler.reconcile_policy(ref)
+    assert degraded(world, high)[0] == "False"
+    status, reason, message = degraded(world, low)
+    assert (status, reason) == ("True", "ConflictingPolicy")
+    assert message == "spec.tenants[1] does not count: policy 'serving/high' has 'acme'"
+
+
 async def test_a_rule_without_a_route_leaves_others_something(world: World) -> None:
     """It is for the pools' own model names alone."""
     world.cluster.put(pool_body("chat"))

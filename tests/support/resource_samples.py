@@ -140,6 +140,14 @@ BY_SCHEMA = (
     _policy("a class without priority", ("spec", "classes"), [{"name": "gold"}], "is missing",
             field="spec.classes[0].priority"),
     _policy("a weight below 0", ("spec", "rules", 0, "route", 0, "weight"), -1, "equal to 0"),
+    _policy("a tenant without weight", ("spec", "tenants"), [{"name": "a", "weight": 0}],
+            "equal to 1", field="spec.tenants[0].weight"),
+    _policy("a tenant without a name", ("spec", "tenants"), [{"name": ""}], "at least 1 char",
+            field="spec.tenants[0].name"),
+    _policy("nothing may run", ("spec", "tenants"), [{"name": "a", "maxConcurrent": 0}],
+            "equal to 1", field="spec.tenants[0].maxConcurrent"),
+    _policy("half a token", ("spec", "tenants"), [{"name": "a", "tokensPerMinute": 0.5}],
+            "integer", field="spec.tenants[0].tokensPerMinute"),
     _policy("a timeout of words", ("spec", "admission"), {"queueTimeout": "soon"}, "500ms, 2s",
             field="spec.admission.queueTimeout"),
 )  # fmt: skip
@@ -232,6 +240,9 @@ BY_RULE = (
     _policy("a policy name with a dot", ("metadata", "name"), "a.b", "Kubernetes name",
             rule="metadata.name is lower-case letters, digits and -, no - at the ends, at most 63 "
             "characters"),
+    _policy("two tenants of one name", ("spec", "tenants"), [{"name": "a"}, {"name": "a"}],
+            "two tenants are called 'a'", field="spec",
+            rule="two tenants have the same name; give each a name of its own"),
     _policy("an empty when", ("spec", "rules", 0, "when"), {"models": []}, "says nothing",
             rule="says nothing; give models, headers, tenants or promptTokens, or leave `when` out "
             "to match every request"),
