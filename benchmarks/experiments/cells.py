@@ -21,11 +21,13 @@ _CODE = (
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What one run measured: `metrics` by name, `note` on its load, `cpu_s` that it took."""
+    """What one run measured: `metrics` by name, `note` on its load, `cpu_s` that it took,
+    `curves` with quantiles."""
 
     metrics: dict[str, float]
     note: str = ""
     cpu_s: float = 0.0
+    curves: dict[str, list[float]] = {}
 
 
 @dataclass(frozen=True, slots=True)

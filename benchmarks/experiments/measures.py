@@ -22,7 +22,7 @@ CURVE_SHARES = np.concatenate([np.linspace(0, 0.9, 19), [0.93, 0.95, 0.97, 0.98,
 def measure(results: Results) -> dict[str, float]:
     """Figures by name; a name with a dot is that of one class or one tenant."""
     arrived = results.columns["arrival_s"] >= results.warmup_s
-    figures = {"duration_s": results.duration_s, "dollars": results.dollars}
+    figures = {"duration_s": float(results.duration_s), "dollars": float(results.dollars)}
     figures |= _requests(results, arrived) | _moves(results)
     for name in _used(results, "slo_class", arrived):
         chosen = arrived & (results.columns["slo_class"] == results.code("slo_class", name))
@@ -68,7 +68,8 @@ def _requests(results: Results, chosen: Mask) -> dict[str, float]:
     met = _met(results) & ended
     arrivals = columns["arrival_s"][chosen]
     span_s = max(float(arrivals.max() - arrivals.min()), 1e-9)
-    return figures | {"attainment": met.sum() / count, "goodput_per_s": met.sum() / span_s}
+    kept = int(met.sum())
+    return figures | {"attainment": kept / count, "goodput_per_s": kept / span_s}
 
 
 def _summary(name: str, values: Floats) -> dict[str, float]:

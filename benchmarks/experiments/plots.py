@@ -1,0 +1,78 @@
+"""Small SVG plots: one figure a file, text kept as text."""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.intervals import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Series = Mapping[str, Sequence[tuple[float, Interval]]]
+"""By policy, points (x, estimate)."""
+
+
+def draw(path: Path, panels: Mapping[str, Series], x: str, y: str, *, log: bool = False) -> None:
+    """One panel a load, side by side; bars are the 95 % intervals of the median."""
+    figure = _figure(len(panels))
+    for axes, (title, series) in zip(figure.axes, panels.items(), strict=True):
+        for policy, points in series.items():
+            _line(axes, policy, points)
+        axes.set_title(title, fontsize=8)
+        axes.set_xlabel(x, fontsize=7)
+        if log:
+            axes.set_yscale("log")
+    figure.axes[0].set_ylabel(y, fontsize=7)
+    figure.axes[0].legend(fontsize=6)
+    _save(figure, path)
+
+
+def draw_curves(
+    path: Path, shares: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[float]]], x: str
+) -> None:
+    """Distributions, the share above on a log scale so that tails are seen."""
+    figure = _figure(len(panels))
+    for axes, (title, curves) in zip(figure.axes, panels.items(), strict=True):
+        for policy, quantiles in curves.items():
+            axes.plot(quantiles[:-1], [1 - share for share in shares[:-1]], label=policy, lw=1)
+        axes.set(xscale="log", yscale="log")
+        axes.set_title(title, fontsize=8)
+        axes.set_xlabel(x, fontsize=7)
+    figure.axes[0].set_ylabel("share of requests above", fontsize=7)
+    figure.axes[0].legend(fontsize=6)
+    _save(figure, path)
+
+
+def _line(axes: "Axes", policy: str, points: Sequence[tuple[float, Interval]]) -> None:
+    shown = [(x, e) for x, e in points if isfinite(e.value)]
+    below = [e.value - e.low if isfinite(e.low) else 0.0 for _, e in shown]
+    above = [e.high - e.value if isfinite(e.high) else 0.0 for _, e in shown]
+    axes.errorbar(
+        [x for x, _ in shown],
+        [e.value for _, e in shown],
+        yerr=(below, above),
+        label=policy,
+        lw=1,
+        elinewidth=0.6,
+        marker=".",
+        ms=4,
+    )
+
+
+def _figure(panels: int):  # type: ignore[no-untyped-def]  # matplotlib has no types
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "shunter"})
+    figure = Figure(figsize=(2.6 * panels, 2.3), layout="constrained")
+    for axes in figure.subplots(1, panels, squeeze=False)[0]:
+        axes.tick_params(labelsize=6)
+        axes.grid(alpha=0.3, lw=0.4)
+    return figure
+
+
+def _save(figure, path: Path) -> None:  # type: ignore[no-untyped-def]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
