@@ -1,38 +1,16 @@
 """From records to figures: pure arithmetic."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import nan
 
 import msgspec
-import numpy as np
 
 from shunter.bench.records import Record
+from shunter_simulator.reports.figures import Slo, Summary, summary
 
 MAX_MISMATCHES_LISTED = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Slo:
-    ttft_s: float
-    tpot_s: float
-
-    def met_by(self, record: Record) -> bool:
-        if record.error or record.first_token_s is None or record.first_token_s > self.ttft_s:
-            return False
-        return record.tpot_s is None or record.tpot_s <= self.tpot_s
-
-
-class Summary(msgspec.Struct, frozen=True):
-    """Seconds."""
-
-    mean: float
-    p50: float
-    p90: float
-    p95: float
-    p99: float
-    max: float
-    count: int
 
 
 class Latencies(msgspec.Struct, frozen=True):
@@ -150,18 +128,9 @@ def build_report(records: Sequence[Record], slo: Slo, scope: Scope) -> Report:
     )
 
 
-def summary(values: Iterable[float]) -> Summary | None:
-    """Percentiles by linear interpolation. None for no values."""
-    data = np.fromiter(values, dtype=np.float64)
-    if not len(data):
-        return None
-    p50, p90, p95, p99 = (float(p) for p in np.percentile(data, (50, 90, 95, 99)))
-    return Summary(float(data.mean()), p50, p90, p95, p99, float(data.max()), len(data))
-
-
 def _figures(records: Sequence[Record], slo: Slo, duration_s: float) -> Figures:
     good = [r for r in records if not r.error]
-    met = sum(slo.met_by(r) for r in good)
+    met = count_met(good, slo)
     output_tokens = sum(_output_tokens(r) for r in records)
     per_s = 1 / duration_s if duration_s > 0 else 0.0
     return Figures(
@@ -181,6 +150,16 @@ def _figures(records: Sequence[Record], slo: Slo, duration_s: float) -> Figures:
             slo.ttft_s, slo.tpot_s, met, met * per_s, met / len(records) if records else 0.0
         ),
     )
+
+
+def count_met(records: Sequence[Record], slo: Slo) -> int:
+    """How many of these answers met both targets."""
+    ttft_s = [_or_nan(r.first_token_s) for r in records]
+    return int(slo.met(ttft_s, [_or_nan(r.tpot_s) for r in records]).sum())
+
+
+def _or_nan(value: float | None) -> float:
+    return nan if value is None else value
 
 
 def _output_tokens(record: Record) -> int:

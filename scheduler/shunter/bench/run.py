@@ -12,7 +12,7 @@ from shunter.bench.plot import save_plot
 from shunter.bench.progress import show_progress
 from shunter.bench.records import Record, Tally
 from shunter.bench.replay import replay
-from shunter.bench.report import Report, RunFacts, Scope, Slo, build_report
+from shunter.bench.report import Report, RunFacts, Scope, build_report
 from shunter.bench.requests import RequestStyle, planned_requests
 from shunter.bench.table import render
 from shunter.failure import Failure
@@ -20,6 +20,7 @@ from shunter.terminal import err, out
 from shunter_api.durations import parse_duration
 from shunter_runtime.loop import run
 from shunter_runtime.signals import stop_signals
+from shunter_simulator.reports.figures import Slo
 from shunter_simulator.workloads import (
     Arrival,
     PromptTokens,

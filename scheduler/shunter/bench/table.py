@@ -4,9 +4,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from shunter.bench.report import Figures, Goodput, Report, Summary
+from shunter.bench.report import Figures, Goodput, Report
+from shunter_simulator.reports.tables import latency_table
 
-_COLUMNS = ("mean", "p50", "p90", "p95", "p99", "max")
 _MISMATCHES_SHOWN = 5
 
 
@@ -33,25 +33,16 @@ def _headline(report: Report) -> Text:
 
 
 def _latencies(title: str, figures: Figures) -> Table:
-    table = Table(title=f"{title} (ms)", title_justify="left", title_style="bold")
-    table.add_column("")
-    for column in _COLUMNS:
-        table.add_column(column, justify="right", no_wrap=True)
     latencies = figures.latencies
-    for name, values in (
-        ("TTFT", latencies.ttft_s),
-        ("TPOT", latencies.tpot_s),
-        ("ITL", latencies.itl_s),
-        ("end to end", latencies.e2e_s),
-    ):
-        table.add_row(name, *_milliseconds(values))
-    return table
-
-
-def _milliseconds(values: Summary | None) -> list[str]:
-    if values is None:
-        return ["-"] * len(_COLUMNS)
-    return [f"{getattr(values, column) * 1000:.1f}" for column in _COLUMNS]
+    return latency_table(
+        title,
+        (
+            ("TTFT", latencies.ttft_s),
+            ("TPOT", latencies.tpot_s),
+            ("ITL", latencies.itl_s),
+            ("end to end", latencies.e2e_s),
+        ),
+    )
 
 
 def _goodput(goodput: Goodput, ended: int) -> Text:

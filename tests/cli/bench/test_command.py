@@ -11,10 +11,11 @@ import msgspec
 import pytest
 
 from shunter.bench.records import Record
-from shunter.bench.report import Report, Scope, Slo, build_report
+from shunter.bench.report import Report, Scope, build_report
 from shunter.bench.run import BenchOptions, exit_code, run_bench
 from shunter.bench.testing import FakeEndpoint
 from shunter.failure import Failure
+from shunter_simulator.reports.figures import Slo
 
 ROWS = "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(
     f"2023-11-16 18:15:{46 + i / 50:09.6f}0,{20 + i},{3 + i % 4}\n" for i in range(20)

@@ -1,0 +1,1 @@
+"""From measured times to figures, tables and plots: of real endpoints and of simulated runs."""
