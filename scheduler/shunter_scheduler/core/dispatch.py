@@ -14,6 +14,7 @@ from shunter_scheduler.core.ledger import Reservation, reserve
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.prefix import HASH_BYTES, Match
 from shunter_scheduler.core.trail import MAX_CANDIDATES, Ranking
+from shunter_scheduler.core.tuning import AlphaTuner
 from shunter_scheduler.policies.columns import Ask
 from shunter_scheduler.policies.first_token import ttft_s
 from shunter_scheduler.policies.policy import DispatchPolicy
@@ -63,6 +64,10 @@ def _look_closer(entry: Entry, ask: Ask) -> None:
     """What a request asks of policies that look at engines."""
     pool, hashes = entry.pool, entry.request.block_hashes
     pool.look_closer()
+    if entry.policy.tunes_alpha:
+        if pool.tuner is None:
+            pool.tuner = AlphaTuner()
+        ask.alpha = pool.tuner.alpha
     ask.high_priority = is_high(entry)
     blocks = min(PREFIX_KEY_TOKENS // pool.settings.block_tokens, len(hashes) // HASH_BYTES)
     end = blocks * HASH_BYTES

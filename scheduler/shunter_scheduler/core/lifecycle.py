@@ -205,6 +205,8 @@ def _learn(state: CoreState, entry: Entry, event: Finished, now: float) -> None:
         pool.level.ended(now, False, tokens)
         return
     state.lengths.observe(entry.request.model, entry.slo_class.name, tokens)
+    if pool.tuner is not None:
+        pool.tuner.ended(state.timers, entry, tokens, now)
     met = trail.met_ttft
     if trail.first_token_at is not None and tokens > 1 and entry.slo_class.tpot_s is not None:
         met = met and (now - trail.first_token_at) / (tokens - 1) <= entry.slo_class.tpot_s

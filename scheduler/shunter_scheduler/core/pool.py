@@ -10,6 +10,7 @@ from shunter_scheduler.core.prefix import PrefixIndex
 from shunter_scheduler.core.queue import AdmissionQueue, Ageing
 from shunter_scheduler.core.settings import CoreSettings
 from shunter_scheduler.core.starting import Starting
+from shunter_scheduler.core.tuning import AlphaTuner
 from shunter_scheduler.core.windows import RetryBudget, ServiceLevel
 from shunter_scheduler.domain.cluster import Instance
 from shunter_scheduler.domain.events import InstanceObserved
@@ -33,6 +34,9 @@ class PoolRecord:
         self.retries = RetryBudget(settings.retries)
         self.level = ServiceLevel()
         self.starting = Starting()
+        self.tuner: AlphaTuner | None = None  # there once a policy is used that it tunes
+        self.room_sought_at = -math.inf  # for a higher class
+        self.advised: Advised | None = None  # what the autoscaler was told last
         self.active_at: float | None = None  # when it last had a request, or got an instance
         self.instances: dict[str, InstanceRecord] = {}
         self.models: dict[str, ProfileModel] = {}

@@ -109,6 +109,10 @@ class SchedulerCore:
             pool = state.pools.get(timer.key)
             if pool is not None:
                 refresh_holds(state, pool, now)
+        elif timer.kind == "alpha":
+            pool = state.pools.get(timer.key)
+            if pool is not None and pool.tuner is not None:
+                pool.tuner.step(state.timers, pool, now)
         elif timer.kind == "instance":
             record = state.instances.get(timer.key)
             if record is not None:

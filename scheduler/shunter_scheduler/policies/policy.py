@@ -28,6 +28,7 @@ class DispatchPolicy:
     unit: str = "s"
     uses_prefix: bool = False
     uses_view: bool = False
+    tunes_alpha: bool = False
 
     def named(
         self, row: InstanceRow, ask: Ask, cached_tokens: int, parts: Sequence[float]

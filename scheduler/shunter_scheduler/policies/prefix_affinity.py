@@ -27,7 +27,7 @@ def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:
     distance, load, _ = columns.parts
     fits = ~columns.excluded
     total = float(columns.requests.sum(where=fits)) + 1.0
-    most = math.ceil(LOAD_FACTOR * total / max(1, np.count_nonzero(fits)))
+    most = math.ceil(LOAD_FACTOR * total / max(1, int(np.count_nonzero(fits))))
     if ask.prefix_key:
         _distances(view.keys, ask.prefix_key, distance)
         np.greater_equal(columns.requests, most, out=load)

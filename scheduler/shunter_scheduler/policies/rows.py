@@ -18,6 +18,7 @@ class Rates(Struct, frozen=True, gc=False):
     step_s_per_context_token: float
     price_s_per_s: float
     prefill_s_per_pair: float = 0.0  # of a token and one that it attends to
+    ttft_error: float = 0.0  # relative standard deviation of predicted times to first token
 
     @property
     def prefill_s_per_square(self) -> float:

@@ -5,7 +5,7 @@
 is to be high; t is what the request takes alone in a middling batch, work the same of what is
 outstanding, the reference the fastest instance. Parts are negative, as the lowest score wins:
 `speed` and `work`. Published code counts work since the start and never takes it off; here it is
-what is outstanding. Alpha is tuned for the pool while it runs (`alpha.py`).
+what is outstanding. Alpha is tuned for the pool while it runs (`replay.py`).
 """
 
 import numpy as np
@@ -40,4 +40,5 @@ WORKLOAD_BALANCED = DispatchPolicy(
     unit="points",
     uses_prefix=True,
     uses_view=True,
+    tunes_alpha=True,
 )

@@ -14,6 +14,7 @@ from shunter_api.routingpolicy import DispatchPolicyName
 from shunter_scheduler.policies import DISPATCH_POLICIES
 from shunter_scheduler.policies.columns import Ask, InstanceColumns, Weights, why_excluded
 from shunter_scheduler.policies.first_token import ttft_s
+from shunter_scheduler.policies.policy import Terms
 from shunter_scheduler.policies.predicted_cost import PREDICTED_COST
 from shunter_scheduler.policies.rows import InstanceRow, Rates
 from shunter_scheduler.policies.view import EngineView, Look
@@ -121,6 +122,10 @@ def test_terms_add_up_to_the_score(
         assert math.isinf(score) or score == pytest.approx(total, rel=1e-9, abs=1e-9)
 
 
+def cost_terms(row: InstanceRow, ask: Ask, cached_tokens: int) -> Terms:
+    return PREDICTED_COST.named(row, ask, cached_tokens, ())
+
+
 IN_TURN_OR_BY_LOT = {"round-robin", "power-of-two"}  # what they pick is not the instance's merit
 
 
@@ -167,8 +172,8 @@ def test_exclusion_in_columns_and_in_words_agree(rows: list[InstanceRow], ask: A
 @given(rows=fleets, ask=asks)
 def test_predicted_cost_never_rewards_load(rows: list[InstanceRow], ask: Ask) -> None:
     for row in rows:
-        base = dict(PREDICTED_COST.terms(row, ask, 0))
-        busier = dict(PREDICTED_COST.terms(replace(row, requests=row.requests + 1), ask, 0))
+        base = dict(cost_terms(row, ask, 0))
+        busier = dict(cost_terms(replace(row, requests=row.requests + 1), ask, 0))
         assert busier["slowdown"] >= base["slowdown"]
         assert all(value >= 0 for value in base.values())
 
@@ -179,15 +184,15 @@ def test_a_prefix_hit_is_worth_its_prefill_at_least(row: InstanceRow, ask: Ask) 
     saved = ttft_s(columns, 0, ask, 0) - ttft_s(columns, 0, ask, hit)
     worth = row.rates.prefill_s(hit) - row.rates.prefill_base_s
     assert saved == pytest.approx(worth, rel=1e-6, abs=1e-9)
-    without = sum(value for _, value in PREDICTED_COST.terms(row, ask, 0))
-    with_hit = sum(value for _, value in PREDICTED_COST.terms(row, ask, hit))
+    without = sum(value for _, value in cost_terms(row, ask, 0))
+    with_hit = sum(value for _, value in cost_terms(row, ask, hit))
     assert without - with_hit >= saved * (1 - 1e-6) - 1e-6
 
 
 @given(row=instance_rows(), ask=asks, hit=share)
 def test_the_predicted_ttft_is_the_sum_of_its_terms(row: InstanceRow, ask: Ask, hit: float) -> None:
     cached = int(hit * (ask.prefill_tokens - 1))
-    terms = dict(PREDICTED_COST.terms(row, ask, cached))
+    terms = dict(cost_terms(row, ask, cached))
     total = terms["queue"] + terms["prefill"] + terms["kv_memory"]
     assert ttft_s(columns_of([row], ask), 0, ask, cached) == pytest.approx(total)
 
