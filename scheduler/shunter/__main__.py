@@ -17,6 +17,7 @@ from shunter.commands.gateway import gateway
 from shunter.commands.hook import hook
 from shunter.commands.operator import operator
 from shunter.commands.scheduler import scheduler
+from shunter.commands.simulate import simulate
 from shunter.commands.status import status, top
 from shunter.commands.up import up
 from shunter.commands.validate import validate
@@ -38,6 +39,7 @@ def build_app() -> typer.Typer:
     app.command()(up)
     app.command()(validate)
     app.command()(bench)
+    app.command()(simulate)
     app.add_typer(demo)
     for operate in (status, top, explain, drain, undrain, doctor):
         app.command(rich_help_panel=OPERATE)(operate)

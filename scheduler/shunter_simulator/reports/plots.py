@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Panel = Callable[["Axes"], None]
+Panel = Callable[["Axes"], object]
 
 _MAX_BINS = 120
 _MAX_POINTS = 2000

@@ -2,7 +2,7 @@
 
 from shunter_simulator.scenarios.engines import EngineSettings, ExplicitTimes
 from shunter_simulator.scenarios.faults import Fault
-from shunter_simulator.scenarios.load import load_scenario, parse_scenario
+from shunter_simulator.scenarios.load import load_scenario, parse_scenario, with_policy
 from shunter_simulator.scenarios.moves import MoveSettings
 from shunter_simulator.scenarios.scenario import Network, Rejected, Scenario, ScenarioPool
 
@@ -17,4 +17,5 @@ __all__ = [
     "ScenarioPool",
     "load_scenario",
     "parse_scenario",
+    "with_policy",
 ]

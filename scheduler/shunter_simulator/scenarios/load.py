@@ -74,3 +74,14 @@ def _clashes(scenario: Scenario, found: Documents, document: YamlDocument) -> It
         yield policy.problem((), "a scenario takes one RoutingPolicy; remove all but one")
     if found.policies and "policy" in scenario.model_fields_set:
         yield document.problem(("policy",), "`resources` give a RoutingPolicy as well; keep one")
+
+
+def with_policy(scenario: Scenario, name: str) -> Scenario:
+    """The same under another dispatch policy. Raises `ConfigurationError` where there is none of
+    that name."""
+    dispatch = scenario.policy.dispatch.model_copy(update={"policy": name})
+    policy = scenario.policy.model_copy(update={"dispatch": dispatch})
+    changed = scenario.model_copy(update={"policy": policy})
+    if found := scenario_problems(changed, YamlDocument("--policy", None)):
+        raise ConfigurationError(tuple(found))
+    return changed

@@ -1,6 +1,6 @@
 """A simulated world: the real decision core over virtual engines, in virtual time."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from itertools import count
 from pathlib import Path
 
@@ -32,7 +32,8 @@ from shunter_simulator.virtual.watching import Sampler, Watcher
 from shunter_simulator.workloads import Arrival
 from shunter_simulator.workloads.build import Workload, build_workload
 
-OnProgress = Callable[[int, int, float], None]  # ended, known so far, virtual seconds
+OnProgress = Callable[[int, int, int, float], None]
+"""Requests ended, requests in all as far as known, requests in flight, virtual seconds."""
 STUCK_S = 4 * 3600.0
 
 
@@ -56,11 +57,9 @@ def simulate(
     seed = scenario.seed if seed is None else seed
     if arrivals is None:
         arrivals = build_workload(scenario.workload, seed, data_folder)
-    workload = arrivals if isinstance(arrivals, Workload) else None
-    if workload is None:
-        assert not isinstance(arrivals, Workload)
-        return World(scenario, seed, arrivals, None, on_progress).run()
-    return World(scenario, seed, workload.arrivals, workload, on_progress).run()
+    if isinstance(arrivals, Workload):
+        return World(scenario, seed, arrivals.arrivals, arrivals, on_progress).run()
+    return World(scenario, seed, arrivals, None, on_progress).run()
 
 
 class World:
@@ -74,6 +73,7 @@ class World:
     ) -> None:
         self._scenario = scenario
         self._seed = seed
+        self._expected = len(arrivals) if isinstance(arrivals, Sized) else 0
         self._arrivals: Iterator[Arrival] = iter(arrivals)
         self._plan = workload.plan if workload is not None else None
         self._notes = (workload.note,) if workload is not None and workload.note else ()
@@ -179,7 +179,8 @@ class World:
             )
         self.sampler.sample(len(self.gateway.open))
         if self._on_progress is not None:
-            self._on_progress(self._ended, self._known, now)
+            total = max(self._expected, self._known)
+            self._on_progress(self._ended, total, len(self.gateway.open), now)
         self.agenda.after(self.sampler.every_s, self._sample)
 
     # ------------------------------------------------------------ ends

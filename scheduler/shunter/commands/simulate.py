@@ -1,0 +1,138 @@
+"""`shunter simulate`: what a scenario would do, in virtual time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from shunter_simulator.scenarios import Scenario
+    from shunter_simulator.virtual.results import Results
+    from shunter_simulator.virtual.world import OnProgress
+
+
+def simulate(
+    scenario: Annotated[Path, typer.Argument(help="A scenario file.", show_default=False)],
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="In place of the scenario's.", show_default=False)
+    ] = None,
+    policy: Annotated[
+        str, typer.Option(help="Dispatch policy in place of the scenario's.", show_default=False)
+    ] = "",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SHUNTER_DATA", help="Folder of trace files.", exists=True, file_okay=False
+        ),
+    ] = None,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", help="Write the report as JSON.")
+    ] = None,
+    requests_out: Annotated[
+        Path | None, typer.Option("--requests", help="Write one line per request, as CSV.")
+    ] = None,
+    plot_out: Annotated[
+        Path | None,
+        typer.Option("--plot", help="Draw latencies, load and moves as PNG or SVG."),
+    ] = None,
+) -> None:
+    """Run a scenario in virtual time: the real scheduler over simulated engines.
+
+    Prints latencies, goodput, moves and cost. The same scenario and seed give the same bytes.
+
+    Example: `shunter simulate drain.yaml --policy round-robin --json out.json --plot out.png`
+    """
+    from shunter.failure import Failure
+    from shunter.terminal import err, out
+    from shunter_simulator.reports.simulation import build_report
+    from shunter_simulator.reports.simulation_table import render
+    from shunter_simulator.virtual.world import SimulationStuck
+    from shunter_simulator.virtual.world import simulate as run
+    from shunter_simulator.workloads import WorkloadError
+
+    chosen = _read(scenario, policy)
+    try:
+        with _progress(err()) as on_progress:
+            results = run(chosen, seed, on_progress=on_progress, data_folder=data)
+    except WorkloadError as error:
+        raise Failure(f"workload of {scenario}: {error}") from error
+    except SimulationStuck as error:
+        raise Failure(str(error)) from error
+    report = build_report(results)
+    out().print(render(report))
+    if json_out is not None:
+        _write(json_out, _json(report))
+    if requests_out is not None:
+        from shunter_simulator.reports.request_rows import csv_text
+
+        _write(requests_out, csv_text(results).encode())
+    if plot_out is not None:
+        _plot(results, plot_out)
+
+
+def _read(path: Path, policy: str) -> "Scenario":
+    """Ends the command with a line for every problem of the file."""
+    from shunter.terminal import out
+    from shunter_api.problems import ConfigurationError
+    from shunter_simulator.scenarios import load_scenario, with_policy
+
+    try:
+        scenario = load_scenario(path)
+        return with_policy(scenario, policy) if policy else scenario
+    except ConfigurationError as error:
+        for problem in error.problems:
+            out().print(str(problem), markup=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+@contextmanager
+def _progress(console: "Console") -> "Iterator[OnProgress | None]":
+    """A bar over the requests known so far; nothing where `console` is no terminal."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.completed}/{task.total} done"),
+        BarColumn(),
+        TextColumn("at {task.fields[at_s]:.0f} s, {task.fields[in_flight]} in flight"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("", total=1, at_s=0.0, in_flight=0)
+
+        def show(ended: int, total: int, in_flight: int, at_s: float) -> None:
+            progress.update(bar, completed=ended, total=total, at_s=at_s, in_flight=in_flight)
+
+        yield show
+
+
+def _json(report: object) -> bytes:
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(report)) + b"\n"
+
+
+def _write(path: Path, content: bytes) -> None:
+    from shunter.failure import Failure
+
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise Failure(f"cannot write {path}: {error}") from error
+
+
+def _plot(results: "Results", path: Path) -> None:
+    from shunter.failure import Failure
+    from shunter_simulator.reports.plots import PlotError
+    from shunter_simulator.reports.simulation_plot import save_plot
+
+    try:
+        save_plot(results, path)
+    except PlotError as error:
+        raise Failure(str(error), error.next_step) from error
