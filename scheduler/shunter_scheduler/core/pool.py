@@ -35,8 +35,6 @@ class PoolRecord:
         self.level = ServiceLevel()
         self.starting = Starting()
         self.tuner: AlphaTuner | None = None  # there once a policy is used that it tunes
-        self.room_sought_at = -math.inf  # for a higher class
-        self.advised: Advised | None = None  # what the autoscaler was told last
         self.active_at: float | None = None  # when it last had a request, or got an instance
         self.instances: dict[str, InstanceRecord] = {}
         self.models: dict[str, ProfileModel] = {}
