@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from math import exp, log
+from itertools import pairwise
+from math import log
 from typing import Any
 
 from experiments.cells import Cell, merge
@@ -18,7 +19,7 @@ from experiments.definitions import (
 )
 from experiments.intervals import Interval, mean, median
 from experiments.outcomes import Outcomes
-from experiments.page import figure, interval, percent, table
+from experiments.page import figure, interval, paragraph, percent, table
 from experiments.plots import draw
 
 OURS, LLUMNIX, INFAAS, ROBIN, BOUND = "ours", "llumnix", "INFaaS++", "round robin", "pooled (bound)"
@@ -94,10 +95,14 @@ def cells(form: Form) -> list[Cell]:
 def section(outcomes: Outcomes) -> Section:
     knees = [load for load in _knees() if load in outcomes.loads]
     lines = [
-        "16 simulated A10 with LLaMA-7B and vLLM 0.1's scheduling, 10,000 requests a run, seed 0 the"
-        " paper's own trace. Medians over the seeds; ratios are of pairs, geometric means with 95 %"
-        " intervals, below 1 ours is better. `pooled` is one engine with the memory and the speed of"
-        " all sixteen: what moves without cost could at best reach.",
+        paragraph(
+            """
+            16 simulated A10 with LLaMA-7B and vLLM 0.1's scheduling, 10,000 requests a run,
+            seed 0 the paper's own trace. Medians over the seeds; ratios are of pairs, geometric
+            means with 95 % intervals, below 1 ours is better. `pooled` is one engine with the
+            memory and the speed of all sixteen: what moves without cost could at best reach.
+            """
+        ),
         "",
         *_latencies(outcomes, knees),
         "",
@@ -177,7 +182,7 @@ def _targets(outcomes: Outcomes, knees: Sequence[str], saturated: Sequence[str])
     if beyond:
         ratios = {load: outcomes.ratio(OURS, LLUMNIX, load, "e2e_mean_s") for load in beyond}
         worst = max(ratios, key=lambda load: ratios[load].value)
-        text = f"beyond the knee no regression against `llumnix` in end-to-end mean beyond the"
+        text = "beyond the knee no regression against `llumnix` in end-to-end mean beyond the"
         text += f" interval: the largest ratio is {interval(ratios[worst])}, on {worst}"
         targets.append(Target(text, not any(r.all_above(1.0) for r in ratios.values())))
     return targets
@@ -219,10 +224,14 @@ def cost_cells(form: Form) -> list[Cell]:
 
 def cost_section(outcomes: Outcomes) -> Section:
     lines = [
-        f"How many instances keep the P99 of TTFT at {_COST_P99_S} s on the L-L trace at"
-        f" {_COST_RATE:g}/s with CV 2 (the load of the paper's figure 15). The paper varies the"
-        " threshold of its autoscaler; here each run has a fixed number of instances, and the number"
-        " at the target is interpolated per seed, linear in the logarithm of the P99.",
+        paragraph(
+            f"""
+            How many instances keep the P99 of TTFT at {_COST_P99_S} s on the L-L trace at
+            {_COST_RATE:g}/s with CV 2 (the load of the paper's figure 15). The paper varies the
+            threshold of its autoscaler; here each run has a fixed number of instances, and the
+            number at the target is interpolated per seed, linear in the logarithm of the P99.
+            """
+        ),
         "",
     ]
     policies, loads = outcomes.policies, sorted(outcomes.loads, key=int, reverse=True)
@@ -236,7 +245,7 @@ def cost_section(outcomes: Outcomes) -> Section:
     targets = []
     if savings.get(OURS) and savings.get(LLUMNIX):
         ours, theirs = mean(savings[OURS]), mean(savings[LLUMNIX])
-        text = f"instances saved against INFaaS++ at equal P99 more than 21 % and no fewer than"
+        text = "instances saved against INFaaS++ at equal P99 more than 21 % and no fewer than"
         text += f" `llumnix` saves: ours {interval(_hundred(ours))} %, `llumnix`"
         text += f" {interval(_hundred(theirs))} %"
         reached = ours.value > 0.21 and ours.value >= theirs.value
@@ -268,7 +277,7 @@ def _needed(outcomes: Outcomes, loads: Sequence[str], policy: str, seed: int) ->
     goal = log(_COST_P99_S)
     if not points or points[0][1] > goal:
         return None
-    for (many, low), (few, high) in zip(points, points[1:], strict=False):
+    for (many, low), (few, high) in pairwise(points):
         if high > goal:
             return many - (many - few) * (goal - low) / (high - low)
     return float(points[-1][0])  # the fewest that were tried are still enough
@@ -315,8 +324,12 @@ def priority_section(outcomes: Outcomes) -> Section:
         if outcomes.seeds(load, policy)
     ]
     lines = [
-        "S-S at 26/s, a tenth of high priority. `no priorities` is the same policy with both classes"
-        " alike: what normal requests pay is measured against it, pair by pair.",
+        paragraph(
+            """
+            S-S at 26/s, a tenth of high priority. `no priorities` is the same policy with both
+            classes alike: what normal requests pay is measured against it, pair by pair.
+            """
+        ),
         "",
         *table(["bursts", "policy", *_PRIORITY_COLUMNS], rows),
     ]

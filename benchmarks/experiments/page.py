@@ -15,6 +15,11 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
+def paragraph(text: str) -> str:
+    """One line, as the page's paragraphs are, of a text over several."""
+    return " ".join(text.split())
+
+
 def figure(value: float) -> str:
     """Three significant digits, without exponents."""
     if not isfinite(value):

@@ -1,0 +1,167 @@
+"""Experiment 5: classes, bursts, and a tenant that floods."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from experiments.cells import Cell
+from experiments.definitions import (
+    Experiment,
+    Form,
+    Overrides,
+    Section,
+    Target,
+    dispatch,
+    scenario,
+    variants,
+)
+from experiments.intervals import Interval
+from experiments.outcomes import Outcomes
+from experiments.page import figure, interval, paragraph, percent, table
+from experiments.plots import draw
+
+OURS, ALONE, ALIKE = "ours", "interactive alone (oracle)", "ours, no classes"
+_NO_MOVES: dict[str, Any] = {"moves": {"policy": "drain-only"}}
+_CLASSES = ("interactive", "standard", "batch")
+# Requests a second that keep the fleet busy all the time, found by saturating it.
+CAPACITY_PER_S = 50.0
+_USES = (0.7, 0.85, 0.95)
+_SHARES: Mapping[str, tuple[float, float]] = {  # of the requests; CV of the gaps
+    "interactive": (0.2, 8.0),
+    "standard": (0.5, 1.0),
+    "batch": (0.3, 1.0),
+}
+_TENANTS = ["a", "b", "c", "d"]
+
+
+def _policies(base: Mapping[str, Any]) -> Overrides:
+    """All have the same classes, queue and cost model but for the one without classes."""
+    alike = [{**one, "priority": 50, "suspendable": False} for one in base["policy"]["classes"]]
+    return {
+        "round robin": dispatch("round-robin", **_NO_MOVES),
+        "least-requests": dispatch("least-requests", **_NO_MOVES),
+        "queue-kv-prefix": dispatch("queue-kv-prefix", **_NO_MOVES),
+        ALIKE: {"policy": {"classes": alike}},
+        OURS: {},
+        ALONE: {"workload": {"only": "interactive"}},
+    }
+
+
+def _load(use: float, form: Form) -> dict[str, Any]:
+    """The flood adds three times a tenant's share of everything for a quarter of the time."""
+    total, length_s = use * CAPACITY_PER_S, round(600 * form.share)
+    flood = 3 * total / len(_TENANTS) / 4  # on average; the others leave room for it
+    rest = total - flood
+    streams: list[dict[str, Any]] = [
+        {"class": name, "tenants": _TENANTS, "rate": round(rest * share, 3), "cv": cv}
+        for name, (share, cv) in _SHARES.items()
+    ]
+    begin, end = round(length_s * 0.4), round(length_s * 0.65)
+    streams.append(
+        {
+            "class": "standard",
+            "tenants": ["flood"],
+            "rate": round(4 * flood, 3),
+            "start": f"{begin}s",
+            "end": f"{end}s",
+        }
+    )
+    return {"workload": {"duration": f"{length_s}s", "streams": streams}}
+
+
+def cells(form: Form) -> list[Cell]:
+    base = scenario("classes")
+    uses = _USES if form.every_load else _USES[1:]
+    loads = {f"{use:.0%} used": _load(use, form) for use in uses}
+    return variants("classes", base, _policies(base), loads, range(form.seeds))
+
+
+def section(outcomes: Outcomes) -> Section:
+    rows = []
+    for load in outcomes.loads:
+        ready = [p for p in outcomes.policies if outcomes.seeds(load, p)]
+        rows += [[load, policy, *_row(outcomes, policy, load)] for policy in ready]
+    heads = [
+        "load",
+        "policy",
+        "interactive within targets",
+        "standard within targets",
+        "batch TTFT mean s",
+        "all tokens/s",
+        "service gap, tokens",
+        "suspended",
+    ]
+    lines = [
+        paragraph(
+            """
+            An 8B model on four A100, Azure lengths: interactive 20 % in bursts of CV 8,
+            standard 50 %, batch 30 %; the tenant `flood` comes with three times a tenant's
+            share for a quarter of the time. Medians over the seeds. The oracle serves the same
+            interactive requests and nothing else. The service gap is the widest difference in
+            tokens served between two tenants while both have requests waiting.
+            """
+        ),
+        "",
+        *table(heads, rows),
+    ]
+    ready = [load for load in outcomes.loads if outcomes.seeds(load, OURS, ALONE)]
+    plots = {"classes-gap": partial(_plot, outcomes)} if ready else {}
+    return Section("Classes and tenants", lines, _targets(outcomes, ready), plots)
+
+
+def _row(outcomes: Outcomes, policy: str, load: str) -> list[str]:
+    seeds = outcomes.seeds(load, policy)
+    have = outcomes.rows[policy, load][seeds[0]].metrics
+    wanted = {
+        "interactive.attainment": percent,
+        "standard.attainment": percent,
+        "batch.ttft_mean_s": figure,
+        "tokens_per_s": figure,
+        "service_gap_tokens": figure,
+        "suspensions": figure,
+    }
+    return [
+        show(outcomes.median(policy, load, metric).value) if metric in have else ""
+        for metric, show in wanted.items()
+    ]
+
+
+def _targets(outcomes: Outcomes, loads: list[str]) -> list[Target]:
+    targets = []
+    for load in loads:
+        lost = outcomes.difference(ALONE, OURS, load, "interactive.attainment")
+        text = f"at {load} interactive attainment within 1 point of the oracle:"
+        text += f" {interval(_points(lost))} points below it"
+        targets.append(Target(text, lost.value <= 0.01))
+    for load in loads:
+        if outcomes.seeds(load, OURS, "least-requests"):
+            rate = outcomes.ratio(OURS, "least-requests", load, "tokens_per_s")
+            text = f"at {load} batch gets all the rest: tokens a second of all classes together"
+            text += f" {interval(rate)} times those of `least-requests`"
+            targets.append(Target(text, rate.value >= 0.99))
+    return targets
+
+
+def _points(share: Interval) -> Interval:
+    return Interval(100 * share.value, 100 * share.low, 100 * share.high, share.pairs)
+
+
+def _plot(outcomes: Outcomes, path: Any) -> None:
+    panels = {
+        "widest service gap between tenants": {
+            policy: [
+                (
+                    float(load.split("%")[0]) / 100,
+                    outcomes.median(policy, load, "service_gap_tokens"),
+                )
+                for load in outcomes.loads
+                if outcomes.seeds(load, policy)
+            ]
+            for policy in outcomes.policies
+            if policy != ALONE
+        }
+    }
+    draw(path, panels, "utilisation", "tokens")
+
+
+EXPERIMENT = Experiment("classes", cells, section)

@@ -1,0 +1,158 @@
+"""Experiment 2: multi-stage text-to-SQL workflows on unlike GPUs."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from experiments.cells import Cell, merge
+from experiments.definitions import (
+    Experiment,
+    Form,
+    Overrides,
+    Section,
+    Target,
+    dispatch,
+    scenario,
+    variants,
+)
+from experiments.outcomes import Outcomes
+from experiments.page import figure, interval, paragraph, table
+from experiments.plots import draw
+
+OURS, ROBIN, EARLIEST, TUNED = "ours", "round robin", "earliest-completion", "workload-balanced"
+ALONE = "alone (bound)"
+_NO_MOVES: Mapping[str, Any] = {"moves": {"policy": "drain-only"}}
+POLICIES: Overrides = {
+    ROBIN: dispatch("round-robin", queueIn="engines", **_NO_MOVES),
+    "least-requests": dispatch("least-requests", **_NO_MOVES),
+    EARLIEST: dispatch(EARLIEST, **_NO_MOVES),
+    TUNED: dispatch(TUNED, **_NO_MOVES),
+    OURS: {},
+}
+BASELINES = (ROBIN, "least-requests", EARLIEST, TUNED)
+_RATES = (0.04, 0.06, 0.08, 0.1)
+_WITH_H100_RATES = (0.08, 0.12, 0.16)
+_WITH_H100: Mapping[str, Any] = {"instances": {"sql": {"h100": 1}}}
+METRIC = "workflow_p95_s"
+
+
+def _loads(form: Form) -> dict[str, dict[str, Any]]:
+    queries = {"queries": round(360 * form.share)}
+    loads = {}
+    for trace in ("trace1", "trace2") if form.every_load else ("trace1",):
+        for rate in _RATES:
+            loads[f"{trace} {rate:g}/s"] = {"workload": {**queries, "trace": trace, "rate": rate}}
+        for rate in _WITH_H100_RATES:
+            workload = {"workload": {**queries, "trace": trace, "rate": rate}}
+            loads[f"{trace} +H100 {rate:g}/s"] = merge(_WITH_H100, workload)
+    return loads
+
+
+def _alone() -> dict[str, Any]:
+    """No query waits for another: arrivals hours apart, on the fastest GPUs of the cluster, as many
+    as a stage has calls. What is left is the longest path."""
+    return {"workload": {"rate": 0.0002}, "instances": {"sql": {"a100": 6, "a6000": 0, "l40": 0}}}
+
+
+def cells(form: Form) -> list[Cell]:
+    base, loads = scenario("hexgen"), _loads(form)
+    seeds = range(form.seeds)
+    bounds = [name for name in loads if "+H100" not in name and f"{_RATES[0]:g}/s" in name]
+    return [
+        *variants("hexgen", base, POLICIES, loads, seeds),
+        *variants("hexgen", base, {ALONE: _alone()}, {n: loads[n] for n in bounds}, seeds),
+    ]
+
+
+def section(outcomes: Outcomes) -> Section:
+    loads = [load for load in outcomes.loads if _complete(outcomes, load)]
+    lines = [
+        paragraph(
+            """
+            Text-to-SQL queries of about 20 calls in stages on {A100, A100, A6000, L40}, and
+            with one H100 besides; a 70B model. P95 of a query's time, medians over the seeds.
+            Round robin queues in the engines, first come first served; all others share one
+            admission queue, cost model and hints. `alone` is the longest path: every query by
+            itself on A100s.
+            """
+        ),
+        "",
+        *_latencies(outcomes),
+        "",
+        "Ratios of P95 (theirs / ours, above 1 ours is better), pairs of seeds:",
+        "",
+        *_ratios(outcomes, loads),
+    ]
+    plots = {"hexgen-p95": partial(_plot, outcomes)} if loads else {}
+    return Section("HexGen's workflows", lines, _targets(outcomes, loads), plots)
+
+
+def _complete(outcomes: Outcomes, load: str) -> bool:
+    return bool(outcomes.seeds(load, OURS, *BASELINES))
+
+
+def _latencies(outcomes: Outcomes) -> list[str]:
+    heads = ["queries", *outcomes.policies]
+    rows = [
+        [load, *(_median(outcomes, policy, load) for policy in outcomes.policies)]
+        for load in outcomes.loads
+    ]
+    return table(heads, rows)
+
+
+def _median(outcomes: Outcomes, policy: str, load: str) -> str:
+    if not outcomes.seeds(load, policy):
+        return ""
+    return figure(outcomes.median(policy, load, METRIC).value)
+
+
+def _ratios(outcomes: Outcomes, loads: Sequence[str]) -> list[str]:
+    rows = [
+        [
+            load,
+            outcomes.strongest(BASELINES, [load], METRIC),
+            *(interval(outcomes.ratio(name, OURS, load, METRIC)) for name in BASELINES),
+        ]
+        for load in loads
+    ]
+    return table(["queries", "strongest", *BASELINES], rows)
+
+
+def _targets(outcomes: Outcomes, loads: Sequence[str]) -> list[Target]:
+    if not loads:
+        return []
+    robin = outcomes.mean_ratio(ROBIN, OURS, loads, METRIC)
+    earliest = outcomes.mean_ratio(EARLIEST, OURS, loads, METRIC)
+    each = {load: outcomes.ratio(EARLIEST, OURS, load, METRIC) for load in loads}
+    worse = [load for load, found in each.items() if found.all_below(1.0)]
+    lowest = min(each, key=lambda load: each[load].value)
+    return [
+        Target(
+            f"against round robin at least 1.41x in the mean over all loads: {interval(robin)}",
+            robin.value >= 1.41,
+        ),
+        Target(
+            f"against `earliest-completion` at least 1.05x in the mean: {interval(earliest)}",
+            earliest.value >= 1.05,
+        ),
+        Target(
+            f"in no cell worse than `earliest-completion` beyond its interval: worse in"
+            f" {len(worse)} of {len(loads)}, lowest {interval(each[lowest])} at {lowest}",
+            not worse,
+        ),
+    ]
+
+
+def _plot(outcomes: Outcomes, path: Any) -> None:
+    panels: dict[str, dict[str, list[Any]]] = {}
+    for load in outcomes.loads:
+        cluster, _, rate = load.rpartition(" ")
+        panel = panels.setdefault(cluster, {policy: [] for policy in outcomes.policies})
+        for policy, points in panel.items():
+            if outcomes.seeds(load, policy) and policy != ALONE:
+                estimate = outcomes.median(policy, load, METRIC)
+                points.append((float(rate.removesuffix("/s")), estimate))
+    draw(path, panels, "queries a second", "P95 of a query (s)", log=True)
+
+
+EXPERIMENT = Experiment("hexgen", cells, section)
