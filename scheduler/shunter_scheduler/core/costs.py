@@ -1,6 +1,5 @@
 """What a profile of a pool costs: linear rates, KV capacity and price, from the cost model."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -50,42 +49,3 @@ GUESS = LinearRates(
     decode_s_per_sequence=1e-3,
     decode_s_per_context_token=1e-7,
 )
-
-
-class Correction:
-    """Multiplies a profile's predicted times by what was observed, slowly and robustly.
-
-    An exponentially weighted mean of the log ratio observed : predicted, each ratio clipped, so
-    that one stall does not move it far. `published` follows in steps of 5 %, at most twice a
-    second: each step makes the rows of all instances of the profile anew.
-    """
-
-    __slots__ = ("_factor", "_published_at", "published")
-
-    GAIN = 0.05
-    CLIP = 4.0
-    LIMITS = (0.05, 20.0)
-    STEP = 1.05
-    INTERVAL_S = 0.5
-    OVERHEAD_S = 0.005  # on both sides: what network and gateway add must not count as slowness
-
-    def __init__(self) -> None:
-        self._factor = 1.0
-        self._published_at = -math.inf
-        self.published = 1.0
-
-    def observe(self, observed_s: float, predicted_s: float, now: float) -> bool:
-        """`predicted_s` with the published factor in it. True where `published` changed."""
-        ratio = (observed_s + self.OVERHEAD_S) / (predicted_s + self.OVERHEAD_S)
-        ratio = min(self.CLIP, max(1 / self.CLIP, ratio))
-        lag = self._factor / self.published  # observed since the last step, and not yet published
-        self._factor *= (ratio / lag) ** self.GAIN
-        low, high = self.LIMITS
-        self._factor = min(high, max(low, self._factor))
-        if now < self._published_at + self.INTERVAL_S:
-            return False
-        if 1 / self.STEP < self._factor / self.published < self.STEP:
-            return False
-        self._published_at = now
-        self.published = self._factor
-        return True

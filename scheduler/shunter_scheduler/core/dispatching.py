@@ -145,6 +145,7 @@ def place(state: CoreState, entry: Entry, now: float, kept: Barred = NOBODY) -> 
     entry.instance = record
     entry.instance_name = record.name
     entry.predicted_ttft_s = picked.predicted_ttft_s
+    entry.cached_tokens = picked.cached_tokens
     if not entry.started:
         entry.trail.revision = record.value.revision
     entry.state = entry.trail.state = "running"

@@ -50,6 +50,7 @@ class Entry(Struct, eq=False):
     instance_name: str = ""
     reservation: Reservation | None = None
     predicted_ttft_s: float = 0.0
+    cached_tokens: int = 0  # as predicted at the pick
     first_token_at: float | None = None
     move: PendingMove | None = None
     move_not_before: float = 0.0

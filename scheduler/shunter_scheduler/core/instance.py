@@ -2,15 +2,21 @@
 
 from dataclasses import dataclass, field
 
-from shunter_scheduler.core.costs import Correction, ProfileCost
+from shunter_scheduler.core.costs import ProfileCost
 from shunter_scheduler.core.ledger import NS, Load
+from shunter_scheduler.core.probing import Probe
 from shunter_scheduler.core.sent import Sent
 from shunter_scheduler.core.settings import CoreSettings
+from shunter_scheduler.costmodel.correction import Correction
 from shunter_scheduler.domain.cluster import Instance
 from shunter_scheduler.domain.events import InstanceObserved
 from shunter_scheduler.domain.status import InstanceState, InstanceStatus
 from shunter_scheduler.policies.rows import InstanceRow, Rates
 from shunter_scheduler.policies.view import Look
+
+# A prompt of 512 tokens; a step of 16 sequences of 1,024 tokens.
+MIDDLING_PREFILL = (1.0, 512.0, 512.0**2 / 2)
+MIDDLING_STEP = (1.0, 16.0, 16.0 * 1024)
 
 
 class ProfileModel:
@@ -22,28 +28,29 @@ class ProfileModel:
     def __init__(self, cost: ProfileCost, money_s_per_dollar: float = 0.0) -> None:
         self.cost = cost
         self._money_s_per_dollar = money_s_per_dollar
-        self.prefill = Correction()
-        self.decode = Correction()
+        rates = cost.rates
+        self.prefill = Correction(rates.prefill, MIDDLING_PREFILL)
+        self.decode = Correction(rates.decode, MIDDLING_STEP)
         self.update()
 
     def update(self) -> None:
         """After a correction was published."""
-        rates = self.cost.rates
-        prefill, decode = self.prefill.published, self.decode.published
-        self.step_base_s = rates.decode_base_s * decode
+        prefill_base_s, prefill_s_per_token, prefill_s_per_pair = self.prefill.published
+        self.step_base_s, step_s_per_sequence, step_s_per_context_token = self.decode.published
         self.rates = Rates(
-            rates.prefill_base_s * prefill,
-            rates.prefill_s_per_token * prefill,
-            rates.decode_s_per_sequence * decode,
-            rates.decode_s_per_context_token * decode,
+            prefill_base_s,
+            prefill_s_per_token,
+            step_s_per_sequence,
+            step_s_per_context_token,
             self.cost.dollars_per_s * self._money_s_per_dollar,
-            rates.prefill_s_per_pair * prefill,
+            prefill_s_per_pair,
+            self.prefill.error,
         )
 
     @property
     def middling_step_s(self) -> float:
-        """A decode step of a middling batch: 16 sequences of 1,024 tokens."""
-        return self.decode_step_s(16, 16 * 1024)
+        """A decode step of a middling batch."""
+        return self.decode_step_s(*MIDDLING_STEP[1:])
 
     def prefill_s(self, tokens: int, past_tokens: int = 0) -> float:
         """Computing `tokens` of a prompt after `past_tokens` that are cached."""
@@ -88,6 +95,8 @@ class InstanceRecord:
     sent: Sent = field(default_factory=Sent)
     tpot_targets: dict[tuple[int, float], int] = field(default_factory=dict)
     queued_until: float = 0.0
+    prefilled_ns: int = 0  # of all prefills that ended here, as predicted
+    probe: Probe = field(default_factory=Probe)
     failures: int = 0
     ejections: int = 0
     ejected_until: float | None = None
@@ -104,6 +113,12 @@ class InstanceRecord:
         if seen is not None and seen.kv_capacity_tokens:
             return seen.kv_capacity_tokens
         return self.model.cost.kv_capacity_tokens
+
+    @property
+    def decoding(self) -> tuple[int, int]:
+        """Sequences that decode, and the KV tokens that are reserved for all there are."""
+        load, (requests, tokens) = self.load, self.foreign
+        return load.requests - load.prefilling + requests, load.kv_tokens + tokens
 
     @property
     def healthy(self) -> bool:

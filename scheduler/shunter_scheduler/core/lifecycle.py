@@ -16,6 +16,7 @@ from shunter_scheduler.core.dispatching import hold
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.ledger import reserve
+from shunter_scheduler.core.probing import decode_begins, decode_seen, prefill_seen
 from shunter_scheduler.core.state import CoreState, spec_of
 from shunter_scheduler.core.trail import Trail
 from shunter_scheduler.domain.events import (
@@ -28,8 +29,6 @@ from shunter_scheduler.domain.events import (
     Submitted,
 )
 
-# Fewer tokens than this say little about the time per token.
-MIN_TOKENS_FOR_RATE = 8
 NOT_THE_ENGINES_FAULT = frozenset({"overloaded"})
 ANSWERED = frozenset({"stop", "length", "tool_calls", "content_filter"})
 
@@ -132,7 +131,7 @@ def first_token(state: CoreState, event: FirstToken, now: float) -> None:
     if entry is None or entry.first_token_at is not None:
         return
     entry.first_token_at = now
-    _prefill_done(state, entry, now, event.ttft_s)
+    _prefill_done(state, entry, event, now)
     trail, pool = entry.trail, entry.pool
     if trail.first_token_at is None and not entry.request.output_tokens:
         ttft_s = now - entry.request.arrived_at
@@ -141,18 +140,19 @@ def first_token(state: CoreState, event: FirstToken, now: float) -> None:
         trail.met_ttft = entry.slo_class.ttft_s is None or ttft_s <= entry.slo_class.ttft_s
 
 
-def _prefill_done(state: CoreState, entry: Entry, now: float, ttft_s: float) -> None:
+def _prefill_done(state: CoreState, entry: Entry, event: FirstToken, now: float) -> None:
     record, reservation, pool = entry.instance, entry.reservation, entry.pool
     if record is None or reservation is None:
         return
     if reservation.started():
+        record.prefilled_ns += reservation.prefill_ns
         record.queue_moves(now)
         pool.mark(record)
     if record.succeeded():
         pool.mark(record)
-    predicted_s = entry.predicted_ttft_s
-    if predicted_s and record.model.prefill.observe(ttft_s, predicted_s, now):
+    if prefill_seen(record, entry, event.ttft_s, event.cached_tokens, now):
         pool.corrected(record.model)
+    decode_begins(record, entry, entry.output_tokens + 1, now)
     state.wake(pool)
 
 
@@ -161,6 +161,9 @@ def progress(state: CoreState, event: Progress, now: float) -> None:
     if entry is None or event.output_tokens <= entry.output_tokens:
         return
     _generated(entry, event.output_tokens)
+    record = entry.instance
+    if record is not None and decode_seen(record, entry, event.output_tokens, now):
+        entry.pool.corrected(record.model)
 
 
 def _generated(entry: Entry, output_tokens: int) -> None:
@@ -212,14 +215,8 @@ def _learn(state: CoreState, entry: Entry, event: Finished, now: float) -> None:
         met = met and (now - trail.first_token_at) / (tokens - 1) <= entry.slo_class.tpot_s
     pool.level.ended(now, met, tokens)
     record = entry.instance
-    if record is None or entry.first_token_at is None:
-        return
-    here = tokens - entry.request.output_tokens - 1
-    if here >= MIN_TOKENS_FOR_RATE:
-        predicted_s = record.model.decode_step_s(record.load.requests, record.load.kv_tokens)
-        observed_s = (now - entry.first_token_at) / here
-        if record.model.decode.observe(observed_s, predicted_s, now):
-            pool.corrected(record.model)
+    if record is not None and decode_seen(record, entry, tokens, now, last=True):
+        pool.corrected(record.model)
 
 
 def failed(state: CoreState, event: Failed, now: float) -> None:

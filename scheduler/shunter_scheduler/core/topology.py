@@ -57,6 +57,12 @@ def _serves_alike(new: ModelPool, old: ModelPool) -> bool:
     return new.spec.model == old.spec.model and _hardware(new) == _hardware(old)
 
 
+def _engine_alike(new: ModelPool, old: ModelPool) -> bool:
+    """The same engine in the same configuration: what observed times are of."""
+    a, b = new.spec.engine, old.spec.engine
+    return (a.type, a.image, a.args, a.env) == (b.type, b.image, b.args, b.env)
+
+
 def _hardware(pool: ModelPool) -> list[tuple[object, ...]]:
     return [(p.name, p.accelerator, p.tensor_parallel, p.cost_per_hour) for p in pool.profiles]
 
@@ -85,8 +91,8 @@ def _set_pools(state: CoreState, pools: Iterable[ModelPool], now: float) -> None
         if known is None:
             state.pools[name] = PoolRecord(spec, state.settings)
             continue
-        if not _serves_alike(spec, known.spec):
-            known.models.clear()
+        if not _serves_alike(spec, known.spec) or not _engine_alike(spec, known.spec):
+            known.models.clear()  # instances that stay keep what was learnt about them
         known.configure(spec)
 
 

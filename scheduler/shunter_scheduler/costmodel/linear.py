@@ -23,6 +23,14 @@ class LinearRates:
     decode_s_per_context_token: float
     prefill_s_per_pair: float = 0.0
 
+    @property
+    def prefill(self) -> tuple[float, float, float]:
+        return self.prefill_base_s, self.prefill_s_per_token, self.prefill_s_per_pair
+
+    @property
+    def decode(self) -> tuple[float, float, float]:
+        return self.decode_base_s, self.decode_s_per_sequence, self.decode_s_per_context_token
+
 
 class StepTimes(Protocol):
     def prefill_s(self, new_tokens: int, past_tokens: int = 0) -> float: ...

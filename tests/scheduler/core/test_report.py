@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from shunter_api.modelpool import ModelPool
 from shunter_api.testing import make_pool
-from shunter_scheduler.core.costs import Correction, profile_cost
+from shunter_scheduler.core.costs import profile_cost
 from shunter_scheduler.core.settings import CoreSettings, Retries
 from shunter_scheduler.core.testing import CoreHarness, make_instances, make_request, only
 from shunter_scheduler.core.windows import OutputLengths, RetryBudget
@@ -173,23 +173,6 @@ def test_a_model_that_is_unknown_or_does_not_fit_still_gets_rates(model: str) ->
     assert cost.rates.prefill_s_per_token > 0
     harness = CoreHarness(make_instances(1, profile="l4"), pools=[pool])
     assert harness.assign("r0").predicted_ttft_s > 0
-
-
-@given(st.floats(0.1, 10.0), st.floats(0.01, 1.0))
-def test_a_correction_converges_to_the_ratio(ratio: float, predicted_s: float) -> None:
-    correction = Correction()
-    for step in range(400):
-        observed_s = predicted_s * ratio
-        correction.observe(observed_s, predicted_s * correction.published, float(step))
-    overhead = Correction.OVERHEAD_S
-    expected = (predicted_s * ratio + overhead) / (predicted_s * correction.published + overhead)
-    assert expected == pytest.approx(1.0, rel=0.1)
-
-
-def test_one_stall_does_not_move_a_correction_far() -> None:
-    correction = Correction()
-    correction.observe(1000.0, 0.1, 0.0)
-    assert correction.published < 1.1
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 3.0), st.booleans()), max_size=200))
