@@ -142,8 +142,26 @@ def _is_echo(detail: ErrorDetails, details: list[ErrorDetails]) -> bool:
 
 
 def _problem(document: YamlDocument, schema: type[BaseModel], detail: ErrorDetails) -> Problem:
-    path = tuple(part for part in detail["loc"] if part != "[key]")  # it says what is wrong there
-    return document.problem(path, _message(schema, path, detail))
+    # "[key]" says what is wrong there, a tag which model of a union is meant: neither is written.
+    location = tuple(part for part in detail["loc"] if part != "[key]")
+    path = _without_tags(document.value, location)
+    message = _message(schema, location, detail)
+    if detail["type"].startswith("union_tag"):
+        path = (*path, "kind")
+    return document.problem(path, message)
+
+
+def _without_tags(value: object, location: Path) -> Path:
+    path: Path = ()
+    for part in location:
+        if isinstance(value, dict):
+            if part not in value and value.get("kind") == part:
+                continue
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            value = value[part]
+        path = (*path, part)
+    return path
 
 
 def _message(schema: type[BaseModel], path: Path, detail: ErrorDetails) -> str:
@@ -153,6 +171,10 @@ def _message(schema: type[BaseModel], path: Path, detail: ErrorDetails) -> str:
             return _unknown_field(schema, path)
         case "missing":
             return "is missing"
+        case "union_tag_not_found":
+            return "is missing"
+        case "union_tag_invalid":
+            return f"must be one of {context['expected_tags']}; found {context['tag']!r}"
         case "value_error":
             return str(context["error"])
         case "literal_error":
@@ -174,20 +196,25 @@ def _unknown_field(schema: type[BaseModel], path: Path) -> str:
 
 
 def _fields(schema: type[BaseModel], path: Path) -> list[str]:
-    """The field names that the schema knows at a path."""
-    current: type[BaseModel] | None = schema
+    """The field names that the schema knows at a path, which may have tags of unions in it."""
+    models: list[type[BaseModel]] = [schema]
     for part in path:
-        if isinstance(part, int) or current is None:
+        if isinstance(part, int):
             continue
-        annotation = next(
-            (f.annotation for n, f in current.model_fields.items() if (f.alias or n) == part), None
-        )
-        current = _model_in(annotation)
-    return [f.alias or n for n, f in current.model_fields.items()] if current else []
+        fields = [f for m in models for n, f in m.model_fields.items() if (f.alias or n) == part]
+        if fields:
+            models = [inner for field in fields for inner in _models_in(field.annotation)]
+        else:
+            models = [model for model in models if _tag_of(model) == part] or models
+    return sorted({f.alias or n for model in models for n, f in model.model_fields.items()})
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    found = (_model_in(inner) for inner in get_args(annotation))
-    return next((model for model in found if model), None)
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]
+
+
+def _tag_of(model: type[BaseModel]) -> object:
+    kind = model.model_fields.get("kind")
+    return next(iter(get_args(kind.annotation)), None) if kind is not None else None

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from shunter_api.load import Documents, load_documents, merge, problems_of
 from shunter_api.positions import YamlDocument, parse_yaml
 from shunter_api.problems import ConfigurationError, Problem
+from shunter_api.routingpolicy import Dispatch
 from shunter_api.validate import check
 from shunter_scheduler.sources.files import KNOWN
 from shunter_simulator.scenarios.checks import scenario_problems
@@ -79,9 +80,11 @@ def _clashes(scenario: Scenario, found: Documents, document: YamlDocument) -> It
 def with_policy(scenario: Scenario, name: str) -> Scenario:
     """The same under another dispatch policy. Raises `ConfigurationError` where there is none of
     that name."""
-    dispatch = scenario.policy.dispatch.model_copy(update={"policy": name})
+    told = {**scenario.policy.dispatch.model_dump(by_alias=True, mode="json"), "policy": name}
+    try:
+        dispatch = Dispatch.model_validate(told)
+    except ValidationError as error:
+        document = YamlDocument("--policy", told)
+        raise ConfigurationError(tuple(problems_of(document, Dispatch, error))) from error
     policy = scenario.policy.model_copy(update={"dispatch": dispatch})
-    changed = scenario.model_copy(update={"policy": policy})
-    if found := scenario_problems(changed, YamlDocument("--policy", None)):
-        raise ConfigurationError(tuple(found))
-    return changed
+    return scenario.model_copy(update={"policy": policy})

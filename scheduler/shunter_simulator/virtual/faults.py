@@ -92,7 +92,10 @@ class Faults:
             self._agenda.after(DRAIN_POLL_S, self._drained, fault, slot, deaths, deadline_at)
 
     def _spot_notice(self, fault: Fault, slot: Slot) -> None:
-        self._cell.tell(DrainRequested(slot.name, self._agenda.now + fault.deadline_s))
+        """The drain's own deadline lies behind the kill: what has not moved by then goes on
+        elsewhere from the journal, and is not ended."""
+        deadline_at = self._agenda.now + fault.deadline_s + AFTER_DEADLINE_S
+        self._cell.tell(DrainRequested(slot.name, deadline_at + self._network.detection_s))
         self._agenda.after(fault.deadline_s, self._taken, fault, slot, slot.deaths)
 
     def _taken(self, fault: Fault, slot: Slot, deaths: int) -> None:

@@ -1,0 +1,75 @@
+"""Moves in virtual time: what each rung costs, and that nothing stays behind."""
+
+from typing import Any
+
+import pytest
+
+from shunter_simulator.virtual.results import Results
+from shunter_simulator.virtual.testing import check_world, make_world, small_scenario
+from shunter_simulator.workloads import Arrival
+
+DRAIN = {"kind": "drains", "at": "1s", "instance": "chat-h100-0", "deadline": "60s"}
+
+
+def drained(load: list[Arrival], **fields: Any) -> Results:
+    """One request starts on the instance that drains."""
+    world = make_world(small_scenario(2, faults=[DRAIN], **fields), load)
+    results = world.run()
+    check_world(world)
+    assert results.finished.all()
+    return results
+
+
+LONG = [Arrival(0.0, 1000, 300)]
+
+
+@pytest.mark.parametrize("prompt_tokens", [200, 1000, 3000])
+def test_a_copy_stops_the_answer_for_its_last_stage_only(prompt_tokens: int) -> None:
+    results = drained(
+        [Arrival(0.0, prompt_tokens, 300)],
+        moves={"bandwidthGbS": 0.5, "downtime": "20ms", "stageOverhead": "0s"},
+    )
+    (move,) = results.moves
+    assert (move.rung, move.moved, move.destination) == ("kv", True, "chat-h100-1")
+    # 20 ms, at most 32 tokens of 100 kB at 0.5 GB/s, and a step at the destination.
+    assert 0.020 < move.stall_s < 0.020 + 32 * 100_000 / 0.5e9 + 0.016
+    assert results.columns["stall_s"][0] == move.stall_s
+    assert results.columns["moves"][0] == 1
+
+
+def test_a_copy_takes_as_long_as_its_bytes() -> None:
+    slow = drained(LONG, moves={"bandwidthGbS": 0.1, "stageOverhead": "0s"})
+    # 1,000 prompt tokens and those of a second, at 100 kB each, at 0.1 GB/s.
+    assert slow.moves[0].at_s - 1.0 == pytest.approx(1.085, abs=0.15)
+    fast = drained(LONG, moves={"bandwidthGbS": 10, "stageOverhead": "0s"})
+    assert fast.moves[0].at_s - 1.0 < 0.1
+
+
+def test_a_replay_warms_the_destination_first() -> None:
+    results = drained(LONG, moves={"transport": "replay"})
+    (move,) = results.moves
+    assert (move.rung, move.moved) == ("replay", True)
+    # At most a stretch of 64 tokens and what was generated meanwhile is computed in the stall.
+    assert move.stall_s < 0.010 + (64 + 32) * 0.0001 + 0.012
+    cold = drained(LONG, moves={"transport": "replay"}, engine={"prefixCaching": False})
+    assert cold.moves[0].stall_s > 0.110  # all 1,085 tokens
+
+
+def test_what_has_not_begun_to_answer_starts_elsewhere() -> None:
+    load = [Arrival(0.999, 4000, 20)]
+    results = drained(load)
+    (move,) = results.moves
+    assert (move.rung, move.moved, move.stall_s) == ("restart", True, 0.0)
+    assert results.columns["stall_s"][0] == 0
+
+
+def test_without_moves_a_drain_waits_for_the_answers() -> None:
+    results = drained(LONG, moves={"policy": "none"})
+    assert results.moves == ()
+    assert results.text("instance")[0] == "chat-h100-0"
+
+
+def test_a_full_destination_refuses() -> None:
+    load = [Arrival(0.0, 2000, 200), Arrival(0.0, 2000, 1900)]
+    results = drained(load, moves={"policy": "llumnix"}, queueIn="engines")
+    assert {move.why_not for move in results.moves} >= {"no_room"}
