@@ -235,9 +235,12 @@ class VirtualEngine:
 
     def _settle(self, now: float) -> None:
         """Books all steps that are over at `now`."""
-        if self._flight is None and self._wake_s is not None and self._wake_s < now:
+        flight = self._flight
+        if flight is not None and now < flight.next_s:
+            return
+        if flight is None and self._wake_s is not None and self._wake_s < now:
             self._plan(self._wake_s)
-        while (flight := self._flight) is not None:
+        while (flight := self._flight) is not None and now >= flight.next_s:
             ended = flight.ended(now)
             if ended < flight.steps:
                 self._book(flight, ended)
@@ -256,7 +259,7 @@ class VirtualEngine:
             batch = self._batch
             batch.kv.take(batch.decodes.growth(1, steps))
             batch.decodes.tick += steps
-            flight.done = ended
+            flight.book(ended)
 
     def _plan(self, now: float) -> None:
         self._wake_s = None
