@@ -47,7 +47,7 @@ class _Node(Struct, eq=False):
         ones = self._ones
         if ones is not None:
             if slot < len(ones) <= self.holders.bit_count() * COLUMN_FROM:
-                ones[slot] = 1.0 - ones[slot]
+                ones[slot] = self.holders >> slot & 1
             else:
                 self._ones = None
 

@@ -50,7 +50,7 @@ class Ask(Struct, eq=False, gc=False):
 # the order of `InstanceRow`, what the present request finds there, and the parts of its score.
 _LINEAR, _NUMBERS, _CACHED, _SCORE = slice(0, 5), slice(5, 12), 12, 13
 _PARTS = slice(14, 14 + MAX_PARTS)
-_SEEN = slice(5, 14 + MAX_PARTS)
+_SEEN, _SEEN_WITH_PARTS = slice(5, 14), slice(5, 14 + MAX_PARTS)
 _PUT = struct.Struct("=12d")
 
 
@@ -68,12 +68,14 @@ class InstanceColumns:
 
     __slots__ = (
         "_blocked",
+        "_columns",
         "_data",
         "_excluded",
         "_least_free",
         "_least_soft_free",
         "_open",
         "_packed",
+        "_packed_bytes",
         "_queue_at",
         "_queue_s",
         "_seen",
@@ -93,6 +95,7 @@ class InstanceColumns:
         "parts",
         "prefill",
         "prefill_multipliers",
+        "prefill_of",
         "prefill_s_per_square",
         "prefill_s_per_token",
         "queued_until",
@@ -108,12 +111,15 @@ class InstanceColumns:
     def __init__(self, weights: Weights, capacity: int = 16) -> None:
         self._weights = weights
         self.view: EngineView | None = None
-        self._packed = np.empty(12)  # one column on its way: packing is cheaper than a tuple
+        # One column on its way: packing is cheaper than a tuple, and a view is not made each time.
+        self._packed = np.empty(12)
+        self._packed_bytes = self._packed.data
         self._allocate(capacity)
 
     def _allocate(self, capacity: int) -> None:
         self.capacity = capacity
         self._data = data = np.zeros((14 + MAX_PARTS, capacity))
+        self._columns = data[:12].T
         self.linear = data[_LINEAR]
         self.linear_per_prefill_token, self.linear_per_square = data[1:3]
         self.requests, self.queued_until, self.busy = data[5:8]
@@ -124,6 +130,7 @@ class InstanceColumns:
         self.kv_soft_free_tokens.fill(math.inf)
         self._least_free = self._least_soft_free = math.inf
         self.prefill = np.zeros((3, capacity))
+        self.prefill_of = self.prefill.T  # by slot
         self.prefill_s_per_token, self.prefill_s_per_square = self.prefill[1:]
         self.step_s_per_context_token = np.zeros(capacity)
         self._standings: list[Standing | None] = [None] * capacity
@@ -157,7 +164,8 @@ class InstanceColumns:
             best[0] = slots[0] = winner
         standings = self._standings
         kept = tuple([standings[slot] for slot in slots])
-        return Seen(kept, self._seen.take(best, 1).tobytes())
+        seen = self._seen if self.view is None else self._data[_SEEN_WITH_PARTS]
+        return Seen(kept, seen.take(best, 1).tobytes())
 
     def _best(self, count: int) -> NDArray[np.intp]:
         """The slots of the lowest scores. Where these run out, infinite ones of instances come
@@ -188,7 +196,7 @@ class InstanceColumns:
         prefill_weight = 1.0 + slowed + price
         decode_weight = w.decode + price / (n + 1)
         _PUT.pack_into(
-            self._packed.data,
+            self._packed_bytes,
             0,
             rates.prefill_base_s * prefill_weight,
             rates.prefill_s_per_token * prefill_weight,
@@ -203,13 +211,13 @@ class InstanceColumns:
             row.kv_wait_s_per_token,
             tpot_s,
         )
-        self._data[:12, slot] = self._packed
+        self._columns[slot] = self._packed
 
     def _put_standing(self, row: InstanceRow) -> None:
         slot, because, rates = row.slot, row.blocked_because, row.rates
         self._standings[slot] = Standing(row.name, row.profile, slot, because, rates)
         self._set_blocked(slot, bool(because))
-        self.prefill[:, slot] = rates.prefill
+        self.prefill_of[slot] = rates.prefill
         self.step_s_per_context_token[slot] = rates.step_s_per_context_token
 
     def clear(self, slot: int) -> None:

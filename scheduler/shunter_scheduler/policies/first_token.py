@@ -42,7 +42,7 @@ def prefill_s(columns: InstanceColumns, ask: Ask, out: Floats, scratch: Floats) 
 
 def ttft_s(columns: InstanceColumns, slot: int, ask: Ask, cached_tokens: int) -> float:
     """Predicted on one slot, by the terms `queue`, `prefill` and `kv_memory`."""
-    base_s, s_per_token, s_per_square = columns.prefill[:, slot].tolist()
+    base_s, s_per_token, s_per_square = columns.prefill_of[slot].tolist()
     whole, new = ask.prefill_tokens, ask.prefill_tokens - cached_tokens
     ttft: float = columns.queue_s(ask.now).item(slot)
     ttft += base_s + new * (s_per_token + (whole + cached_tokens) * s_per_square)

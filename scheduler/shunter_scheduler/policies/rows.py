@@ -6,6 +6,7 @@ import numpy as np
 from msgspec import Struct
 
 MAX_PARTS = 3  # of a score that a policy makes of numbers which are not in the row
+SEEN_WITHOUT_PARTS = 9  # numbers of a slot that are kept in any case
 
 
 class Rates(Struct, frozen=True, gc=False):
@@ -79,16 +80,16 @@ class Seen(Struct, frozen=True, gc=False):
     """Some slots at one moment, to be kept: thousands are, so that each is but a few objects.
 
     `numbers` is a packed matrix of float64 with one column a slot: the numbers of its row, its
-    prefix hit (tokens), its score, the parts of that.
+    prefix hit (tokens), its score and, where a policy of the pool has them, the parts of that.
     """
 
     standings: tuple[Standing | None, ...]
     numbers: bytes
 
     def rows(self) -> Iterator[tuple[InstanceRow, float, float, list[float]]]:
-        """Each instance's row, prefix hit, score, and parts of the score."""
+        """Each instance's row, prefix hit, score, and parts of the score or none."""
         columns = np.frombuffer(self.numbers).reshape(-1, len(self.standings)).T.tolist()
         for standing, column in zip(self.standings, columns, strict=True):
             if standing is not None:
-                *numbers, hit, score = column[:-MAX_PARTS]
-                yield standing.row(numbers), hit, score, column[-MAX_PARTS:]
+                *numbers, hit, score = column[:SEEN_WITHOUT_PARTS]
+                yield standing.row(numbers), hit, score, column[SEEN_WITHOUT_PARTS:]
