@@ -142,6 +142,7 @@ class CoreState:
                 entry.slo_class.name,
                 below_top if below_top > 0 else 0,
                 entry.predicted_ttft_s,
+                entry.cached_tokens,
             )
         )
 

@@ -27,6 +27,7 @@ class Assign(Value, frozen=True):
     slo_class: str
     priority: int  # for engines that order by priority: lower goes first
     predicted_ttft_s: float
+    cached_tokens: int = 0  # predicted to be in the instance's prefix cache
 
 
 class Hold(Value, frozen=True):
