@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from shunter.bench.command import bench
+from shunter.commands.cost import cost
 from shunter.commands.demo import demo
 from shunter.commands.doctor import doctor
 from shunter.commands.drain import drain, undrain
@@ -40,6 +41,7 @@ def build_app() -> typer.Typer:
     app.command()(validate)
     app.command()(bench)
     app.command()(simulate)
+    app.command()(cost)
     app.add_typer(demo)
     for operate in (status, top, explain, drain, undrain, doctor):
         app.command(rich_help_panel=OPERATE)(operate)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from shunter.__main__ import build_app
 
 COMMANDS = (
-    "up", "validate", "bench", "status", "top", "explain", "drain", "undrain",
+    "up", "validate", "bench", "cost", "status", "top", "explain", "drain", "undrain",
     "doctor", "engine", "scheduler", "gateway", "operator", "fetch", "demo failover",
 )  # fmt: skip
 

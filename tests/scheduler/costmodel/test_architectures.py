@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shunter_api.accelerators import accelerator
@@ -20,6 +20,7 @@ def stored(name: str, precision: Precision) -> ModelShape:
     return replace(model_shape(name), weights=precision)
 
 
+@settings(deadline=None)
 @given(
     name=st.sampled_from(sorted(SHAPES)),
     new=st.integers(1, 8192),
@@ -38,6 +39,7 @@ def test_more_work_takes_longer_in_every_architecture(
     assert step_s <= m.decode_step_s(batch, batch * (context + 1))
 
 
+@settings(deadline=None)
 @given(name=st.sampled_from(sorted(SHAPES)), gpu=st.sampled_from(["l4", "a100", "h100", "cpu"]))
 def test_the_lines_of_every_architecture_grow_with_the_work(name: str, gpu: str) -> None:
     rates = CostModel(SHAPES[name], accelerator(gpu)).linear()
@@ -97,6 +99,7 @@ def test_layers_with_a_window_stop_growing_with_the_context() -> None:
     assert windowed.prefill_s(32_768) < full.prefill_s(32_768)
 
 
+@settings(deadline=None)
 @given(new=st.integers(1, 400), past=st.integers(0, 400), window=st.integers(1, 300))
 def test_a_prefill_in_a_window_counts_what_each_token_sees(
     new: int, past: int, window: int

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import Generator
 
@@ -68,6 +68,7 @@ def corrections() -> dict[str, Correction]:
     return {kind: Correction(PRIOR[kind], MIDDLING[kind]) for kind in PRIOR}
 
 
+@settings(deadline=None)
 @given(
     kind=st.sampled_from(sorted(PRIOR)),
     factor=st.floats(0.2, 5.0),
@@ -107,6 +108,7 @@ def test_what_changes_is_followed(kind: str) -> None:
     assert mean_error(correction, slow, kind) < 0.15
 
 
+@settings(deadline=None)
 @given(position=st.integers(0, 60), seconds_lost=st.floats(1.0, 1e6))
 def test_one_stall_does_not_move_it_far(position: int, seconds_lost: float) -> None:
     correction, rng = corrections()["decode"], np.random.default_rng(1)
@@ -128,6 +130,7 @@ def test_a_coefficient_that_the_prior_has_as_nothing_is_learnt() -> None:
     assert mean_error(correction, truth, "prefill") < 0.1
 
 
+@settings(deadline=None)
 @given(
     kind=st.sampled_from(sorted(PRIOR)),
     times=st.lists(st.tuples(st.floats(0.0, 1e4), st.floats(0.1, 1.0)), max_size=60),

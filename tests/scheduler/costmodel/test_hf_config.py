@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shunter_api.accelerators import accelerator
@@ -329,6 +329,7 @@ def test_what_is_no_json_object_is_refused() -> None:
 sizes = st.one_of(st.none(), st.integers(-2, 1 << 33))
 
 
+@settings(deadline=None)
 @given(
     changed=st.dictionaries(
         st.sampled_from(
