@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help up test test-llamacpp test-cluster check proto crds format lint types imports soak wheel clean
+.PHONY: help up test test-llamacpp test-cluster check proto crds format lint types imports soak bench bench-full wheel clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -61,6 +61,14 @@ test-cluster: $(VENV)/.dev ## Run the tests on a Kubernetes cluster ($$SHUNTER_K
 
 soak: $(VENV)/.dev ## Ten minutes of load with an eye on memory
 	$(BIN)/python -m pytest -m soak --timeout=1200
+
+bench: $(VENV)/.dev ## Run the experiments in short form and print what came out (about ten minutes)
+	PYTHONPATH=benchmarks $(BIN)/python -m experiments run $(ARGS)
+	PYTHONPATH=benchmarks $(BIN)/python -m experiments report $(ARGS)
+
+bench-full: $(VENV)/.dev ## Run them in full, all cores, and write docs/benchmarks.md; goes on where it was broken off
+	PYTHONPATH=benchmarks $(BIN)/python -m experiments run --full $(ARGS)
+	PYTHONPATH=benchmarks $(BIN)/python -m experiments report --full --page docs/benchmarks.md $(ARGS)
 
 wheel: $(VENV)/.dev ## Build the wheel into dist/
 	rm -f dist/shunter-*.whl

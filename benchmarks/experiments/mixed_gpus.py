@@ -143,6 +143,7 @@ def mix_cells(form: Form) -> list[Cell]:
         **base,
         "name": "cheapest-mix",
         "pools": [pool for pool in base["pools"] if pool["name"] == "chat-8b"],
+        "engines": {"chat-8b": base["engines"]["chat-8b"]},
     }
     workload = {"rate": _MIX_RATE, "duration": minutes(10, form), "labels": []}
     alone = merge(alone, {"workload": workload})

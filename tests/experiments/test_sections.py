@@ -1,0 +1,121 @@
+"""Every experiment's part of the page, from made-up outcomes."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from experiments.__main__ import EXPERIMENTS, main
+from experiments.cells import Cell, Outcome, Store, code_version
+from experiments.definitions import FULL, SHORT, Experiment, Form
+from experiments.outcomes import Outcomes
+from experiments.page import BEGIN, END, figure, replace_generated, section_lines
+
+from shunter_simulator.scenarios import parse_scenario
+
+TINY = Form("tiny", seeds=3, share=0.01, every_load=False)
+HIGHER_IS_BETTER = ("attainment", "goodput_per_s", "tokens_per_s", "hit_share")
+CLASSES = ("", "high.", "standard.", "interactive.", "batch.")
+
+
+def made_up(cell: Cell, ours_times: float) -> Outcome:
+    """Figures that grow with the seed; those of ours are `ours_times` as large, of those that are
+    to be high as small."""
+    factor = (1 + cell.seed / 10) * (ours_times if cell.policy == "ours" else 1.0)
+    names = ["ttft_mean_s", "ttft_p50_s", "ttft_p90_s", "ttft_p99_s", "decode_p99_s", "e2e_mean_s"]
+    names += ["e2e_p99_s", "preemption_loss_s", "moves", "workflow_p95_s", "stall_p99_s"]
+    names += ["service_gap_tokens", "suspensions", "requests", "hit_bound"]
+    metrics = {prefix + name: 2.0 * factor for name in names for prefix in CLASSES}
+    metrics |= {p + n: 0.5 / factor for n in HIGHER_IS_BETTER for p in CLASSES}
+    return Outcome({**metrics, "lost": 0.0 if ours_times < 1 else 1.0}, note="made up")
+
+
+def outcomes(experiment: Experiment, ours_times: float) -> Outcomes:
+    rows: dict[tuple[str, str], dict[int, Outcome]] = {}
+    for cell in experiment.cells(TINY):
+        by_seed = rows.setdefault((cell.policy, cell.load), {})
+        by_seed[cell.seed] = made_up(cell, ours_times)
+    return Outcomes(rows)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
+def test_what_is_far_better_reaches_its_targets_and_what_is_worse_does_not(
+    experiment: Experiment,
+) -> None:
+    better = experiment.section(outcomes(experiment, 0.25))
+    worse = experiment.section(outcomes(experiment, 2.0))
+    assert len(better.lines) > 5
+    judged = [(a.reached, b.reached) for a, b in zip(better.targets, worse.targets, strict=True)]
+    if experiment.name == "llumnix-cost":  # made-up figures do not depend on the instances
+        return
+    assert all(reached for reached, _ in judged)
+    assert not judged or not all(reached for _, reached in judged)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
+def test_one_seed_and_one_policy_are_enough_for_a_page(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    found = outcomes(experiment, 1.0).rows
+    few = Outcomes({key: {0: by_seed[0]} for key, by_seed in list(found.items())[:1]})
+    assert experiment.section(few).lines
+    for name, draw in experiment.section(outcomes(experiment, 0.5)).plots.items():
+        draw(tmp_path / f"{name}.svg")
+        assert (tmp_path / f"{name}.svg").read_text().count("<path") > 3
+        assert (tmp_path / f"{name}.svg").stat().st_size < 100_000
+
+
+@pytest.mark.parametrize("form", [SHORT, FULL], ids=["short", "full"])
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
+def test_all_policies_of_a_load_see_the_same_requests_and_seeds(
+    experiment: Experiment, form: Form
+) -> None:
+    cells = experiment.cells(form)
+    assert len({(c.policy, c.load, c.seed) for c in cells}) == len(cells)
+    assert {c.seed for c in cells} == set(range(form.seeds))
+    workloads: dict[str, set[str]] = {}
+    for cell in cells:
+        if not cell.policy.endswith(("(bound)", "(oracle)")):
+            workloads.setdefault(cell.load, set()).add(repr(cell.scenario["workload"]))
+    assert set(Counter(map(len, workloads.values()))) == {1}
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
+def test_every_variant_is_a_scenario(experiment: Experiment) -> None:
+    texts = {c.text: c for c in experiment.cells(FULL) if c.seed == 0}
+    for text in texts:
+        scenario = text[text.index('"scenario": ') + len('"scenario": ') : text.rindex(', "seed"')]
+        parse_scenario(scenario, "cell", lambda name: "")
+
+
+def test_the_full_form_has_ten_seeds_and_every_load() -> None:
+    assert FULL.seeds >= 10 and FULL.share == 1.0 and FULL.every_load
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.01234, "0.0123"), (1.5, "1.50"), (42.44, "42.4"), (1234.6, "1,235")],
+)
+def test_figures_have_three_digits(value: float, text: str) -> None:
+    assert figure(value) == text
+
+
+def test_the_report_replaces_only_what_it_wrote(tmp_path: Path) -> None:
+    page, results = tmp_path / "page.md", tmp_path / "results"
+    page.write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
+    store = Store(results, code_version())
+    for cell in EXPERIMENTS["failures"].cells(SHORT):
+        store.save(cell, made_up(cell, 0.5))
+    assert main(["report", "--page", str(page), "--results", str(results)]) == 0
+    text = page.read_text()
+    assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
+    assert "### Drain and failure" in text and "Note: made up." in text and "- Reached: " in text
+    unmarked = tmp_path / "unmarked.md"
+    unmarked.write_text("nothing")
+    with pytest.raises(ValueError, match="lacks"):
+        replace_generated(unmarked, [])
+
+
+def test_an_unreached_target_says_so() -> None:
+    experiment = EXPERIMENTS["failures"]
+    lines = section_lines(experiment.section(outcomes(experiment, 2.0)), "plots")
+    assert any(line.startswith("- **Not reached**: no request lost") for line in lines)
