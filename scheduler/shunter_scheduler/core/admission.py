@@ -230,6 +230,7 @@ def make_entry(
     rest = state.lengths.expected(request.model, slo_class.name, limit) - output_tokens
     expected = rest if rest > 1.0 else 1.0
     pool.max_queued = route.max_queued
+    patience_s = SUSPENDED_PATIENCE_S if request.suspended else route.queue_timeout_s
     return Entry(  # by position: naming twenty fields takes as long as filling them
         request,
         request.request_id,
@@ -240,7 +241,7 @@ def make_entry(
         slo_class,
         route.rank,
         queued_at,
-        queued_at + route.queue_timeout_s,
+        queued_at + patience_s,
         _latest_start(request, slo_class, pool, expected),
         expected,
         trail,
@@ -264,4 +265,5 @@ def _latest_start(
     return deadline_at - first_token_s - expected_tokens * per_token_s
 
 
+SUSPENDED_PATIENCE_S = 86_400.0  # it was served before, and has not asked to wait
 PATIENCE_S = 30.0  # of a class that has neither a deadline nor a TTFT target

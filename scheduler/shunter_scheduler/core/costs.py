@@ -21,6 +21,7 @@ class ProfileCost:
     rates: LinearRates
     kv_capacity_tokens: int
     dollars_per_s: float
+    kv_bytes_per_token: float = 0.0  # that a move by the kv rung copies
 
 
 # How a core comes by the costs of a profile: `profile_cost`, or rates that were measured.
@@ -37,7 +38,8 @@ def profile_cost(pool: ModelPool, profile: Profile) -> ProfileCost:
             model = cost_model(model_shape(name), hardware, degree)
         except (UnknownModel, ModelDoesNotFit, ValueError):
             continue
-        return ProfileCost(model.linear(), model.kv_capacity_tokens, dollars_per_s)
+        kv_tokens, kv_bytes = model.kv_capacity_tokens, model.kv_bytes_per_token
+        return ProfileCost(model.linear(), kv_tokens, dollars_per_s, kv_bytes)
     return ProfileCost(GUESS, 4 * pool.context_length, dollars_per_s)
 
 

@@ -94,6 +94,8 @@ def pick(entry: Entry, now: float, rng: Generator, barred: Barred) -> Pick | Non
     if policy.uses_view:
         _look_closer(entry, ask)
     pool.refresh(now)
+    if pool.headroom:
+        barred = pool.headroom.kept_from(entry.rank, barred)
     columns = pool.columns
     eligible = columns.exclude(ask.kv_tokens, barred)
     if not eligible:
@@ -118,7 +120,7 @@ def nothing_fits(entry: Entry, now: float) -> Ranking:
     """Who was looked at, and why each was taken out, for the explanation of a hold."""
     pool = entry.pool
     pool.refresh(now)
-    ask, barred = make_ask(entry, now), barred_slots(entry)
+    ask, barred = make_ask(entry, now), pool.headroom.kept_from(entry.rank, barred_slots(entry))
     eligible = pool.columns.exclude(ask.kv_tokens, barred)
     pool.columns.score.fill(np.inf)
     pool.columns.cached_tokens.fill(0.0)
@@ -150,7 +152,8 @@ def barred_slots(entry: Entry) -> Barred:
 def slot_to_keep(entry: Entry, now: float) -> Barred:
     """The instance with the most free KV memory of those that can hold the request once enough
     has ended there; none where no instance in service can."""
-    pool, barred = entry.pool, barred_slots(entry)
+    pool = entry.pool
+    barred = pool.headroom.kept_from(entry.rank, barred_slots(entry))
     ask = make_ask(entry, now)
     share = 1 - pool.settings.head_room.kv_watermark
     fit = [
@@ -180,18 +183,28 @@ def _ranking(
 
 def reserve_for(entry: Entry, picked: Pick, now: float) -> Reservation:
     """Books the pick: ledger, queue ahead, prefix index. The caller keeps the reservation."""
-    record, pool, ask = picked.instance, entry.pool, picked.ranking.ask
-    cached = picked.cached_tokens
-    prefill_s = record.model.prefill_s(ask.prefill_tokens - cached, cached)
-    outputs = math.ceil(ask.output_tokens)
-    record.queue_starts(now, prefill_s)
-    high = is_high(entry)
-    reservation = reserve(record.load, ask.prefill_tokens + outputs, prefill_s, outputs, high)
-    if pool.columns.view is not None:
-        record.sent.add(ask.prefill_tokens)
-    record.requests[entry.request_id] = None
+    record, pool = picked.instance, entry.pool
+    reservation = reserve_at(entry, record, picked.ranking.ask, picked.cached_tokens, now)
     if picked.match is not None:
         pool.prefix.insert(record.slot, entry.request.block_hashes, picked.match)
-    pool.mark(record)
     pool.turn = record.slot + 1
+    return reservation
+
+
+def reserve_at(
+    entry: Entry, record: InstanceRecord, ask: Ask, cached_tokens: int, now: float
+) -> Reservation:
+    """Books an instance, but for the prefix index."""
+    pool, tokens = entry.pool, ask.prefill_tokens
+    prefill_s = record.model.prefill_s(tokens - cached_tokens, cached_tokens)
+    outputs = math.ceil(ask.output_tokens)
+    record.queue_starts(now, prefill_s)
+    kv_tokens = tokens + outputs
+    reservation = reserve(record.load, kv_tokens, prefill_s, outputs, is_high(entry))
+    if pool.columns.view is not None:
+        record.sent.add(tokens)
+    record.requests[entry.request_id] = None
+    if (tpot_s := entry.slo_class.tpot_s) is not None:
+        record.hosts(entry.rank, tpot_s)
+    pool.mark(record)
     return reservation

@@ -149,6 +149,8 @@ def place(state: CoreState, entry: Entry, now: float, kept: Barred = NOBODY) -> 
     if not entry.started:
         entry.trail.revision = record.value.revision
     entry.state = entry.trail.state = "running"
+    if entry.request.suspended:
+        entry.rest_until = now + state.settings.moves.settle_s
     state.trace(
         entry,
         now,

@@ -54,6 +54,9 @@ class Entry(Struct, eq=False):
     first_token_at: float | None = None
     move: PendingMove | None = None
     move_not_before: float = 0.0
+    progressed_at: float = 0.0  # when last heard of new tokens
+    rest_until: float = 0.0  # the planner leaves it alone: it has moved, or gone on, lately
+    suspended_for: str = ""  # who needs its room; set from Suspend until the gateway answers
     refused_by: tuple[str, ...] = ()  # destinations of moves that came to nothing
     held_position: int | None = None
     account: Account | None = None  # of the tenant in its class, once the request has waited
@@ -82,6 +85,11 @@ class Entry(Struct, eq=False):
     def context_tokens(self) -> int:
         """Prompt and what has been generated: what a replay has to prefill."""
         return self.request.prompt_tokens + self.output_tokens
+
+    @property
+    def stays(self) -> bool:
+        """Not on its way already, to another instance or into the queue."""
+        return self.state == "running" and not self.suspended_for
 
     @property
     def started(self) -> bool:

@@ -149,20 +149,16 @@ class InstanceRecord:
         self.excess = excess
         self.sent.looked(self.load.requests - seen.running - seen.waiting)
 
-    def hosts(self, rank: int, tpot_s: float | None) -> None:
+    def hosts(self, rank: int, tpot_s: float) -> None:
         """One more request with a reservation here, of a class of this rank and target."""
-        if tpot_s is not None:
-            key, targets = (rank, tpot_s), self.tpot_targets
-            targets[key] = targets.get(key, 0) + 1
+        key, targets = (rank, tpot_s), self.tpot_targets
+        targets[key] = targets.get(key, 0) + 1
 
-    def hosts_no_more(self, rank: int, tpot_s: float | None) -> None:
-        if tpot_s is not None:
-            key, targets = (rank, tpot_s), self.tpot_targets
-            left = targets[key] - 1
-            if left:
-                targets[key] = left
-            else:
-                del targets[key]
+    def hosts_no_more(self, rank: int, tpot_s: float) -> None:
+        key, targets = (rank, tpot_s), self.tpot_targets
+        targets[key] -= 1
+        if not targets[key]:
+            del targets[key]
 
     def failed(self, now: float, settings: CoreSettings) -> bool:
         """Counts a failure; True where it takes the instance out."""

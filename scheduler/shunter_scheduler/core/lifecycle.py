@@ -116,6 +116,8 @@ def occupy(state: CoreState, entry: Entry, record: InstanceRecord) -> None:
     entry.instance_name = record.name
     entry.trail.revision = record.value.revision
     record.requests[entry.request_id] = None
+    if (tpot_s := entry.slo_class.tpot_s) is not None:
+        record.hosts(entry.rank, tpot_s)
     entry.pool.mark(record)
     _cancel_again(record)
 
@@ -130,7 +132,7 @@ def first_token(state: CoreState, event: FirstToken, now: float) -> None:
     entry = _owned(state, event.request_id, event.epoch)
     if entry is None or entry.first_token_at is not None:
         return
-    entry.first_token_at = now
+    entry.first_token_at = entry.progressed_at = now
     _prefill_done(state, entry, event, now)
     trail, pool = entry.trail, entry.pool
     if trail.first_token_at is None and not entry.request.output_tokens:
@@ -160,6 +162,7 @@ def progress(state: CoreState, event: Progress, now: float) -> None:
     entry = _owned(state, event.request_id, event.epoch)
     if entry is None or event.output_tokens <= entry.output_tokens:
         return
+    entry.progressed_at = now
     _generated(entry, event.output_tokens)
     record = entry.instance
     if record is not None and decode_seen(record, entry, event.output_tokens, now):

@@ -1,11 +1,14 @@
 """One model pool: its instances in slots, its prefix index, its queue, and what it has seen."""
 
+import math
 from collections.abc import Iterator
 
 from shunter_api.modelpool import ModelPool
 from shunter_scheduler.core.costs import ProfileCosts
 from shunter_scheduler.core.entry import Entry
+from shunter_scheduler.core.headroom import PriorityHeadroom
 from shunter_scheduler.core.instance import InstanceRecord, ProfileModel
+from shunter_scheduler.core.planner.state import Advised
 from shunter_scheduler.core.prefix import PrefixIndex
 from shunter_scheduler.core.queue import AdmissionQueue, Ageing
 from shunter_scheduler.core.settings import CoreSettings
@@ -30,11 +33,14 @@ class PoolRecord:
         self.queue: AdmissionQueue[Entry] = AdmissionQueue(
             Ageing(settings.ageing_step_s, settings.ageing_one_in), settings.fair_window_tokens
         )
+        self.headroom = PriorityHeadroom()
         self.newcomers: list[Entry] = []
         self.retries = RetryBudget(settings.retries)
         self.level = ServiceLevel()
         self.starting = Starting()
         self.tuner: AlphaTuner | None = None  # there once a policy is used that it tunes
+        self.room_sought_at = -math.inf  # for a higher class
+        self.advised: Advised | None = None  # what the autoscaler was told last
         self.active_at: float | None = None  # when it last had a request, or got an instance
         self.instances: dict[str, InstanceRecord] = {}
         self.models: dict[str, ProfileModel] = {}
@@ -91,6 +97,7 @@ class PoolRecord:
         self._slots[record.slot] = None
         self._marked.discard(record.slot)
         self.columns.clear(record.slot)
+        self.headroom.clear(record.slot)
         self.prefix.clear(record.slot)
         self._largest()
 
@@ -118,10 +125,17 @@ class PoolRecord:
         for slot in self._marked:
             record = self._slots[slot]
             if record is not None:
-                self.columns.put(record.row(now, self.settings))
+                row = record.row(now, self.settings)
+                self.columns.put(row)
+                if record.tpot_targets or self.headroom:
+                    self._keep_headroom(record, row.tpot_s)
                 if view is not None:
                     view.put(slot, record.look(self.settings))
         self._marked.clear()
+
+    def _keep_headroom(self, record: InstanceRecord, tpot_s: float) -> None:
+        if self.settings.head_room.for_priorities:
+            self.headroom.update(record, tpot_s)
 
     def _sized(self, record: InstanceRecord) -> None:
         self.prefix.open(record.slot, record.kv_capacity_tokens // self.settings.block_tokens)

@@ -5,13 +5,16 @@ from typing import Any
 
 from numpy.random import Generator
 
-from shunter_scheduler.core import lifecycle, moves, topology
+from shunter_scheduler.core import lifecycle, moves, moving, topology
 from shunter_scheduler.core.costs import ProfileCosts, profile_cost
 from shunter_scheduler.core.dispatching import dispatch_pool, refresh_holds, timed_out
+from shunter_scheduler.core.planner.consolidation import surplus_of
+from shunter_scheduler.core.planner.run import arm, fired, plan_moves
 from shunter_scheduler.core.report import cluster_status
 from shunter_scheduler.core.scaling import advise
 from shunter_scheduler.core.settings import CoreSettings
 from shunter_scheduler.core.state import CoreState
+from shunter_scheduler.core.suspension import make_room
 from shunter_scheduler.core.timers import Timer
 from shunter_scheduler.core.trail import EndedTrails
 from shunter_scheduler.core.windows import OutputLengths
@@ -31,7 +34,7 @@ HANDLERS: dict[type, Handler] = {
     events.Finished: lifecycle.finished,
     events.Failed: lifecycle.failed,
     events.GatewayLost: lifecycle.gateway_lost,
-    events.MoveDone: moves.move_done,
+    events.MoveDone: moving.move_done,
     events.DrainRequested: moves.drain_requested,
     events.DrainCancelled: moves.drain_cancelled,
     events.TopologyChanged: topology.topology_changed,
@@ -65,9 +68,16 @@ class SchedulerCore:
         while state.busy:
             name = next(iter(state.busy))
             del state.busy[name]
-            dispatch_pool(state, state.pools[name], now)
+            pool = state.pools[name]
+            dispatch_pool(state, pool, now)
+            if state.may_suspend and pool.queue:
+                make_room(state, pool, now)
         if state.draining:
             moves.plan_drains(state, now)
+        if state.planner.due:
+            plan_moves(state, now)
+        if not state.planner.armed:
+            arm(state, now)
         decided, state.outbox = state.outbox, []
         return decided
 
@@ -101,7 +111,10 @@ class SchedulerCore:
         """Of one pool, or of all where `pool` is empty."""
         pools = self._state.pools
         chosen = [pools[pool]] if pool in pools else [] if pool else list(pools.values())
-        return advise(self._state, chosen, now)
+        advice = advise(self._state, chosen, now)
+        for one in chosen:
+            one.advised = surplus_of(one.name, advice, now)
+        return advice
 
     def _fire(self, timer: Timer, now: float) -> None:
         state = self._state
@@ -113,6 +126,8 @@ class SchedulerCore:
             pool = state.pools.get(timer.key)
             if pool is not None and pool.tuner is not None:
                 pool.tuner.step(state.timers, pool, now)
+        elif timer.kind == "plan":
+            fired(state)
         elif timer.kind == "instance":
             record = state.instances.get(timer.key)
             if record is not None:
@@ -124,4 +139,4 @@ class SchedulerCore:
             if entry is not None and timer.kind == "timeout":
                 timed_out(state, entry, now)
             elif entry is not None:
-                moves.move_timed_out(state, entry, now)
+                moving.move_timed_out(state, entry, now)

@@ -16,6 +16,7 @@ class HeadRoom:
     kv_soft_limit: float = 0.9  # share from which admission to KV memory takes time
     max_requests: int = 256  # at once on one instance: the usual batch limit of engines
     max_queue_s: float = 1.0  # of prefills ahead, once there are two
+    for_priorities: bool = True  # a class keeps lower ones from slowing it beyond its TPOT target
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Moves:
     hysteresis: float = 0.5  # a gain has to exceed (1 + this) times the cost
     settle_s: float = 10.0  # after a move or a resumption, before the request moves on
     kv_bytes_per_s: float = 3e9  # of KV blocks into or out of one instance: half of 50 Gbit/s
+    llumnix_freeness: float = 48.0  # KV tokens a request, its artifact's 3 blocks of 16
     replay_share: float = 0.25  # of an instance's time for prefills of what moves there
     cooldown_s: float = 1.0  # before a move that did not happen is tried again
     timeout_s: float = 120.0  # a gateway that says nothing: the destination's room is given back

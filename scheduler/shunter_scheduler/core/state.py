@@ -12,10 +12,11 @@ from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.ledger import Reservation
 from shunter_scheduler.core.metering import settle
+from shunter_scheduler.core.planner.state import PlannerState
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.settings import CoreSettings
 from shunter_scheduler.core.timers import Timers
-from shunter_scheduler.core.trail import EndedTrails, Kind, Ranking, Trace, Trail
+from shunter_scheduler.core.trail import EndedTrails, Kind, Ranking, Trace, Trail, Weighing
 from shunter_scheduler.core.windows import OutputLengths
 from shunter_scheduler.domain.cluster import Topology
 from shunter_scheduler.domain.decisions import Assign, Decision, Reject, RejectReason
@@ -48,6 +49,9 @@ class CoreState:
     outbox: list[Decision] = field(default_factory=list)
     busy: dict[str, None] = field(default_factory=dict)
     draining: dict[str, None] = field(default_factory=dict)
+    moving: dict[str, None] = field(default_factory=dict)  # requests with a move under way
+    may_suspend: bool = False  # some class is suspendable
+    planner: PlannerState = field(default_factory=PlannerState)
     latest: str = ""
     dispatched_total: int = 0
     moved_total: int = 0
@@ -82,6 +86,7 @@ class CoreState:
         if entry.move is not None:
             self.give_back(entry, entry.move.reservation, entry.move.destination, now)
             entry.move = None
+            self.moving.pop(entry.request_id, None)
 
     def give_back(
         self, entry: Entry, reservation: Reservation, record: InstanceRecord, now: float
@@ -92,6 +97,8 @@ class CoreState:
         if reservation.prefilling:
             record.queue_moves(now)
         record.requests.pop(entry.request_id, None)
+        if (tpot_s := entry.slo_class.tpot_s) is not None:
+            record.hosts_no_more(entry.rank, tpot_s)
         entry.pool.mark(record)
         self.wake(entry.pool)
 
@@ -124,9 +131,12 @@ class CoreState:
         reason: str = "",
         ranking: Ranking | None = None,
         cached_tokens: int = 0,
+        weighed: Weighing | None = None,
     ) -> None:
         queued_s = now - entry.queued_at
-        trace = Trace(kind, entry.epoch, now, winner, reason, queued_s, cached_tokens, ranking)
+        trace = Trace(
+            kind, entry.epoch, now, winner, reason, queued_s, cached_tokens, ranking, weighed
+        )
         entry.trail.add(trace)
         self.latest = entry.request_id
 

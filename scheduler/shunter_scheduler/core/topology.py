@@ -10,6 +10,7 @@ from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.lifecycle import occupy
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.state import CoreState
+from shunter_scheduler.core.suspension import any_suspendable
 from shunter_scheduler.domain.cluster import Instance
 from shunter_scheduler.domain.events import InstanceObserved, TopologyChanged
 
@@ -22,6 +23,7 @@ def topology_changed(state: CoreState, event: TopologyChanged, now: float) -> No
     state.table = RouteTable(topology.policies, topology.pools)
     state.ranks = ranks_of(topology.policies)
     state.plain_routes = {}
+    state.may_suspend = any_suspendable(topology.policies)
     wanted = {instance.name: instance for instance in topology.instances}
     _remove_instances(state, wanted, topology.pools, now)
     _set_pools(state, topology.pools, now)
@@ -78,6 +80,7 @@ def remove_instance(state: CoreState, record: InstanceRecord, now: float) -> Non
             state.give_back(entry, entry.reservation, record, now)
             entry.instance = entry.reservation = None
     state.draining.pop(record.name, None)
+    state.planner.forget(record.name)
     del state.instances[record.name]
     state.pools[record.value.pool].remove(record)
 

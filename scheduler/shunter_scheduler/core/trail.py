@@ -55,6 +55,14 @@ def _candidate(
     return Candidate(row.name, row.profile, total, terms, because)
 
 
+class Weighing(Struct, frozen=True, gc=False):
+    """Going against staying, best first."""
+
+    policy: str
+    unit: str
+    candidates: tuple[Candidate, ...]
+
+
 class Trace(Struct, eq=False, gc=False):
     """One decision."""
 
@@ -66,10 +74,12 @@ class Trace(Struct, eq=False, gc=False):
     queued_s: float
     cached_tokens: int
     ranking: Ranking | None
+    weighed: Weighing | None = None  # instead of a ranking
 
     def record(self) -> DecisionRecord:
         ranking = self.ranking
-        candidates = ranking.candidates() if ranking else []
+        weighed = self.weighed or NOTHING_WEIGHED
+        candidates = ranking.candidates() if ranking else list(weighed.candidates)
         others = [
             c.instance for c in candidates if c.instance != self.winner and not c.excluded_because
         ]
@@ -77,17 +87,20 @@ class Trace(Struct, eq=False, gc=False):
             kind=self.kind,
             epoch=self.epoch,
             at=self.at,
-            policy=ranking.policy.name if ranking else self.policy,
-            score_unit=ranking.policy.unit if ranking else "",
+            policy=ranking.policy.name if ranking else weighed.policy,
+            score_unit=ranking.policy.unit if ranking else weighed.unit,
             winner=self.winner,
             runner_up=others[0] if others else "",
             candidates=tuple(candidates[:MAX_CANDIDATES]),
-            candidates_total=ranking.live if ranking else 0,
+            candidates_total=ranking.live if ranking else len(candidates),
             excluded_total=ranking.live - ranking.eligible if ranking else 0,
             reason=self.reason,
             queued_s=self.queued_s,
             cached_tokens=self.cached_tokens,
         )
+
+
+NOTHING_WEIGHED = Weighing("", "", ())
 
 
 class Trail(Struct, eq=False, gc=False):

@@ -56,6 +56,7 @@ class Move(Value, frozen=True):
     destination: str
     rung: Rung
     reason: str
+    gain_s: float = 0.0  # predicted, less its cost; 0: not weighed
 
 
 class Suspend(Value, frozen=True):

@@ -1,0 +1,131 @@
+"""The instances of one pool at one moment, as columns that moves are weighed with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shunter_scheduler.core.instance import InstanceRecord, ProfileModel
+from shunter_scheduler.core.ledger import NS
+from shunter_scheduler.core.pool import PoolRecord
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Indices = NDArray[np.intp]
+
+
+@dataclass(slots=True)
+class Fleet:
+    """One element an instance, in the order of `records`; seconds and tokens.
+
+    `used` is what is reserved, `left` the output tokens to come, `room` how many tokens more may be
+    reserved before the watermark, `target_s` the tightest TPOT target there and `target_rank` the
+    highest rank that has one.
+    """
+
+    records: Sequence[InstanceRecord]
+    models: Sequence[ProfileModel]
+    model_of: Indices
+    requests: Floats
+    used: Floats
+    left: Floats
+    capacity: Floats
+    room: Floats
+    queue_s: Floats
+    prefilling: Floats
+    target_s: Floats
+    target_rank: Floats
+    preference: Floats  # of its profile; 0 is the first
+    open: Bools  # takes new work
+    sources: Bools  # may give work away
+    base_s: Floats
+    per_sequence_s: Floats
+    per_token_s: Floats
+    price: Floats  # of a second, in the seconds it is worth
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def step_s(self) -> Floats:
+        """Of a decode step there."""
+        out: Floats = self.base_s + self.requests * self.per_sequence_s
+        return out + self.used * self.per_token_s
+
+    @property
+    def mean_left(self) -> Floats:
+        """Output tokens that a mean request there has to come."""
+        return self.left / np.maximum(self.requests, 1.0)
+
+    def prefill_s(self, tokens: int, of: Indices) -> Floats:
+        """Of a prompt on some instances."""
+        per_model = np.array([model.prefill_s(tokens) for model in self.models])
+        return per_model[self.model_of[of]]
+
+    def shift(self, source: int, destination: int, tokens: float, left: float) -> None:
+        """One request is on its way."""
+        for at, sign in ((source, -1.0), (destination, 1.0)):
+            self.requests[at] += sign
+            self.used[at] += sign * tokens
+            self.left[at] += sign * left
+            self.room[at] -= sign * tokens
+
+
+def look(pool: PoolRecord, now: float) -> Fleet:
+    settings = pool.settings
+    room = settings.head_room
+    records = list(pool.records())
+    models = list(dict.fromkeys(record.model for record in records))
+    number = {id(model): at for at, model in enumerate(models)}
+    places = {profile.name: at for at, profile in enumerate(pool.spec.profiles)}
+    rows = np.array([_numbers(r, now) for r in records], dtype=np.float64).reshape(-1, 8).T.copy()
+    requests, used, left, capacity, queue_s, prefilling, target_s, target_rank = rows
+    model_of = np.array([number[id(r.model)] for r in records], dtype=np.intp)
+    rates = [
+        (
+            m.step_base_s,
+            m.rates.step_s_per_sequence,
+            m.rates.step_s_per_context_token,
+            m.rates.price_s_per_s,
+        )
+        for m in models
+    ]
+    base_s, per_sequence_s, per_token_s, price = np.array(rates)[model_of].T.copy()
+    free = capacity * (1 - room.kv_watermark) - used
+    return Fleet(
+        records,
+        models,
+        model_of,
+        requests,
+        used,
+        left,
+        capacity,
+        free,
+        queue_s,
+        prefilling,
+        target_s,
+        target_rank,
+        np.array([float(places.get(r.value.profile, 0)) for r in records]),
+        np.array([not r.blocked_because(now, settings) for r in records]),
+        np.array([r.healthy and r.drain is None and bool(r.requests) for r in records]),
+        base_s,
+        per_sequence_s,
+        per_token_s,
+        price,
+    )
+
+
+def _numbers(record: InstanceRecord, now: float) -> tuple[float, ...]:
+    load, (foreign_requests, foreign_tokens) = record.load, record.foreign
+    targets = record.tpot_targets
+    return (
+        load.requests + foreign_requests,
+        load.kv_tokens + foreign_tokens,
+        load.decode_tokens,
+        record.kv_capacity_tokens,
+        max(record.queued_until - now, load.prefill_ns / NS) if load.prefilling else 0.0,
+        load.prefilling,
+        min(target for _, target in targets) if targets else np.inf,
+        max(rank for rank, _ in targets) if targets else -1.0,
+    )

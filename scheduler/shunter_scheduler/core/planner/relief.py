@@ -1,0 +1,34 @@
+"""Where a higher class misses its TPOT target and nobody could be moved away, suspendable requests
+give their slot up until the step is short enough."""
+
+import numpy as np
+
+from shunter_scheduler.core.planner.headroom import spared_s
+from shunter_scheduler.core.planner.view import View
+from shunter_scheduler.core.suspension import give_way, least_lost, lost_s_of, may_give_way
+
+MOST_AT_ONCE = 4  # of one instance, in one cycle
+
+
+def relieve(view: View) -> None:
+    fleet = view.fleet
+    beyond = np.where(fleet.target_s < np.inf, fleet.step_s - fleet.target_s, 0.0)
+    for source in view.most(beyond):
+        _relieve(view, source)
+
+
+def _relieve(view: View, source: int) -> None:
+    fleet, record = view.fleet, view.fleet.records[source]
+    rank, target_s = max(record.tpot_targets)
+    margin = 1 + view.state.settings.moves.hysteresis
+    lower = [e for e in view.on(source) if e.rank < rank and may_give_way(e, view.now)]
+    for entry in sorted(lower, key=least_lost)[:MOST_AT_ONCE]:
+        if fleet.step_s[source] <= target_s:
+            return
+        if spared_s(view, source) <= margin * lost_s_of(entry, record):
+            return
+        give_way(view.state, entry, f"a class with {target_s * 1000:.0f} ms a token", view.now)
+        tokens = entry.reservation.kv_tokens if entry.reservation else 0
+        fleet.requests[source] -= 1
+        fleet.used[source] -= tokens
+        fleet.room[source] += tokens

@@ -1,0 +1,47 @@
+"""What the planner remembers from one cycle to the next."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Budget:
+    """Of one instance: instants from which the next move may use its link, or its prefills."""
+
+    link_free_at: float = 0.0
+    replay_free_at: float = 0.0
+
+
+@dataclass(slots=True)
+class PlannerState:
+    """`since` holds when a condition began to hold that has to last, by kind and name."""
+
+    due: bool = False  # its timer has fired
+    armed: bool = False
+    budgets: dict[str, Budget] = field(default_factory=dict)
+    since: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    def budget(self, instance: str) -> Budget:
+        found = self.budgets.get(instance)
+        if found is None:
+            found = self.budgets[instance] = Budget()
+        return found
+
+    def lasted(self, kind: str, name: str, holds: bool, now: float) -> float:
+        """How long it has held without a break, in seconds; -1 where it does not."""
+        if not holds:
+            self.since.pop((kind, name), None)
+            return -1.0
+        return now - self.since.setdefault((kind, name), now)
+
+    def forget(self, instance: str) -> None:
+        self.budgets.pop(instance, None)
+        for key in [key for key in self.since if key[1] == instance]:
+            del self.since[key]
+
+
+@dataclass(frozen=True, slots=True)
+class Advised:
+    """What an autoscaler was told last of one pool: profiles with more instances than needed."""
+
+    at: float
+    surplus: tuple[tuple[str, int], ...]

@@ -1,0 +1,80 @@
+"""What a trigger sees, and what it proposes."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from shunter_scheduler.core.entry import Entry
+from shunter_scheduler.core.moving import may_leave
+from shunter_scheduler.core.planner.fleet import Bools, Fleet
+from shunter_scheduler.core.planner.traffic import Traffic
+from shunter_scheduler.core.pool import PoolRecord
+from shunter_scheduler.core.state import CoreState
+
+# Sources that one trigger looks at in one cycle: this many, and one for so many instances more.
+MIN_SOURCES, INSTANCES_PER_SOURCE = 8, 32
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One pool in one cycle. `fleet` follows the moves that are ordered."""
+
+    state: CoreState
+    pool: PoolRecord
+    fleet: Fleet
+    traffic: Traffic
+    now: float
+
+    def on(self, source: int) -> list[Entry]:
+        """What runs there and may leave, by the rules that hold for every move of the planner."""
+        record, entries = self.fleet.records[source], self.state.entries
+        found = [entries[request_id] for request_id in record.requests]
+        return [e for e in found if e.instance is record and may_travel(e, self.now)]
+
+    def most(self, score: np.ndarray) -> list[int]:
+        """Sources with the highest positive score, the highest first."""
+        allowed = np.where(self.fleet.sources, score, 0.0)
+        count = MIN_SOURCES + len(self.fleet) // INSTANCES_PER_SOURCE
+        if count < len(allowed):
+            best = np.argpartition(-allowed, count)[:count]
+        else:
+            best = np.arange(len(allowed))
+        ordered = best[np.argsort(-allowed[best], kind="stable")]
+        return [int(index) for index in ordered if allowed[index] > 0]
+
+
+def may_travel(entry: Entry, now: float) -> bool:
+    return now >= entry.rest_until and may_leave(entry, now)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One of `entries` should leave `source`: the one whose best move gains most is taken.
+
+    `bonus` is what the trigger has to add to the gain; `destinations` bounds where to.
+    """
+
+    source: int
+    entries: list[Entry]
+    destinations: Bools | None = None
+    bonus: tuple[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """`cases` is lazy: each case is proposed in view of the moves ordered before it."""
+
+    reason: str
+    cases: Callable[[View], Iterable[Case]]
+
+
+def cheapest(entries: list[Entry], count: int) -> list[Entry]:
+    """The lowest class first, then those with most to come for what they have to take along."""
+    entries.sort(key=lambda e: (e.rank, _effort(e), e.request_id))
+    return entries[:count]
+
+
+def _effort(entry: Entry) -> float:
+    left = entry.expected_tokens + entry.request.output_tokens - entry.output_tokens
+    return entry.context_tokens / max(left, 1.0)
