@@ -49,21 +49,21 @@ def to_events(batch: pb.GatewayEvents, gateway_id: str, now: float) -> list[even
 
 def to_request(m: pb.Submitted, gateway_id: str, now: float) -> Request:
     """Raises `InvalidArgument`."""
-    hashes = m.block_hashes
-    if not 0 < len(m.request_id) <= MAX_ID_CHARS:
+    request_id, hashes = m.request_id, m.block_hashes  # each look makes a new object
+    if not 0 < len(request_id) <= MAX_ID_CHARS:
         raise InvalidArgument(f"request_id must have 1 to {MAX_ID_CHARS} characters")
     if len(hashes) % HASH_BYTES or len(hashes) > MAX_HASH_BYTES:
         raise InvalidArgument(
-            f"block_hashes of {m.request_id} has {len(hashes)} bytes: not a multiple of "
+            f"block_hashes of {request_id} has {len(hashes)} bytes: not a multiple of "
             f"{HASH_BYTES}, or more than {MAX_HASH_BYTES}"
         )
     headers = m.headers
     if len(headers) > MAX_HEADERS:
-        raise InvalidArgument(f"{m.request_id} has {len(headers)} headers, at most {MAX_HEADERS}")
+        raise InvalidArgument(f"{request_id} has {len(headers)} headers, at most {MAX_HEADERS}")
     deadline_ms, queued_ms = m.deadline_in_ms, m.queued_ms
     classes, excluded = m.allowed_classes, m.excluded_instances
     return Request(
-        m.request_id,
+        request_id,
         gateway_id,
         m.epoch,
         m.model,
