@@ -136,6 +136,16 @@ class ClusterCollector(Collector):
             "Share of requests of the last minute that met their SLO.",
             labels=["pool"],
         )
+        length_error = GaugeMetricFamily(
+            "shunter_pool_output_length_error_ratio",
+            "Mean absolute error of predicted output lengths, over the mean length.",
+            labels=["pool"],
+        )
+        longer = GaugeMetricFamily(
+            "shunter_pool_output_longer_ratio",
+            "Share of answers that got longer than the memory reserved for them at first.",
+            labels=["pool"],
+        )
         for pool in status.pools:
             waiting.add_metric([pool.name], pool.waiting)
             running.add_metric([pool.name], pool.running)
@@ -143,7 +153,9 @@ class ClusterCollector(Collector):
             ttft.add_metric([pool.name], pool.ttft_p95_s)
             rate.add_metric([pool.name], pool.output_tokens_per_s)
             attainment.add_metric([pool.name], pool.slo_attainment)
-        return waiting, running, ready, ttft, rate, attainment
+            length_error.add_metric([pool.name], pool.output_length_error_ratio)
+            longer.add_metric([pool.name], pool.output_longer_share)
+        return waiting, running, ready, ttft, rate, attainment, length_error, longer
 
     def _instances(self, status: ClusterStatus) -> Iterable[Metric]:
         names = ["pool", "instance"]

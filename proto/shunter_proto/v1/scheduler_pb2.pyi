@@ -165,6 +165,7 @@ class Submitted(_message.Message):
     POOL_FIELD_NUMBER: _builtins.int
     QUEUED_MS_FIELD_NUMBER: _builtins.int
     SUSPENDED_FIELD_NUMBER: _builtins.int
+    WORKFLOW_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     epoch: _builtins.int
     """ownership counter; Assign must echo it"""
@@ -206,6 +207,10 @@ class Submitted(_message.Message):
 
     @_builtins.property
     def excluded_instances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def workflow(self) -> Global___Workflow:
+        """absent: the request stands alone"""
+
     def __init__(
         self,
         *,
@@ -229,14 +234,51 @@ class Submitted(_message.Message):
         pool: _builtins.str = ...,
         queued_ms: _builtins.int = ...,
         suspended: _builtins.bool = ...,
+        workflow: Global___Workflow | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["workflow", b"workflow"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_classes", b"allowed_classes", "block_hashes", b"block_hashes", "deadline_in_ms", b"deadline_in_ms", "epoch", b"epoch", "excluded_instances", b"excluded_instances", "headers", b"headers", "max_output_tokens", b"max_output_tokens", "model", b"model", "output_tokens", b"output_tokens", "pool", b"pool", "prompt_tokens", b"prompt_tokens", "prompt_tokens_exact", b"prompt_tokens_exact", "queued_ms", b"queued_ms", "request_id", b"request_id", "slo_class", b"slo_class", "suspended", b"suspended", "tenant", b"tenant", "trace_parent", b"trace_parent", "unmovable_reason", b"unmovable_reason", "waited_ms", b"waited_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_classes", b"allowed_classes", "block_hashes", b"block_hashes", "deadline_in_ms", b"deadline_in_ms", "epoch", b"epoch", "excluded_instances", b"excluded_instances", "headers", b"headers", "max_output_tokens", b"max_output_tokens", "model", b"model", "output_tokens", b"output_tokens", "pool", b"pool", "prompt_tokens", b"prompt_tokens", "prompt_tokens_exact", b"prompt_tokens_exact", "queued_ms", b"queued_ms", "request_id", b"request_id", "slo_class", b"slo_class", "suspended", b"suspended", "tenant", b"tenant", "trace_parent", b"trace_parent", "unmovable_reason", b"unmovable_reason", "waited_ms", b"waited_ms", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Submitted: _TypeAlias = Submitted  # noqa: Y015
+
+@_typing.final
+class Workflow(_message.Message):
+    """What a request is a stage of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    STAGES_LEFT_FIELD_NUMBER: _builtins.int
+    DEADLINE_IN_MS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """unique in its tenant"""
+    stage: _builtins.str
+    """the stage's name; empty: not known"""
+    deadline_in_ms: _builtins.int
+    """of the whole workflow, from now; 0: as said before, or none"""
+    @_builtins.property
+    def stages_left(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """that come after this one"""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        stage: _builtins.str = ...,
+        stages_left: _abc.Iterable[_builtins.str] | None = ...,
+        deadline_in_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_in_ms", b"deadline_in_ms", "id", b"id", "stage", b"stage", "stages_left", b"stages_left"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Workflow: _TypeAlias = Workflow  # noqa: Y015
 
 @_typing.final
 class Running(_message.Message):
@@ -775,7 +817,8 @@ class Reject(_message.Message):
     epoch: _builtins.int
     reason: _builtins.str
     """unknown_model, overloaded, no_instance, context_length, queue_timeout, class_not_allowed,
-    deadline; of a pool at zero: hold_full (maxHeld), hold_timeout (holdTimeout)
+    deadline, rate_limited (tokensPerMinute of its tenant); of a pool at zero: hold_full (maxHeld),
+    hold_timeout (holdTimeout)
     """
     message: _builtins.str
     retry_after_ms: _builtins.int
@@ -1063,6 +1106,7 @@ class ExplainReply(_message.Message):
         QUEUED_MS_FIELD_NUMBER: _builtins.int
         CACHED_TOKENS_FIELD_NUMBER: _builtins.int
         SCORE_UNIT_FIELD_NUMBER: _builtins.int
+        SLACK_S_FIELD_NUMBER: _builtins.int
         kind: _builtins.str
         """dispatch, hold, reject, move, suspend, resume"""
         epoch: _builtins.int
@@ -1078,6 +1122,8 @@ class ExplainReply(_message.Message):
         """prefix hit predicted at the winner"""
         score_unit: _builtins.str
         """of scores and terms: s, or what the policy compares instead"""
+        slack_s: _builtins.float
+        """until it had to start for its deadline, as predicted"""
         @_builtins.property
         def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainReply.Candidate]:
             """best first, at most 8, winner included"""
@@ -1098,12 +1144,15 @@ class ExplainReply(_message.Message):
             queued_ms: _builtins.int = ...,
             cached_tokens: _builtins.int = ...,
             score_unit: _builtins.str = ...,
+            slack_s: _builtins.float | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_slack_s", b"_slack_s", "slack_s", b"slack_s"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "cached_tokens", b"cached_tokens", "candidates", b"candidates", "candidates_total", b"candidates_total", "epoch", b"epoch", "excluded_total", b"excluded_total", "kind", b"kind", "policy", b"policy", "queued_ms", b"queued_ms", "reason", b"reason", "runner_up", b"runner_up", "score_unit", b"score_unit", "winner", b"winner"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_slack_s", b"_slack_s", "age_ms", b"age_ms", "cached_tokens", b"cached_tokens", "candidates", b"candidates", "candidates_total", b"candidates_total", "epoch", b"epoch", "excluded_total", b"excluded_total", "kind", b"kind", "policy", b"policy", "queued_ms", b"queued_ms", "reason", b"reason", "runner_up", b"runner_up", "score_unit", b"score_unit", "slack_s", b"slack_s", "winner", b"winner"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
+        _WhichOneofReturnType__slack_s: _TypeAlias = _typing.Literal["slack_s"]  # noqa: Y015
+        _WhichOneofArgType__slack_s: _TypeAlias = _typing.Literal["_slack_s", b"_slack_s"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__slack_s) -> _WhichOneofReturnType__slack_s | None: ...
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
@@ -1114,6 +1163,10 @@ class ExplainReply(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     DECISIONS_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    WORKFLOW_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     model: _builtins.str
     pool: _builtins.str
@@ -1124,6 +1177,12 @@ class ExplainReply(_message.Message):
     """waiting, running, moving, finished, failed, cancelled"""
     prompt_tokens: _builtins.int
     output_tokens: _builtins.int
+    tenant: _builtins.str
+    level: _builtins.int
+    """of its class among those in use; 0 is the lowest"""
+    workflow: _builtins.str
+    """id; empty: none"""
+    stage: _builtins.str
     @_builtins.property
     def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainReply.Decision]:
         """oldest first"""
@@ -1140,10 +1199,14 @@ class ExplainReply(_message.Message):
         prompt_tokens: _builtins.int = ...,
         output_tokens: _builtins.int = ...,
         decisions: _abc.Iterable[Global___ExplainReply.Decision] | None = ...,
+        tenant: _builtins.str = ...,
+        level: _builtins.int = ...,
+        workflow: _builtins.str = ...,
+        stage: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "model", b"model", "output_tokens", b"output_tokens", "pool", b"pool", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "rule", b"rule", "slo_class", b"slo_class", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "level", b"level", "model", b"model", "output_tokens", b"output_tokens", "pool", b"pool", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "rule", b"rule", "slo_class", b"slo_class", "stage", b"stage", "state", b"state", "tenant", b"tenant", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1254,6 +1317,8 @@ class StatusReply(_message.Message):
         TTFT_P95_S_FIELD_NUMBER: _builtins.int
         OUTPUT_TOKENS_PER_S_FIELD_NUMBER: _builtins.int
         SLO_ATTAINMENT_FIELD_NUMBER: _builtins.int
+        OUTPUT_LENGTH_ERROR_RATIO_FIELD_NUMBER: _builtins.int
+        OUTPUT_LONGER_SHARE_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         waiting: _builtins.int
         running: _builtins.int
@@ -1263,6 +1328,10 @@ class StatusReply(_message.Message):
         output_tokens_per_s: _builtins.float
         slo_attainment: _builtins.float
         """0 to 1, over the last minute; 1 without requests"""
+        output_length_error_ratio: _builtins.float
+        """mean absolute error over the mean length, lately"""
+        output_longer_share: _builtins.float
+        """of answers longer than what was reserved for them, lately"""
         def __init__(
             self,
             *,
@@ -1273,10 +1342,12 @@ class StatusReply(_message.Message):
             ttft_p95_s: _builtins.float = ...,
             output_tokens_per_s: _builtins.float = ...,
             slo_attainment: _builtins.float = ...,
+            output_length_error_ratio: _builtins.float = ...,
+            output_longer_share: _builtins.float = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "output_tokens_per_s", b"output_tokens_per_s", "ready_instances", b"ready_instances", "running", b"running", "slo_attainment", b"slo_attainment", "ttft_p95_s", b"ttft_p95_s", "waiting", b"waiting"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "output_length_error_ratio", b"output_length_error_ratio", "output_longer_share", b"output_longer_share", "output_tokens_per_s", b"output_tokens_per_s", "ready_instances", b"ready_instances", "running", b"running", "slo_attainment", b"slo_attainment", "ttft_p95_s", b"ttft_p95_s", "waiting", b"waiting"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

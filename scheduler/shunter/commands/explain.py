@@ -77,9 +77,12 @@ def render(reply: "ExplainReply") -> "Group":
 
 def _head(reply: "ExplainReply") -> str:
     rule = reply.rule or "none (the model name decided)"
+    workflow = f", workflow {reply.workflow}" if reply.workflow else ""
+    stage = f", stage {reply.stage}" if reply.stage else ""
     return (
         f"request {reply.request_id}: {reply.state}\n"
         f"model {reply.model}, pool {reply.pool}, class {reply.slo_class}, rule {rule}\n"
+        f"tenant {reply.tenant or '(none)'}, level {reply.level}{workflow}{stage}\n"
         f"{reply.prompt_tokens} prompt tokens, {reply.output_tokens} output tokens"
     )
 
@@ -90,10 +93,11 @@ def _title(decision: "ExplainReply.Decision") -> str:
 
 
 def _circumstances(decision: "ExplainReply.Decision") -> str:
+    slack = f", slack {decision.slack_s:.1f} s" if decision.HasField("slack_s") else ""
     policy = f", policy {decision.policy}" if decision.policy else ""
     return (
         f"{seconds(decision.age_ms / 1000)} ago, epoch {decision.epoch}, "
-        f"queued {decision.queued_ms} ms, {decision.cached_tokens} tokens cached{policy}"
+        f"queued {decision.queued_ms} ms, {decision.cached_tokens} tokens cached{slack}{policy}"
     )
 
 

@@ -88,7 +88,9 @@ def render(reply: "StatusReply") -> "Group":
 
 
 def _pools(reply: "StatusReply") -> "Table":
-    table = plain_table("pool", "ready", "running", "waiting", "TTFT p95", "tok/s", "SLO")
+    table = plain_table(
+        "pool", "ready", "running", "waiting", "TTFT p95", "tok/s", "SLO", "len err"
+    )
     for pool in reply.pools:
         # A pool that has answered nothing lately has no times, and its SLO says nothing.
         heard = pool.ttft_p95_s > 0
@@ -100,6 +102,7 @@ def _pools(reply: "StatusReply") -> "Table":
             seconds(pool.ttft_p95_s) if heard else "-",
             f"{pool.output_tokens_per_s:.0f}",
             f"{pool.slo_attainment:.1%}" if heard or pool.slo_attainment < 1 else "-",
+            f"{error:.0%}" if (error := pool.output_length_error_ratio) else "-",
         )
     return table
 

@@ -7,6 +7,8 @@ from msgspec import Struct
 from shunter_api.routingpolicy import RoutingPolicySpec, SloClass
 from shunter_api.rules import DEFAULT_CLASS, Resolution
 from shunter_scheduler.core.entry import Entry
+from shunter_scheduler.core.metering import meter
+from shunter_scheduler.core.outlook import look_ahead
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.state import CoreState, spec_of
 from shunter_scheduler.core.trail import Trail
@@ -74,12 +76,13 @@ def admit(state: CoreState, request: Request, now: float) -> None:
         _check(request, pool)
         _check_revision(request, pool, trail)
         _check_retry(state, request, pool, trail, now)
+        entry = make_entry(state, request, route, trail, now)
+        _check_rate(entry, now)
     except Refused as refused:
         trail = trail or make_trail(request, None)
         state.reject(request, trail, now, refused.reason, str(refused), refused.retry_after_s)
         return
     route.preferred.active_at = now
-    entry = make_entry(state, request, route, trail, now)
     if pool.from_zero is not None and not pool.any_in_service():
         entry.timeout_at = entry.queued_at + pool.from_zero.hold_timeout_s
     state.add_entry(entry)
@@ -206,8 +209,21 @@ def _check_retry(
         )
 
 
+def _check_rate(entry: Entry, now: float) -> None:
+    limits = entry.limits
+    if limits is None or limits.bucket is None:
+        return
+    wait_s = meter(entry, now)
+    if wait_s:
+        raise Refused(
+            "rate_limited",
+            f"tenant {limits.name!r} has used its {limits.bucket.per_minute} tokens per minute",
+            wait_s,
+        )
+
+
 def make_trail(request: Request, route: Route | None) -> Trail:
-    return Trail(
+    trail = Trail(
         request.request_id,
         request.model,
         route.pool.name if route else request.pool,
@@ -215,6 +231,12 @@ def make_trail(request: Request, route: Route | None) -> Trail:
         route.rule if route else "",
         request.prompt_tokens,
     )
+    trail.tenant = request.tenant
+    if route:
+        trail.level = route.rank
+    if request.workflow:
+        trail.workflow, trail.stage = request.workflow, request.stage
+    return trail
 
 
 def make_entry(
@@ -225,13 +247,11 @@ def make_entry(
         trail = make_trail(request, route)
     trail.state = "waiting"
     trail.output_tokens = output_tokens
-    limit = request.max_output_tokens
+    lengths = state.lengths.of(request.model, slo_class.name)
     queued_at = now if request.queued_at is None else request.queued_at
-    rest = state.lengths.expected(request.model, slo_class.name, limit) - output_tokens
-    expected = rest if rest > 1.0 else 1.0
     pool.max_queued = route.max_queued
     patience_s = SUSPENDED_PATIENCE_S if request.suspended else route.queue_timeout_s
-    return Entry(  # by position: naming twenty fields takes as long as filling them
+    entry = Entry(  # by position: naming twenty fields takes as long as filling them
         request,
         request.request_id,
         request.epoch,
@@ -242,27 +262,36 @@ def make_entry(
         route.rank,
         queued_at,
         queued_at + patience_s,
-        _latest_start(request, slo_class, pool, expected),
-        expected,
+        0.0,
+        lengths,
         trail,
         "waiting",
         output_tokens,
     )
+    entry.predicted_tokens = look_ahead(entry)
+    entry.latest_start_at = _latest_start(state, entry)
+    if state.tenants:
+        entry.limits = state.tenants.get(request.tenant)
+    return entry
 
 
-def _latest_start(
-    request: Request, slo_class: SloClass, pool: PoolRecord, expected_tokens: float
-) -> float:
-    """Deadline minus predicted service time. A class without a deadline has its TTFT target."""
-    model, tokens = pool.typical_model(), request.prompt_tokens + request.output_tokens
+def _latest_start(state: CoreState, entry: Entry) -> float:
+    """Deadline minus predicted service time. A class without a deadline has its TTFT target. A
+    class's deadline bounds a workflow's stage too, and so does the request's own."""
+    request, slo_class, model = entry.request, entry.slo_class, entry.pool.typical_model()
+    tokens, arrived_at = entry.context_tokens, request.arrived_at
     first_token_s = model.prefill_s(tokens) if model else 0.0
     deadline_at = request.deadline_at
     if deadline_at is None and slo_class.deadline_s is not None:
-        deadline_at = request.arrived_at + slo_class.deadline_s
+        deadline_at = arrived_at + slo_class.deadline_s
+    if request.workflow or request.workflow_deadline_at is not None:
+        stage_at = state.workflows.stage_deadline_at(request)
+        if stage_at is not None and (deadline_at is None or stage_at < deadline_at):
+            deadline_at = stage_at
     if deadline_at is None:
-        return request.arrived_at + (slo_class.ttft_s or PATIENCE_S) - first_token_s
+        return arrived_at + (slo_class.ttft_s or PATIENCE_S) - first_token_s
     per_token_s = model.decode_step_s(16, 16 * tokens) if model else 0.0  # in a middling batch
-    return deadline_at - first_token_s - expected_tokens * per_token_s
+    return deadline_at - first_token_s - entry.expected_tokens * per_token_s
 
 
 SUSPENDED_PATIENCE_S = 86_400.0  # it was served before, and has not asked to wait

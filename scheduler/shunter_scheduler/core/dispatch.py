@@ -11,6 +11,7 @@ from shunter_api.rules import DEFAULT_PRIORITY
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.ledger import Reservation, reserve
+from shunter_scheduler.core.outlook import left_to_generate, left_to_store
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.prefix import HASH_BYTES, Match
 from shunter_scheduler.core.trail import MAX_CANDIDATES, Ranking
@@ -41,7 +42,7 @@ def make_ask(entry: Entry, now: float) -> Ask:
     ttft_s, tpot_s = slo_class.ttft_s, slo_class.tpot_s
     tokens = entry.context_tokens
     outputs = left_to_generate(entry)
-    kv_tokens = tokens + outputs
+    kv_tokens = tokens + left_to_store(entry)
     budget_s = math.inf
     if ttft_s is not None and not entry.started:
         budget_s = ttft_s - (now - entry.request.arrived_at)
@@ -77,15 +78,6 @@ def _look_closer(entry: Entry, ask: Ask) -> None:
 def is_high(entry: Entry) -> bool:
     """Of a class above `standard`."""
     return entry.slo_class.priority > DEFAULT_PRIORITY
-
-
-# A request that runs longer than expected is taken to go on for at least this many tokens.
-SHORTEST_REST = 8
-
-
-def left_to_generate(entry: Entry) -> float:
-    rest = entry.expected_tokens - entry.output_tokens + entry.request.output_tokens
-    return rest if rest > SHORTEST_REST else SHORTEST_REST
 
 
 def pick(entry: Entry, now: float, rng: Generator, barred: Barred) -> Pick | None:
@@ -199,7 +191,7 @@ def reserve_at(
     prefill_s = record.model.prefill_s(tokens - cached_tokens, cached_tokens)
     outputs = math.ceil(ask.output_tokens)
     record.queue_starts(now, prefill_s)
-    kv_tokens = tokens + outputs
+    kv_tokens = tokens + math.ceil(left_to_store(entry))
     reservation = reserve(record.load, kv_tokens, prefill_s, outputs, is_high(entry))
     if pool.columns.view is not None:
         record.sent.add(tokens)

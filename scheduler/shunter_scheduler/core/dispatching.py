@@ -14,7 +14,7 @@ from shunter_scheduler.core.dispatch import (
     slot_to_keep,
 )
 from shunter_scheduler.core.entry import Entry
-from shunter_scheduler.core.metering import take_turn
+from shunter_scheduler.core.metering import begin, take_turn
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.queue import order_key
 from shunter_scheduler.core.starting import QUEUED, SCALING_UP
@@ -65,7 +65,9 @@ def _place_newcomers(
         newcomers.sort(key=order_key)
     misses = 0
     for entry in newcomers:
-        if misses <= state.settings.lookahead and _waits(state, entry):
+        if entry.limits is not None and entry.limits.full:
+            pass  # waits until one of its tenant's ends
+        elif misses <= state.settings.lookahead and _waits(state, entry):
             if place(state, entry, now):
                 continue
             misses += 1
@@ -141,6 +143,8 @@ def place(state: CoreState, entry: Entry, now: float, kept: Barred = NOBODY) -> 
     record = picked.instance
     if entry.pool.queue.remove(entry.request_id):
         take_turn(entry)
+    begin(entry)
+    entry.placed_at = now
     entry.reservation = reserve_for(entry, picked, now)
     entry.instance = record
     entry.instance_name = record.name
@@ -215,8 +219,10 @@ def _hold_first(state: CoreState, entry: Entry, now: float) -> None:
     ranking, reason = nothing_fits(entry, now), "no instance has head room"
     if not entry.pool.any_in_service():
         reason = f"no instance is in service: {_phase(entry.pool)}"
+    elif entry.limits is not None and entry.limits.full:
+        reason = f"tenant {entry.tenant!r} runs {entry.limits.running} requests, all that it may"
     elif ranking.eligible:
-        reason = "others go first to the room that there is"
+        reason = f"{entry.pool.queue.who_goes_first(entry)} go first to the room that there is"
     state.trace(entry, now, "hold", reason=reason, ranking=ranking)
     hold(state, entry, entry.pool.queue.position(entry), now)
 

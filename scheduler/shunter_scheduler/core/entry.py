@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct
 
 from shunter_api.routingpolicy import SloClass
-from shunter_scheduler.core.fairness import Account, Limits, service_charge
+from shunter_scheduler.core.fairness import Account, service_charge
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.ledger import Reservation
+from shunter_scheduler.core.lengths import Forecast, LengthModel
+from shunter_scheduler.core.tenants import TenantLimits
 from shunter_scheduler.core.trail import Trail
 from shunter_scheduler.domain.request import Request
 from shunter_scheduler.policies.policy import DispatchPolicy
@@ -42,7 +44,7 @@ class Entry(Struct, eq=False):
     queued_at: float
     timeout_at: float
     latest_start_at: float
-    expected_tokens: float  # of output still to come
+    lengths: LengthModel
     trail: Trail
     state: State = "waiting"
     output_tokens: int = 0
@@ -52,23 +54,29 @@ class Entry(Struct, eq=False):
     predicted_ttft_s: float = 0.0
     cached_tokens: int = 0  # as predicted at the pick
     first_token_at: float | None = None
+    progressed_at: float = 0.0  # when last heard of new tokens
     move: PendingMove | None = None
     move_not_before: float = 0.0
-    progressed_at: float = 0.0  # when last heard of new tokens
     rest_until: float = 0.0  # the planner leaves it alone: it has moved, or gone on, lately
     suspended_for: str = ""  # who needs its room; set from Suspend until the gateway answers
     refused_by: tuple[str, ...] = ()  # destinations of moves that came to nothing
     held_position: int | None = None
     account: Account | None = None  # of the tenant in its class, once the request has waited
     charged_tokens: float | None = None  # of output, there; None: nothing
+    limits: TenantLimits | None = None  # of a tenant that a policy names
+    metered_tokens: float | None = None  # of output, taken from its bucket; None: not yet
+    runs: bool = False  # counts as one of its tenant's that run
+    placed_at: float = 0.0
+    predicted_tokens: Forecast = (0.0, 0.0)  # of the whole answer, when it was admitted
+    # Of output that was still to come when the request was submitted: the mean, and the quantile
+    # that memory is reserved by.
+    expected_tokens: float = 0.0
+    reserve_tokens: float = 0.0
+    look_again_at: int = 0  # tokens there are when both are predicted anew
 
     @property
     def tenant(self) -> str:
         return self.request.tenant
-
-    @property
-    def limits(self) -> Limits | None:
-        return None
 
     @property
     def generated_tokens(self) -> int:
@@ -77,9 +85,18 @@ class Entry(Struct, eq=False):
 
     @property
     def expected_charge(self) -> float:
-        """Of its tenant's turn. A prompt that has to be prefilled again is not charged again."""
-        again = self.request.output_tokens or self.trail.failures
-        return service_charge(0 if again else self.request.prompt_tokens, self.expected_tokens)
+        """Of its tenant's turn."""
+        return service_charge(self.new_prompt_tokens, self.expected_tokens)
+
+    @property
+    def goes_on(self) -> bool:
+        """It was placed before, and lost its engine or its room."""
+        return self.request.output_tokens > 0 or self.trail.failures > 0
+
+    @property
+    def new_prompt_tokens(self) -> int:
+        """What its tenant is charged for: a prompt that has to be prefilled again is not."""
+        return 0 if self.goes_on else self.request.prompt_tokens
 
     @property
     def context_tokens(self) -> int:

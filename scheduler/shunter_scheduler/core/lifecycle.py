@@ -11,11 +11,12 @@ from shunter_scheduler.core.admission import (
     make_entry,
     make_route,
 )
-from shunter_scheduler.core.dispatch import SHORTEST_REST, is_high, left_to_generate
+from shunter_scheduler.core.dispatch import is_high
 from shunter_scheduler.core.dispatching import hold
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.ledger import reserve
+from shunter_scheduler.core.outlook import left_to_generate, left_to_store, look_ahead
 from shunter_scheduler.core.probing import decode_begins, decode_seen, prefill_seen
 from shunter_scheduler.core.state import CoreState, spec_of
 from shunter_scheduler.core.trail import Trail
@@ -95,6 +96,8 @@ def adopt(state: CoreState, event: Running, trail: Trail | None, now: float) -> 
     entry = make_entry(state, request, route, trail, now)
     entry.state = entry.trail.state = "running"
     entry.instance_name = event.instance
+    entry.metered_tokens = 0.0  # what it has used before nobody knows
+    metering.begin(entry)
     state.add_entry(entry)
     if record is not None:
         occupy(state, entry, record)
@@ -108,7 +111,8 @@ def occupy(state: CoreState, entry: Entry, record: InstanceRecord) -> None:
     entry.trail.pool = entry.pool.name
     outputs = math.ceil(left_to_generate(entry))
     high = is_high(entry)
-    reservation = reserve(record.load, entry.context_tokens + outputs, 0.0, outputs, high)
+    kv_tokens = entry.context_tokens + math.ceil(left_to_store(entry))
+    reservation = reserve(record.load, kv_tokens, 0.0, outputs, high)
     if entry.output_tokens:
         reservation.started()
     entry.reservation = reservation
@@ -162,8 +166,8 @@ def progress(state: CoreState, event: Progress, now: float) -> None:
     entry = _owned(state, event.request_id, event.epoch)
     if entry is None or event.output_tokens <= entry.output_tokens:
         return
-    entry.progressed_at = now
     _generated(entry, event.output_tokens)
+    entry.progressed_at = now
     record = entry.instance
     if record is not None and decode_seen(record, entry, event.output_tokens, now):
         entry.pool.corrected(record.model)
@@ -177,10 +181,11 @@ def _generated(entry: Entry, output_tokens: int) -> None:
     reservation, record = entry.reservation, entry.instance
     if reservation is None or record is None:
         return
-    at_least = entry.request.prompt_tokens + output_tokens + SHORTEST_REST
     kv_tokens = reservation.kv_tokens
-    outputs = math.ceil(left_to_generate(entry))
-    reservation.resize(kv_tokens if kv_tokens > at_least else at_least, outputs)
+    if output_tokens >= entry.look_again_at:
+        look_ahead(entry)
+        kv_tokens = max(kv_tokens, entry.context_tokens + math.ceil(left_to_store(entry)))
+    reservation.resize(kv_tokens, math.ceil(left_to_generate(entry)))
     entry.pool.mark(record)
 
 
@@ -210,7 +215,10 @@ def _learn(state: CoreState, entry: Entry, event: Finished, now: float) -> None:
     if event.finish_reason not in ANSWERED:
         pool.level.ended(now, False, tokens)
         return
-    state.lengths.observe(entry.request.model, entry.slo_class.name, tokens)
+    entry.lengths.observe(tokens, event.finish_reason == "length")
+    if not entry.request.output_tokens:
+        pool.length_errors.observe(tokens, *entry.predicted_tokens)
+    _learn_stage(state, entry, now)
     if pool.tuner is not None:
         pool.tuner.ended(state.timers, entry, tokens, now)
     met = trail.met_ttft
@@ -220,6 +228,15 @@ def _learn(state: CoreState, entry: Entry, event: Finished, now: float) -> None:
     record = entry.instance
     if record is not None and decode_seen(record, entry, tokens, now, last=True):
         pool.corrected(record.model)
+
+
+def _learn_stage(state: CoreState, entry: Entry, now: float) -> None:
+    """What a stage of a workflow takes, where one instance did all of it."""
+    request, record = entry.request, entry.instance
+    if request.stage and record is not None and entry.placed_at and not entry.goes_on:
+        seconds = now - entry.placed_at
+        durations = state.workflows.durations
+        durations.observe(request.model, request.stage, record.value.profile, seconds)
 
 
 def failed(state: CoreState, event: Failed, now: float) -> None:

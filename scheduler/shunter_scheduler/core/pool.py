@@ -8,6 +8,7 @@ from shunter_scheduler.core.costs import ProfileCosts
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.headroom import PriorityHeadroom
 from shunter_scheduler.core.instance import InstanceRecord, ProfileModel
+from shunter_scheduler.core.lengths import LengthErrors
 from shunter_scheduler.core.planner.state import Advised
 from shunter_scheduler.core.prefix import PrefixIndex
 from shunter_scheduler.core.queue import AdmissionQueue, Ageing
@@ -37,6 +38,7 @@ class PoolRecord:
         self.newcomers: list[Entry] = []
         self.retries = RetryBudget(settings.retries)
         self.level = ServiceLevel()
+        self.length_errors = LengthErrors()
         self.starting = Starting()
         self.tuner: AlphaTuner | None = None  # there once a policy is used that it tunes
         self.room_sought_at = -math.inf  # for a higher class
@@ -127,10 +129,10 @@ class PoolRecord:
             if record is not None:
                 row = record.row(now, self.settings)
                 self.columns.put(row)
-                if record.tpot_targets or self.headroom:
-                    self._keep_headroom(record, row.tpot_s)
                 if view is not None:
                     view.put(slot, record.look(self.settings))
+                if record.tpot_targets or self.headroom:
+                    self._keep_headroom(record, row.tpot_s)
         self._marked.clear()
 
     def _keep_headroom(self, record: InstanceRecord, tpot_s: float) -> None:

@@ -11,7 +11,7 @@ first, by the request of the tenant in turn that has waited longest. One placeme
 """
 
 from bisect import insort
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -98,6 +98,12 @@ class AdmissionQueue(Generic[Item]):
             self._ranks.remove(-item.rank)
         return True
 
+    def limit(self, tenants: Mapping[str, Limits]) -> None:
+        """The limits of tenants have changed."""
+        for turns in self._classes.values():
+            for account in turns.accounts.values():
+                account.limits = tenants.get(account.name)
+
     def next(self, now: float, skip: Collection[str] = NOTHING) -> tuple[Item, bool] | None:
         """Who goes next, of those not in `skip` whose tenants may run more; and whether it goes
         before a higher class, because its own has waited long."""
@@ -146,6 +152,16 @@ class AdmissionQueue(Generic[Item]):
             return last
         waiting = (self._items[key[2]] for key in reversed(keys))
         return next((item for item in waiting if not item.started), last)
+
+    def who_goes_first(self, item: Item) -> str:
+        """Why it is not the next one."""
+        if -self._ranks[0] > item.rank:
+            return "higher classes"
+        assert item.account is not None
+        turns = item.account.turns
+        if item.account.by_slack[0] != _sort_key(item):
+            return "requests of its tenant that have less slack"
+        return "tenants whose turn it is" if len(turns.waiting) > 1 else "others"
 
     def position(self, item: Item) -> int:
         """How many go before it; see `Turns.ahead_of`."""

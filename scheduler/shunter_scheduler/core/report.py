@@ -32,4 +32,6 @@ def _pool_status(pool: PoolRecord, waiting: int, running: int, now: float) -> Po
         ttft_p95_s=pool.level.ttft_p95_s(now),
         output_tokens_per_s=pool.level.output_tokens_per_s(now),
         slo_attainment=pool.level.attainment(now),
+        output_length_error_ratio=pool.length_errors.error_ratio,
+        output_longer_share=pool.length_errors.longer_share,
     )

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from shunter_api.durations import duration_text
 from shunter_api.modelpool import Profile
 from shunter_scheduler.core.costs import ProfileCosts
-from shunter_scheduler.core.dispatch import left_to_generate
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.instance import ProfileModel
+from shunter_scheduler.core.outlook import left_to_generate
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.state import CoreState
 from shunter_scheduler.domain.status import ScalingAdvice

@@ -8,6 +8,7 @@ from numpy.random import Generator
 from shunter_scheduler.core import lifecycle, moves, moving, topology
 from shunter_scheduler.core.costs import ProfileCosts, profile_cost
 from shunter_scheduler.core.dispatching import dispatch_pool, refresh_holds, timed_out
+from shunter_scheduler.core.lengths import OutputLengths
 from shunter_scheduler.core.planner.consolidation import surplus_of
 from shunter_scheduler.core.planner.run import arm, fired, plan_moves
 from shunter_scheduler.core.report import cluster_status
@@ -17,7 +18,6 @@ from shunter_scheduler.core.state import CoreState
 from shunter_scheduler.core.suspension import make_room
 from shunter_scheduler.core.timers import Timer
 from shunter_scheduler.core.trail import EndedTrails
-from shunter_scheduler.core.windows import OutputLengths
 from shunter_scheduler.domain import events
 from shunter_scheduler.domain.decisions import Decision
 from shunter_scheduler.domain.events import Event
@@ -53,7 +53,7 @@ class SchedulerCore:
             settings,
             rng,
             EndedTrails(settings.max_explanations),
-            OutputLengths(settings.default_output_tokens),
+            OutputLengths(settings.default_output_tokens, settings.memory_quantile),
             profile_costs,
         )
 
@@ -122,12 +122,12 @@ class SchedulerCore:
             pool = state.pools.get(timer.key)
             if pool is not None:
                 refresh_holds(state, pool, now)
+        elif timer.kind == "plan":
+            fired(state)
         elif timer.kind == "alpha":
             pool = state.pools.get(timer.key)
             if pool is not None and pool.tuner is not None:
                 pool.tuner.step(state.timers, pool, now)
-        elif timer.kind == "plan":
-            fired(state)
         elif timer.kind == "instance":
             record = state.instances.get(timer.key)
             if record is not None:

@@ -11,13 +11,15 @@ from shunter_scheduler.core.costs import ProfileCosts, profile_cost
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.ledger import Reservation
+from shunter_scheduler.core.lengths import OutputLengths
 from shunter_scheduler.core.metering import settle
 from shunter_scheduler.core.planner.state import PlannerState
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.settings import CoreSettings
+from shunter_scheduler.core.tenants import TenantLimits
 from shunter_scheduler.core.timers import Timers
 from shunter_scheduler.core.trail import EndedTrails, Kind, Ranking, Trace, Trail, Weighing
-from shunter_scheduler.core.windows import OutputLengths
+from shunter_scheduler.core.workflows import Workflows
 from shunter_scheduler.domain.cluster import Topology
 from shunter_scheduler.domain.decisions import Assign, Decision, Reject, RejectReason
 from shunter_scheduler.domain.request import Request
@@ -40,6 +42,8 @@ class CoreState:
     topology: Topology = NO_TOPOLOGY
     table: RouteTable = field(default_factory=lambda: RouteTable((), ()))
     plain_routes: dict[str, "Route"] = field(default_factory=dict)  # per model, where no rules are
+    tenants: dict[str, TenantLimits] = field(default_factory=dict)  # those that policies name
+    workflows: Workflows = field(default_factory=Workflows)
     ranks: dict[int, int] = field(default_factory=dict)  # priority of a class -> rank
     pools: dict[str, PoolRecord] = field(default_factory=dict)
     instances: dict[str, InstanceRecord] = field(default_factory=dict)
@@ -112,14 +116,19 @@ class CoreState:
             entry.pool.queue.remove(entry.request_id)
         else:
             self.release(entry, now)
-        if entry.charged_tokens is not None:
-            settle(entry)
+        if entry.charged_tokens is not None or entry.limits is not None:
+            self._settle(entry, now)
         trail = entry.trail
         if entry.output_tokens > trail.output_tokens:
             trail.output_tokens = entry.output_tokens
         entry.pool.active_at = now
         self.remove_entry(entry)
         self.ended.keep(trail)
+
+    def _settle(self, entry: Entry, now: float) -> None:
+        if settle(entry, now):
+            for pool in self.pools.values():  # its tenant may wait in any
+                self.wake(pool)
 
     def trace(
         self,
@@ -133,9 +142,17 @@ class CoreState:
         cached_tokens: int = 0,
         weighed: Weighing | None = None,
     ) -> None:
-        queued_s = now - entry.queued_at
         trace = Trace(
-            kind, entry.epoch, now, winner, reason, queued_s, cached_tokens, ranking, weighed
+            kind,
+            entry.epoch,
+            now,
+            winner,
+            reason,
+            now - entry.queued_at,
+            cached_tokens,
+            ranking,
+            weighed,
+            entry.latest_start_at - now,
         )
         entry.trail.add(trace)
         self.latest = entry.request_id

@@ -8,9 +8,11 @@ from shunter_api.rules import RouteTable
 from shunter_scheduler.core.admission import STANDARD
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.lifecycle import occupy
+from shunter_scheduler.core.metering import begin
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.state import CoreState
 from shunter_scheduler.core.suspension import any_suspendable
+from shunter_scheduler.core.tenants import configured
 from shunter_scheduler.domain.cluster import Instance
 from shunter_scheduler.domain.events import InstanceObserved, TopologyChanged
 
@@ -23,6 +25,7 @@ def topology_changed(state: CoreState, event: TopologyChanged, now: float) -> No
     state.table = RouteTable(topology.policies, topology.pools)
     state.ranks = ranks_of(topology.policies)
     state.plain_routes = {}
+    _set_tenants(state, now)
     state.may_suspend = any_suspendable(topology.policies)
     wanted = {instance.name: instance for instance in topology.instances}
     _remove_instances(state, wanted, topology.pools, now)
@@ -39,6 +42,20 @@ def ranks_of(policies: Iterable[RoutingPolicy]) -> dict[int, int]:
     priorities = {c.priority for policy in policies for c in policy.spec.classes}
     priorities.add(STANDARD.priority)
     return {priority: rank for rank, priority in enumerate(sorted(priorities))}
+
+
+def _set_tenants(state: CoreState, now: float) -> None:
+    """What runs already counts against limits that are new."""
+    state.tenants = tenants = configured(state.table.tenants, state.tenants, now)
+    for limits in tenants.values():
+        limits.running = 0
+    for entry in state.entries.values():
+        entry.limits, entry.runs = tenants.get(entry.request.tenant), False
+        if entry.state != "waiting":
+            begin(entry)
+    for pool in state.pools.values():
+        pool.queue.limit(tenants)
+        state.wake(pool)
 
 
 def _remove_instances(

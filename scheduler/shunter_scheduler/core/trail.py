@@ -75,6 +75,7 @@ class Trace(Struct, eq=False, gc=False):
     cached_tokens: int
     ranking: Ranking | None
     weighed: Weighing | None = None  # instead of a ranking
+    slack_s: float | None = None
 
     def record(self) -> DecisionRecord:
         ranking = self.ranking
@@ -97,6 +98,7 @@ class Trace(Struct, eq=False, gc=False):
             reason=self.reason,
             queued_s=self.queued_s,
             cached_tokens=self.cached_tokens,
+            slack_s=self.slack_s,
         )
 
 
@@ -124,6 +126,10 @@ class Trail(Struct, eq=False, gc=False):
     met_ttft: bool = True
     revision: str | None = None  # of the model that answers; None: not known
     rejected: Reject | None = None  # how it ended, where it was turned away
+    tenant: str = ""
+    level: int = 0  # rank of its class
+    workflow: str = ""
+    stage: str = ""
 
     @property
     def traces(self) -> tuple[Trace, ...]:
@@ -148,6 +154,10 @@ class Trail(Struct, eq=False, gc=False):
             prompt_tokens=self.prompt_tokens,
             output_tokens=output_tokens,
             decisions=tuple(trace.record() for trace in self.traces),
+            tenant=self.tenant,
+            level=self.level,
+            workflow=self.workflow,
+            stage=self.stage,
         )
 
 

@@ -82,30 +82,3 @@ class ServiceLevel:
     def attainment(self, now: float) -> float:
         met = [ok for at, ok, _ in self._ended if at >= now - self.WINDOW_S]
         return sum(met) / len(met) if met else 1.0
-
-
-class OutputLengths:
-    """Expected output tokens per (model, class): a running mean that forgets slowly."""
-
-    __slots__ = ("_default", "_means")
-
-    SLOWEST_AT = 200  # observations, from which one more counts no less
-    MAX_KEYS = 4096
-
-    def __init__(self, default: int) -> None:
-        self._default = float(default)
-        self._means: dict[tuple[str, str], tuple[int, float]] = {}
-
-    def expected(self, model: str, slo_class: str, limit: int) -> float:
-        known = self._means.get((model, slo_class))
-        mean = known[1] if known else self._default
-        return min(mean, limit) if limit else mean
-
-    def observe(self, model: str, slo_class: str, tokens: int) -> None:
-        key = (model, slo_class)
-        count, mean = self._means.get(key, (0, self._default))
-        if not count and len(self._means) >= self.MAX_KEYS:
-            return
-        count += 1
-        weight = 1 / (count + 1) if count < self.SLOWEST_AT else 1 / self.SLOWEST_AT
-        self._means[key] = (count, mean + (tokens - mean) * weight)

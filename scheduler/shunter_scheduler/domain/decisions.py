@@ -14,6 +14,7 @@ RejectReason = Literal[
     "deadline",
     "hold_full",
     "hold_timeout",
+    "rate_limited",
 ]
 Rung = Literal["kv", "replay", "restart"]
 

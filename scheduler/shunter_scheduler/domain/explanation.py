@@ -31,6 +31,7 @@ class DecisionRecord:
     reason: str
     queued_s: float
     cached_tokens: int
+    slack_s: float | None = None  # until it had to start for its deadline, as predicted
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +45,7 @@ class Explanation:
     prompt_tokens: int
     output_tokens: int
     decisions: tuple[DecisionRecord, ...]
+    tenant: str = ""
+    level: int = 0  # of its class among those in use; 0 is the lowest
+    workflow: str = ""
+    stage: str = ""

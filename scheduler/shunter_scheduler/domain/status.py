@@ -35,6 +35,8 @@ class PoolStatus:
     ttft_p95_s: float
     output_tokens_per_s: float
     slo_attainment: float
+    output_length_error_ratio: float = 0.0  # mean absolute error over the mean length
+    output_longer_share: float = 0.0  # of answers longer than the memory reserved for them
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,10 @@ def to_explanation(explanation: Explanation, now: float) -> pb.ExplainReply:
         state=explanation.state,
         prompt_tokens=explanation.prompt_tokens,
         output_tokens=explanation.output_tokens,
+        tenant=explanation.tenant,
+        level=explanation.level,
+        workflow=explanation.workflow,
+        stage=explanation.stage,
         decisions=[_decision(record, now) for record in explanation.decisions],
     )
 
@@ -107,6 +111,7 @@ def _decision(record: DecisionRecord, now: float) -> pb.ExplainReply.Decision:
         reason=record.reason,
         queued_ms=round(max(0.0, record.queued_s) * 1000),
         cached_tokens=record.cached_tokens,
+        slack_s=record.slack_s,
     )
 
 
@@ -132,6 +137,8 @@ def to_status(status: ClusterStatus, gateways: int, config_error: str) -> pb.Sta
                 ttft_p95_s=pool.ttft_p95_s,
                 output_tokens_per_s=pool.output_tokens_per_s,
                 slo_attainment=pool.slo_attainment,
+                output_length_error_ratio=pool.output_length_error_ratio,
+                output_longer_share=pool.output_longer_share,
             )
             for pool in status.pools
         ],

@@ -162,7 +162,9 @@ def test_a_hold_behind_others_says_that_there_is_room() -> None:
     assert only(Hold, harness.submit("large", prompt_tokens=7000))
     assert only(Hold, harness.submit("small", prompt_tokens=300))
     (record,) = explain(harness, "small").decisions
-    assert record.reason == "others go first to the room that there is"
+    assert record.reason == (
+        "requests of its tenant that have less slack go first to the room that there is"
+    )
     assert record.excluded_total == 0
     assert [c.excluded_because for c in record.candidates] == ["others go first"]
 

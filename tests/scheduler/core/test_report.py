@@ -9,7 +9,7 @@ from shunter_api.testing import make_pool
 from shunter_scheduler.core.costs import profile_cost
 from shunter_scheduler.core.settings import CoreSettings, Retries
 from shunter_scheduler.core.testing import CoreHarness, make_instances, make_request, only
-from shunter_scheduler.core.windows import OutputLengths, RetryBudget
+from shunter_scheduler.core.windows import RetryBudget
 from shunter_scheduler.domain.decisions import Reject
 from shunter_scheduler.domain.events import Failed, Finished, FirstToken, Submitted
 
@@ -189,16 +189,6 @@ def test_the_retry_budget_equals_a_naive_count(calls: list[tuple[float, bool]]) 
             allowed = len(lately[1]) < max(3, 0.5 * len(lately[0]))
             assert budget.take_retry(now) == allowed
             retries += [int(now)] * allowed
-
-
-def test_output_lengths_are_learnt_per_class_and_capped() -> None:
-    lengths = OutputLengths(256)
-    assert lengths.expected("m", "batch", 0) == 256
-    for _ in range(300):
-        lengths.observe("m", "batch", 40)
-    assert lengths.expected("m", "batch", 0) == pytest.approx(40, rel=0.1)
-    assert lengths.expected("m", "batch", 10) == 10
-    assert lengths.expected("m", "interactive", 0) == 256
 
 
 def test_settings_have_defaults_that_make_sense() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from shunter_scheduler.core.dispatch import left_to_generate
+from shunter_scheduler.core.outlook import left_to_generate
 from shunter_scheduler.core.planner.state import Advised
 from shunter_scheduler.core.planner.view import Case, Trigger, View, cheapest
 from shunter_scheduler.domain.status import ScalingAdvice

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from shunter_scheduler.core.dispatch import left_to_generate
+from shunter_scheduler.core.outlook import left_to_generate
 from shunter_scheduler.core.planner.fleet import Bools
 from shunter_scheduler.core.planner.view import Case, Trigger, View, cheapest
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from shunter_scheduler.core.dispatch import left_to_generate
 from shunter_scheduler.core.entry import Entry
+from shunter_scheduler.core.outlook import left_to_generate
 from shunter_scheduler.core.planner.view import Case, Trigger, View
 
 LOOKED_AT = 4

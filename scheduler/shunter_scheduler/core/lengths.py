@@ -1,0 +1,171 @@
+"""How long answers get: predicted per model and class from those that ended, and from how much of
+the answer there is already.
+
+Lengths fall into buckets that grow by an eighth of a power of two, older answers weigh less, and
+one that a limit cut short only says that it would have been at least as long: the distribution is
+the product-limit estimate (Kaplan and Meier, Nonparametric Estimation from Incomplete Observations,
+JASA 1958). Time is predicted by the mean of what is left given what there is, memory is reserved by
+a quantile of it; ADR 0010 says why by that one.
+"""
+
+import math
+from bisect import bisect_right
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+PER_OCTAVE = 8
+OCTAVES = 20
+BUCKETS = PER_OCTAVE * OCTAVES  # the last holds answers of a million tokens and more
+HALF_LIFE = 512  # answers after which one weighs half
+PRIOR_WEIGHT = 1.0  # of what is expected before anything was seen, in answers
+EVERY = 32  # answers between two estimates, once there are as many
+MAX_KEYS = 4096
+MAX_LIMITS = 256  # whose forecasts are kept until the next estimate
+_GROWTH = 2.0 ** (1.0 / HALF_LIFE)
+
+Forecast = tuple[float, float]  # tokens of the whole answer: the mean, the quantile to reserve by
+Floats = NDArray[np.float64]
+
+
+def bucket_of(tokens: float) -> int:
+    if tokens <= 1:
+        return 0
+    at = int(PER_OCTAVE * math.log2(tokens))
+    return at if at < BUCKETS else BUCKETS - 1
+
+
+_EDGES: Floats = np.exp2(np.arange(BUCKETS + 1) / PER_OCTAVE)
+_MIDDLES: Floats = np.sqrt(_EDGES[:-1] * _EDGES[1:])
+
+
+def _prior(mean: float) -> Floats:
+    """Exponential: at any point as much is expected again."""
+    survive = np.exp(-np.maximum(_EDGES - 1.0, 0.0) / max(1.0, mean))
+    survive[-1] = 0.0
+    return PRIOR_WEIGHT * (survive[:-1] - survive[1:])
+
+
+class LengthModel:
+    """Of one model and class."""
+
+    def __init__(self, default_mean: float, quantile: float) -> None:
+        """`quantile` is the one that memory is reserved by."""
+        self.default_mean, self.quantile = default_mean, quantile
+        self._tail: list[float] = []  # probability of at least so many tokens
+        self._rising: list[float] = []  # the same backwards
+        self._tail_tokens: list[float] = []  # their part of the mean
+        self._fresh: dict[int, Forecast] = {}  # by limit, of answers that have nothing yet
+        self._ended = _prior(default_mean)
+        self._cut = np.zeros(BUCKETS)
+        self._seen = 0
+        self._weight = 1.0
+        self._estimate()
+
+    def observe(self, tokens: int, cut_short: bool) -> None:
+        """`cut_short`: it ended by a limit, not by itself."""
+        (self._cut if cut_short else self._ended)[bucket_of(tokens)] += self._weight
+        self._weight *= _GROWTH
+        self._seen += 1
+        if self._weight > 1e6:
+            self._ended /= self._weight
+            self._cut /= self._weight
+            self._weight = 1.0
+        if self._seen <= 4 or self._seen % EVERY == 0 or self._seen in (8, 16):
+            self._estimate()
+
+    def forecast(self, tokens: int, limit: int) -> Forecast:
+        """Of an answer that has `tokens` already and may have `limit` (0: any)."""
+        if tokens:
+            return self._forecast(tokens, limit)
+        made = self._fresh.get(limit)
+        if made is None:
+            made = self._forecast(0, limit)
+            if len(self._fresh) < MAX_LIMITS:
+                self._fresh[limit] = made
+        return made
+
+    def _forecast(self, tokens: int, limit: int) -> Forecast:
+        at = bucket_of(tokens)
+        mean, reserved = self._mean(at, limit), self._quantile_beyond(at)
+        if not self._seen and not tokens:
+            mean = reserved = self.default_mean
+        if limit:
+            mean, reserved = min(mean, limit), min(reserved, limit)
+        return max(mean, float(tokens)), max(reserved, float(tokens))
+
+    def _mean(self, at: int, limit: int) -> float:
+        tail, tokens = self._tail, self._tail_tokens
+        if tail[at] <= 0.0:
+            return 0.0
+        if not limit:
+            return tokens[at] / tail[at]
+        end = max(at, bucket_of(limit))
+        return (tokens[at] - tokens[end] + limit * tail[end]) / tail[at]
+
+    def _quantile_beyond(self, at: int) -> float:
+        """The upper edge of the first bucket that so much of the tail does not go beyond."""
+        left = self._tail[at] * (1.0 - self.quantile)
+        bucket = BUCKETS - bisect_right(self._rising, left)
+        return float(_EDGES[max(bucket, at) + 1])
+
+    def _estimate(self) -> None:
+        ended = self._ended
+        at_risk = np.cumsum((ended + self._cut)[::-1])[::-1]
+        hazard = np.divide(ended, at_risk, out=np.zeros(BUCKETS), where=at_risk > 0)
+        survive = np.cumprod(1.0 - hazard)
+        share = np.concatenate(([1.0], survive[:-1])) - survive
+        share[-1] += survive[-1]
+        self._rising = [0.0, *np.cumsum(share[::-1]).tolist()]
+        self._tail = self._rising[::-1]
+        tokens = np.cumsum((share * _MIDDLES)[::-1])[::-1]
+        self._tail_tokens = [*tokens.tolist(), 0.0]
+        self._fresh = {}
+
+
+class OutputLengths:
+    """The length models, at most `MAX_KEYS`; further ones share one."""
+
+    __slots__ = ("_default", "_models", "_quantile")
+
+    def __init__(self, default_mean: float, quantile: float) -> None:
+        self._default, self._quantile = default_mean, quantile
+        self._models: dict[tuple[str, str], LengthModel] = {}
+
+    def of(self, model: str, slo_class: str) -> LengthModel:
+        found = self._models.get((model, slo_class))
+        return found if found is not None else self._add((model, slo_class))
+
+    def _add(self, key: tuple[str, str]) -> LengthModel:
+        if len(self._models) >= MAX_KEYS:
+            key = ("", "")
+        fresh = LengthModel(self._default, self._quantile)
+        return self._models.setdefault(key, fresh)
+
+
+@dataclass(slots=True)
+class LengthErrors:
+    """How far predictions were off lately, made when a request was admitted."""
+
+    _off: float = 0.0
+    _tokens: float = 0.0
+    _longer: float = 0.0
+    _count: float = 0.0
+
+    def observe(self, tokens: int, expected: float, reserved: float) -> None:
+        keep = 1.0 / _GROWTH
+        self._off = keep * self._off + abs(tokens - expected)
+        self._tokens = keep * self._tokens + tokens
+        self._longer = keep * self._longer + (tokens > reserved)
+        self._count = keep * self._count + 1.0
+
+    @property
+    def error_ratio(self) -> float:
+        """Mean absolute error of the expected length, over the mean length; 0: nothing ended."""
+        return self._off / self._tokens if self._tokens else 0.0
+
+    @property
+    def longer_share(self) -> float:
+        """Of answers that got longer than what was reserved for them."""
+        return self._longer / self._count if self._count else 0.0

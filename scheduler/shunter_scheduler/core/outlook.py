@@ -1,0 +1,32 @@
+"""What is still to come of an answer, from how much of it there is."""
+
+from shunter_scheduler.core.entry import Entry
+from shunter_scheduler.core.lengths import Forecast
+
+# A request that runs longer than expected is taken to go on for at least this many tokens.
+SHORTEST_REST = 8
+LOOK_AGAIN_AFTER = 0.25  # of what was expected has been generated since
+
+
+def look_ahead(entry: Entry) -> Forecast:
+    """Predicts anew: the more there is of an answer, the longer it gets in all."""
+    request, tokens = entry.request, entry.output_tokens
+    forecast = entry.lengths.forecast(tokens, request.max_output_tokens)
+    expected, reserve = forecast
+    carried = request.output_tokens
+    entry.expected_tokens = expected - carried if expected - carried > 1.0 else 1.0
+    entry.reserve_tokens = reserve - carried
+    entry.look_again_at = tokens + max(SHORTEST_REST, int(expected * LOOK_AGAIN_AFTER))
+    return forecast
+
+
+def left_to_generate(entry: Entry) -> float:
+    """Tokens, in the mean: what time is predicted by."""
+    rest = entry.expected_tokens - entry.output_tokens + entry.request.output_tokens
+    return rest if rest > SHORTEST_REST else SHORTEST_REST
+
+
+def left_to_store(entry: Entry) -> float:
+    """Tokens, by the quantile that KV memory is reserved by."""
+    rest = entry.reserve_tokens - entry.output_tokens + entry.request.output_tokens
+    return rest if rest > SHORTEST_REST else SHORTEST_REST
