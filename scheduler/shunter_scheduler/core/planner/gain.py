@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.outlook import left_to_generate
+from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.planner.fleet import Fleet, Floats, Indices
 from shunter_scheduler.domain.decisions import Rung
 
@@ -27,7 +27,8 @@ from shunter_scheduler.domain.decisions import Rung
 COPY_SLOWDOWN = 0.03
 STALL_STEPS = 2.0  # of the destination: the tail is copied, or prefilled, and one step waited for
 SWITCH_S = 0.01  # to end one engine call and begin another
-MOST_CHANCES = 8.0  # for a preemption: what lies further ahead is too uncertain
+# A request that goes back to a preferred profile is taken to gain this share of its time there.
+PREFERENCE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +129,9 @@ def _gains(fleet: Fleet, who: Traveller, trip: Trip) -> list[tuple[str, Floats]]
     slo = _slo(fleet, who, trip, there)
     if slo.any():
         gains.append(("slo", slo))
-    memory = _memory(fleet, who, trip)
-    if memory.any():
-        gains.append(("memory", memory))
+    overflow = _overflow_s(fleet, who, s)
+    if overflow:
+        gains.append(("memory", np.full(len(d), overflow)))
     if who.wait_s:
         prefill = fleet.prefill_s(who.context, d)
         gains.append(("wait", who.wait_s - fleet.queue_s[d] - prefill))
@@ -172,29 +173,17 @@ def _slo(fleet: Fleet, who: Traveller, trip: Trip, there: Floats) -> Floats:
     return out * who.slo_weight
 
 
-def _memory(fleet: Fleet, who: Traveller, trip: Trip) -> Floats:
-    """What preemptions are likely to take at the source less what they would at the destination: a
-    prompt and answer is computed again once as much memory is free. It may happen whenever a
-    request ends, and another is not there yet, for as long as both last."""
-    s, d = trip.source, trip.destinations
-    at_source = np.array([s])
-    eased = fleet.risk[s] - fleet.risk_with(np.full(len(fleet), -float(who.context)))[s]
-    tightened = fleet.risk_with(np.full(len(fleet), float(who.context)))[d] - fleet.risk[d]
-    here = float(eased * _preempted_s(fleet, who, at_source)[0])
-    out: Floats = here - tightened * _preempted_s(fleet, who, d)
-    return out
-
-
-def _preempted_s(fleet: Fleet, who: Traveller, of: Indices) -> Floats:
-    """Seconds that one preemption after another takes while the request is there."""
-    requests = np.maximum(1.0, fleet.requests[of])
-    left = np.maximum(1.0, fleet.mean_left[of])
-    context = max(1.0, float(np.mean((fleet.used - fleet.left)[of] / requests)))
-    again_s = fleet.prefill_s(int(context), of)
-    until_free_s = fleet.step_s[of] * left / requests
-    chances = np.clip(requests * np.minimum(who.left, left) / left, 1.0, MOST_CHANCES)
-    seconds: Floats = chances * (again_s + until_free_s)
-    return seconds
+def _overflow_s(fleet: Fleet, who: Traveller, source: int) -> float:
+    """An instance that has promised more than it has will preempt: each token too many is
+    recomputed, and waits until as much memory is free again."""
+    over = min(who.tokens, max(0.0, -float(fleet.room[source])))
+    if not over:
+        return 0.0
+    requests = max(1.0, float(fleet.requests[source]))
+    mean_tokens = float(fleet.used[source]) / requests
+    again_s = float(fleet.prefill_s(int(mean_tokens), np.array([source]))[0])
+    free_s = float(fleet.step_s[source] * fleet.mean_left[source]) / requests
+    return (again_s + free_s) * over / mean_tokens
 
 
 def _costs(fleet: Fleet, who: Traveller, trip: Trip) -> list[tuple[str, Floats]]:
