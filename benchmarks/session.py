@@ -38,7 +38,7 @@ from session_load import Load, StreamClient
 
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_proto.v1 import scheduler_pb2_grpc as pb_grpc
-from shunter_runtime.grpc_polling import poll_directly
+from shunter_runtime.grpc_polling import VARIABLE, poll_directly
 
 INSTANCES = 128
 
@@ -239,7 +239,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    poll_directly(os.environ)  # as the gateway does
+    if VARIABLE not in os.environ:  # gRPC was imported without the switches that gateways set
+        poll_directly(os.environ)
+        os.execv(sys.executable, [sys.executable, *sys.argv])
     results, idle = uvloop.run(benchmark(options.rounds, options.requests))
     table = summary(results)
     show(table, idle)

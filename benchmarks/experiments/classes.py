@@ -12,6 +12,7 @@ from experiments.definitions import (
     Section,
     Target,
     dispatch,
+    minutes,
     scenario,
     variants,
 )
@@ -23,8 +24,8 @@ from experiments.plots import draw
 OURS, ALONE, ALIKE = "ours", "interactive alone (oracle)", "ours, no classes"
 _NO_MOVES: dict[str, Any] = {"moves": {"policy": "drain-only"}}
 _CLASSES = ("interactive", "standard", "batch")
-# Requests a second that keep the fleet busy all the time, found by saturating it.
-CAPACITY_PER_S = 50.0
+# Requests a second that the four A100 end when 300 s of 45/s wait for them (least-requests).
+CAPACITY_PER_S = 31.0
 _USES = (0.7, 0.85, 0.95)
 _SHARES: Mapping[str, tuple[float, float]] = {  # of the requests; CV of the gaps
     "interactive": (0.2, 8.0),
@@ -66,7 +67,8 @@ def _load(use: float, form: Form) -> dict[str, Any]:
             "end": f"{end}s",
         }
     )
-    return {"workload": {"duration": f"{length_s}s", "streams": streams}}
+    workload = {"duration": f"{length_s}s", "streams": streams}
+    return {"workload": workload, "warmup": minutes(0.5, form)}
 
 
 def cells(form: Form) -> list[Cell]:

@@ -40,9 +40,9 @@ def _loads(form: Form) -> dict[str, dict[str, Any]]:
     queries = {"queries": round(360 * form.share)}
     loads = {}
     for trace in ("trace1", "trace2") if form.every_load else ("trace1",):
-        for rate in _RATES:
+        for rate in _RATES if form.every_load else _RATES[:3:2]:
             loads[f"{trace} {rate:g}/s"] = {"workload": {**queries, "trace": trace, "rate": rate}}
-        for rate in _WITH_H100_RATES:
+        for rate in _WITH_H100_RATES if form.every_load else _WITH_H100_RATES[1:2]:
             workload = {"workload": {**queries, "trace": trace, "rate": rate}}
             loads[f"{trace} +H100 {rate:g}/s"] = merge(_WITH_H100, workload)
     return loads

@@ -297,7 +297,8 @@ def priority_cells(form: Form) -> list[Cell]:
         "ours, no priorities": equal,
         OURS: {},
     }
-    loads = {f"CV {cv}": {"workload": {"cv": float(cv)}} for cv in _CVS}
+    cvs = _CVS if form.every_load else (_CVS[0], _CVS[-1])
+    loads = {f"CV {cv}": {"workload": {"cv": float(cv)}} for cv in cvs}
     return variants("llumnix-priorities", base, policies, loads, range(form.seeds))
 
 

@@ -45,9 +45,10 @@ _PRICES = (2.50, 1.60, 0.70)
 
 
 def cells(form: Form) -> list[Cell]:
-    rates = _RATES if form.every_load else _RATES[1::2]
+    rates = _RATES if form.every_load else _RATES[2:5:2]
+    base = merge(scenario("mixed-gpus"), {"warmup": minutes(1, form)})
     loads = {f"{r}/s": {"workload": {"rate": r, "duration": minutes(10, form)}} for r in rates}
-    return variants("mixed-gpus", scenario("mixed-gpus"), POLICIES, loads, range(form.seeds))
+    return variants("mixed-gpus", base, POLICIES, loads, range(form.seeds))
 
 
 def section(outcomes: Outcomes) -> Section:
@@ -142,13 +143,17 @@ def mix_cells(form: Form) -> list[Cell]:
     alone = {
         **base,
         "name": "cheapest-mix",
+        "warmup": minutes(1, form),
         "pools": [pool for pool in base["pools"] if pool["name"] == "chat-8b"],
         "engines": {"chat-8b": base["engines"]["chat-8b"]},
     }
     workload = {"rate": _MIX_RATE, "duration": minutes(10, form), "labels": []}
     alone = merge(alone, {"workload": workload})
-    loads = {_mix_name(mix): {"instances": {"chat-8b": _counts(mix)}} for mix in _MIXES}
-    return variants("cheapest-mix", alone, POLICIES, loads, range(form.seeds))
+    mixes = _MIXES if form.every_load else _MIXES[2:7:2]
+    loads = {_mix_name(mix): {"instances": {"chat-8b": _counts(mix)}} for mix in mixes}
+    few = ("least-requests", "earliest-completion", OURS)
+    policies = POLICIES if form.every_load else {name: POLICIES[name] for name in few}
+    return variants("cheapest-mix", alone, policies, loads, range(form.seeds))
 
 
 def _counts(mix: Sequence[int]) -> dict[str, int]:

@@ -36,7 +36,10 @@ _SPEEDS = (0.8, 1.2, 1.6)
 def cells(form: Form) -> list[Cell]:
     speeds = _SPEEDS if form.every_load else _SPEEDS[1:2]
     loads = {
-        f"speed {speed:g}": {"workload": {"speed": speed, "duration": minutes(20, form)}}
+        f"speed {speed:g}": {
+            "workload": {"speed": speed, "duration": minutes(20, form)},
+            "warmup": minutes(2, form),
+        }
         for speed in speeds
     }
     return variants("prefix", scenario("prefix"), POLICIES, loads, range(form.seeds))
