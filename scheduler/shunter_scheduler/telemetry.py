@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from shunter_scheduler.cost_telemetry import cost_metrics
 from shunter_scheduler.domain.decisions import Assign, Cancel, Decision, Hold, Move, Reject, Suspend
 from shunter_scheduler.domain.status import ClusterStatus
 
@@ -100,6 +101,7 @@ class ClusterCollector(Collector):
         status = self._status()
         yield from self._pools(status)
         yield from self._instances(status)
+        yield from cost_metrics(status.costs)
         yield CounterMetricFamily(
             "shunter_resumed_requests",
             "Requests placed again after an engine failure.",

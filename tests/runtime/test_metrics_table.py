@@ -12,7 +12,7 @@ from shunter_engine.backend import EngineStats
 from shunter_engine.metrics import BackendCollector, EngineMetrics
 from shunter_gateway.telemetry import GatewayMetrics
 from shunter_operator.telemetry import Telemetry as OperatorTelemetry
-from shunter_scheduler.domain.status import ClusterStatus, InstanceStatus, PoolStatus
+from shunter_scheduler.domain.status import ClusterStatus, CostStatus, InstanceStatus, PoolStatus
 from shunter_scheduler.telemetry import ClusterCollector, Telemetry
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
@@ -26,6 +26,7 @@ STATUS = ClusterStatus(
     moved_total=0,
     resumed_total=0,
     topology_version=1,
+    costs=(CostStatus("chat", "h", "prefill", 9, 1.0, 0.1, 0.05),),
 )
 
 

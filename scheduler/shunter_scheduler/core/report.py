@@ -1,10 +1,14 @@
 """Status values, made on demand."""
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
+from shunter_scheduler.core.instance import MIDDLING_PREFILL, MIDDLING_STEP
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.state import CoreState
-from shunter_scheduler.domain.status import ClusterStatus, PoolStatus
+from shunter_scheduler.costmodel.correction import Correction
+from shunter_scheduler.domain.status import ClusterStatus, CostStatus, PoolStatus
 
 
 def cluster_status(state: CoreState, now: float) -> ClusterStatus:
@@ -20,6 +24,7 @@ def cluster_status(state: CoreState, now: float) -> ClusterStatus:
         moved_total=state.moved_total,
         resumed_total=state.resumed_total,
         topology_version=state.topology.version,
+        costs=tuple(cost for pool in state.pools.values() for cost in _costs(pool)),
     )
 
 
@@ -34,4 +39,28 @@ def _pool_status(pool: PoolRecord, waiting: int, running: int, now: float) -> Po
         slo_attainment=pool.level.attainment(now),
         output_length_error_ratio=pool.length_errors.error_ratio,
         output_longer_share=pool.length_errors.longer_share,
+    )
+
+
+def _costs(pool: PoolRecord) -> Iterator[CostStatus]:
+    for profile, model in pool.models.items():
+        yield _cost(pool.name, profile, "prefill", model.prefill, MIDDLING_PREFILL)
+        yield _cost(pool.name, profile, "decode", model.decode, MIDDLING_STEP)
+
+
+def _cost(
+    pool: str,
+    profile: str,
+    kind: Literal["prefill", "decode"],
+    correction: Correction,
+    middling: Sequence[float],
+) -> CostStatus:
+    return CostStatus(
+        pool=pool,
+        profile=profile,
+        kind=kind,
+        observations=correction.count,
+        correction=correction.factor(middling),
+        error_ratio=correction.mean_error,
+        standard_error_ratio=correction.standard_error(middling),
     )

@@ -125,8 +125,14 @@ class Correction:
         self.published, self.error = self.fit, error
         return True
 
+    def factor(self, features: Sequence[float]) -> float:
+        """What is published, over the prior."""
+        return _dot(self.published, features) / _dot(self.prior, features)
+
     def standard_error(self, features: Sequence[float]) -> float:
         """Relative, of a prediction: how far the mean time may be from it."""
+        if not self.count:
+            return self.PRIOR_ERROR
         norm_s = _dot(self.fit, features) + self.OVERHEAD_S
         weights = [c * x / norm_s for c, x in zip(self._scales, features, strict=True)]
         return math.sqrt(max(0.0, _dot(weights, _times(self._covariance, weights))))

@@ -40,6 +40,22 @@ class PoolStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class CostStatus:
+    """How well one kind of time of a profile is predicted. `correction` is what observations made
+    of the prior at a middling prompt or batch; `error_ratio` how far observed times lately were
+    from what was predicted, in the mean; `standard_error_ratio` how far the corrected mean itself
+    may be off at that point."""
+
+    pool: str
+    profile: str
+    kind: Literal["prefill", "decode"]
+    observations: int
+    correction: float
+    error_ratio: float
+    standard_error_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterStatus:
     pools: tuple[PoolStatus, ...]
     instances: tuple[InstanceStatus, ...]
@@ -47,6 +63,7 @@ class ClusterStatus:
     moved_total: int
     resumed_total: int
     topology_version: int
+    costs: tuple[CostStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

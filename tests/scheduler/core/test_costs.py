@@ -86,6 +86,28 @@ class Truth:
                 self.harness.apply(Progress(request_id, 1, 1 + int(done[request_id])))
 
 
+def test_status_tells_how_far_times_were_off_and_are_now() -> None:
+    truth = Truth((0.3, 3e-3), (0.05, 1e-3, 1e-6))
+    before = {cost.kind: cost for cost in truth.harness.core.status(0.0).costs}
+    assert set(before) == {"prefill", "decode"}
+    assert (before["prefill"].correction, before["prefill"].observations) == (1.0, 0)
+    for i in range(3):
+        truth.first(f"r{i}", 500)
+        truth.harness.now += 1.0
+    early = truth.harness.core.status(0.0).costs[0]
+    assert (early.pool, early.profile, early.kind) == ("chat", "h100", "prefill")
+    assert early.error_ratio > 0.5
+    for i in range(60):
+        truth.first(f"s{i}", 400 + 3 * i)
+        truth.harness.apply(Finished(f"s{i}", 1, 1, "stop"))
+        truth.harness.now += 1.0
+    late = truth.harness.core.status(0.0).costs[0]
+    assert late.correction == pytest.approx(3.0, rel=0.05)
+    assert late.error_ratio < 0.1
+    assert late.standard_error_ratio < 0.5 * before["prefill"].standard_error_ratio
+    assert late.observations == 63
+
+
 def test_times_to_first_token_correct_base_and_rate_each() -> None:
     truth = Truth((0.02, 3e-3), (0.05, 1e-3, 1e-6))
     rng = np.random.default_rng(0)
