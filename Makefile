@@ -50,6 +50,7 @@ proto: $(VENV)/.dev ## Generate the gRPC stubs beside their .proto files
 crds: $(VENV)/.dev ## Generate the CustomResourceDefinitions and their page from the models
 	$(BIN)/python -m shunter_api.crd charts/shunter/crds
 	$(BIN)/python -m shunter_api.crd_page docs/resources.md
+	$(BIN)/python -m shunter_simulator.scenarios.reference docs/simulate.md
 
 test-llamacpp: $(VENV)/.dev ## Build llama-server (about ten minutes of CPU) and run the tests on it
 	CMAKE_ARGS="-DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF" \

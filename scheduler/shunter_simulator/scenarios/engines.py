@@ -82,6 +82,8 @@ class EngineSettings(Resource):
                 f"a chunked step takes a token of each answer: maxBatchTokens "
                 f"({self.max_batch_tokens}) must be at least maxNumSeqs ({self.max_num_seqs})"
             )
+        if self.kv_tokens is not None and self.kv_tokens < self.block_tokens:
+            raise ValueError("kvTokens is less than one block; raise it or lower blockTokens")
         if self.prefix_caching and CACHE_BLOCK_TOKENS % self.block_tokens:
             raise ValueError(
                 f"prefixes are cached in stretches of {CACHE_BLOCK_TOKENS} tokens: blockTokens "

@@ -60,7 +60,7 @@ def _with_resources(scenario: Scenario, document: YamlDocument, read: Reader) ->
     if problems:
         raise ConfigurationError(tuple(problems))
     pools = tuple(scenario_pool(pool.value) for pool in found.pools)
-    update: dict[str, object] = {"resources": (), "pools": (*pools, *scenario.pools)}
+    update: dict[str, object] = {"resources": (), "pools": (*scenario.pools, *pools)}
     if found.policies:
         update["policy"] = found.policies[0].value.spec
     return scenario.model_copy(update=update)

@@ -40,3 +40,13 @@ class MoveSettings(Resource):
 
     interval_s: Annotated[Delay, Field(alias="interval", gt=0)] = 0.2
     """Between two looks for moves that pay, of llumnix and predicted-gain."""
+
+    hysteresis: Annotated[float, Field(ge=0, le=100)] = 0.5
+    """Of predicted-gain: a gain has to exceed so many times the cost more than the cost."""
+
+    settle_s: Annotated[Delay, Field(alias="settle")] = 10.0
+    """Of predicted-gain: before a request that moved moves again."""
+
+    llumnix_freeness: Annotated[float, Field(ge=0, le=1e9)] = 48.0
+    """Of llumnix: KV tokens per request below which an instance gives requests away, and above
+    which it takes them."""

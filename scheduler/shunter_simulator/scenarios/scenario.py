@@ -69,6 +69,26 @@ class Rejected(Resource):
     counts as failed."""
 
 
+class SchedulerKnobs(Resource):
+    """What can be set about the scheduler beside policies."""
+
+    count_sent: bool = True
+    """Policies that go by engines' own numbers (llumnix, queue-kv-prefix) add what was sent since
+    the last look."""
+
+    priority_headroom: bool = True
+    """A class keeps lower ones from slowing it beyond its TPOT target."""
+
+    max_requests: Annotated[Int, Field(ge=1, le=1_000_000)] = 256
+    """At once on one instance; more wait at the scheduler."""
+
+    max_queue_s: Annotated[Duration, Field(alias="maxQueue")] = 1.0
+    """Of prompts ahead on one instance; more wait at the scheduler."""
+
+    money_s_per_dollar: Annotated[float, Field(ge=0, le=1e9)] = 100.0
+    """Seconds of latency that a dollar is worth, of predicted-cost."""
+
+
 class Scenario(Resource):
     """One simulated run."""
 
@@ -101,6 +121,9 @@ class Scenario(Resource):
     queue_in: Literal["scheduler", "engines"] = "scheduler"
     """Where requests wait that find no room. engines: every request goes to an engine at once, as
     with routers that have no queue."""
+
+    scheduler: SchedulerKnobs = SchedulerKnobs()
+    """What can be set about the scheduler beside policies."""
 
     moves: MoveSettings = MoveSettings()
     """Which requests move while they run, and how."""

@@ -8,7 +8,7 @@ from math import inf
 from shunter_api.modelpool import ModelPool, Profile
 from shunter_scheduler.core import CoreSettings
 from shunter_scheduler.core.costs import ProfileCost, ProfileCosts, profile_cost
-from shunter_scheduler.core.settings import HeadRoom
+from shunter_scheduler.core.settings import HeadRoom, Moves
 from shunter_scheduler.costmodel import LinearRates, cost_model, model_shape
 from shunter_scheduler.domain.cluster import Instance
 from shunter_simulator.scenarios import EngineSettings, Scenario
@@ -31,7 +31,9 @@ _MEASURED = {
 """Step times, and bytes of keys and values per token: both x layers x width x two bytes."""
 
 # Every request goes to an engine at once.
-NO_QUEUE = HeadRoom(kv_watermark=-1e6, max_requests=sys.maxsize, max_queue_s=inf)
+NO_QUEUE = HeadRoom(
+    kv_watermark=-1e6, max_requests=sys.maxsize, max_queue_s=inf, for_priorities=False
+)
 MAX_EXPLANATIONS = 2048
 
 
@@ -153,17 +155,28 @@ def slots(scenario: Scenario) -> Iterator[Slot]:
 
 
 def core_settings(scenario: Scenario) -> CoreSettings:
-    settings = CoreSettings(block_tokens=CACHE_BLOCK_TOKENS, max_explanations=MAX_EXPLANATIONS)
-    moves = scenario.moves
-    policy = "drain-only" if moves.policy == "none" else moves.policy
-    planned = replace(
-        settings.moves,
-        policy=policy,
+    moves, knobs = scenario.moves, scenario.scheduler
+    planned = Moves(
+        policy="drain-only" if moves.policy == "none" else moves.policy,
         interval_s=moves.interval_s,
+        hysteresis=moves.hysteresis,
+        settle_s=moves.settle_s,
         kv_bytes_per_s=moves.bandwidth_gb_s * 1e9,
+        llumnix_freeness=moves.llumnix_freeness,
     )
-    room = NO_QUEUE if scenario.queue_in == "engines" else settings.head_room
-    return replace(settings, moves=planned, head_room=room)
+    room = HeadRoom(
+        max_requests=knobs.max_requests,
+        max_queue_s=knobs.max_queue_s,
+        for_priorities=knobs.priority_headroom,
+    )
+    return CoreSettings(
+        block_tokens=CACHE_BLOCK_TOKENS,
+        max_explanations=MAX_EXPLANATIONS,
+        count_sent=knobs.count_sent,
+        money_s_per_dollar=knobs.money_s_per_dollar,
+        head_room=NO_QUEUE if scenario.queue_in == "engines" else room,
+        moves=planned,
+    )
 
 
 def pools_of(scenario: Scenario) -> tuple[ModelPool, ...]:

@@ -130,6 +130,7 @@ class VirtualGateway:
             return
         if life.first_assigned_at is None:
             life.first_assigned_at = self._agenda.now
+            life.predicted_cached_tokens = decision.cached_tokens
         life.pool, life.slo_class = decision.pool, decision.slo_class
         life.priority, life.suspended = decision.priority, False
         self.call(life, self._fleet.slots[decision.instance])

@@ -56,9 +56,9 @@ def test_instances_are_counted_per_profile() -> None:
 
 def test_resources_are_those_that_kubectl_takes() -> None:
     scenario = parse(MINIMAL + "resources: [pools.yaml]\n", **{"pools.yaml": MANIFEST})
-    assert [pool.name for pool in scenario.model_pools] == ["code", "chat"]
+    assert [pool.name for pool in scenario.model_pools] == ["chat", "code"]
     assert scenario.policy.dispatch.policy == "round-robin"
-    assert len(list(scenario.instances_of(scenario.model_pools[0]))) == 3
+    assert len(list(scenario.instances_of(scenario.model_pools[1]))) == 3
 
 
 @pytest.mark.parametrize(
@@ -110,6 +110,17 @@ def test_a_problem_names_file_line_and_field(old: str, new: str, problem: str) -
 def test_what_does_not_fit_together_is_named_on_its_line(line: str, problem: str) -> None:
     found = problems(MINIMAL + line + "\n")
     assert any(text.startswith(f"s.yaml:6: {problem}") for text in found), found
+
+
+def test_real_engines_are_simulated_too_where_their_model_is_known() -> None:
+    real = MANIFEST.replace("sim://qwen2.5-7b", "hf://Qwen/Qwen2.5-7B").replace("simulated", "vllm")
+    text = MINIMAL + "resources: [pools.yaml]\n"
+    assert len(parse(text, **{"pools.yaml": real}).pools) == 2
+    unheard = real.replace("Qwen2.5-7B", "Unheard-7B")
+    (problem,) = problems(text, **{"pools.yaml": unheard})
+    assert "no architecture is known" in problem
+    told = "engines: {code: {l4: {measured: llama-7b-a10, kvTokens: 16384}}}\n"
+    assert len(parse(text + told, **{"pools.yaml": unheard}).pools) == 2
 
 
 def test_clashes_with_resources_are_named_where_they_are() -> None:
