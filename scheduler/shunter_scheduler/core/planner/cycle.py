@@ -73,12 +73,9 @@ def _weigh(view: View, case: Case, entry: Entry, who: Traveller, rung: Rung) -> 
     allowed = _allowed(view, case, entry, who, rung)
     if case.destinations is not None:
         allowed &= case.destinations
-    destinations = np.flatnonzero(allowed)
+    destinations = _nearest(view, case, entry, rung, allowed)
     if not len(destinations):
         return None
-    if len(destinations) > DESTINATIONS:
-        speed = (fleet.step_s + fleet.queue_s)[destinations]
-        destinations = destinations[np.argpartition(speed, DESTINATIONS)[:DESTINATIONS]]
     s_per_token = copy_s_per_token(fleet, case.source, view.state.settings.moves.kv_bytes_per_s)
     cached = _cached(view.pool, entry, fleet, destinations)
     trip = Trip(case.source, destinations, rung, cached, s_per_token, case.bonus)
@@ -86,25 +83,37 @@ def _weigh(view: View, case: Case, entry: Entry, who: Traveller, rung: Rung) -> 
 
 
 def _allowed(view: View, case: Case, entry: Entry, who: Traveller, rung: Rung) -> Bools:
-    """Open, of the same model revision, with room for the whole request above the watermark,
-    without a queue, and not kept for a higher class."""
+    """Open, with room for the whole request above the watermark, without a queue, and not kept for
+    a higher class."""
     fleet = view.fleet
-    source = fleet.records[case.source]
     allowed = fleet.open & view.traffic.may_take(case.source, rung) & (fleet.room >= who.tokens)
     allowed &= fleet.requests < view.pool.settings.head_room.max_requests
     step = fleet.step_s + fleet.per_sequence_s + who.mean_context * fleet.per_token_s
     allowed &= (fleet.target_rank <= entry.rank) | (step <= fleet.target_s)
     allowed[case.source] = False
-    for index in np.flatnonzero(allowed).tolist():
+    return allowed
+
+
+def _nearest(view: View, case: Case, entry: Entry, rung: Rung, allowed: Bools) -> Indices:
+    """Those with the shortest steps among the allowed ones that can take this request so: of the
+    same model revision, and not refused before."""
+    fleet = view.fleet
+    source = fleet.records[case.source]
+    found = np.flatnonzero(allowed)
+    speed = (fleet.step_s + fleet.queue_s)[found]
+    nearest: list[int] = []
+    for index in found[np.argsort(speed, kind="stable")].tolist():
         record = fleet.records[index]
         if (
-            (entry.started and record.value.revision != source.value.revision)
-            or (rung != "restart" and rung_between(entry, source, record) != rung)
-            or record.name in entry.refused_by
-            or record.name in entry.request.excluded_instances
+            (not entry.started or record.value.revision == source.value.revision)
+            and (rung == "restart" or rung_between(entry, source, record) == rung)
+            and record.name not in entry.refused_by
+            and record.name not in entry.request.excluded_instances
         ):
-            allowed[index] = False
-    return allowed
+            nearest.append(index)
+            if len(nearest) == DESTINATIONS:
+                break
+    return np.array(nearest, dtype=np.intp)
 
 
 def _cached(pool: PoolRecord, entry: Entry, fleet: Fleet, destinations: Indices) -> Floats:
