@@ -4,7 +4,7 @@
   sha256: 9f86d081...     # of the whole key, hexadecimal
   tenant: acme
   classes: [interactive]  # empty or absent: all
-  may_set_headers: false  # x-shunter-class, x-shunter-tenant, x-shunter-deadline-ms
+  may_set_headers: false  # x-shunter-class, -tenant, -deadline-ms, -workflow and its stages
 """
 
 import asyncio

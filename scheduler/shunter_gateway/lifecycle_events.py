@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from shunter_gateway.journal import Owner
 from shunter_gateway.ports import EngineFailure, SamplingParams
-from shunter_gateway.request import ClientError, RequestSpec
+from shunter_gateway.request import ClientError, RequestSpec, WorkflowStage
 from shunter_gateway.topology import Pool, Topology
 from shunter_proto.v1 import scheduler_pb2 as pb
 
@@ -17,6 +17,7 @@ _REJECTIONS: Mapping[str, tuple[int, str, str]] = {
     "no_instance": (503, "server_error", "no_instance"),
     "context_length": (400, "invalid_request_error", "context_length_exceeded"),
     "class_not_allowed": (403, "invalid_request_error", "class_not_allowed"),
+    "rate_limited": (429, "rate_limit_error", "rate_limit_exceeded"),
     "deadline": (504, "timeout_error", "deadline_exceeded"),
 }
 _WITH_RETRY_AFTER = frozenset((429, 503))
@@ -46,7 +47,16 @@ def submitted(
     )
     if spec.deadline_s:
         message.deadline_in_ms = max(1, int((spec.deadline_s - waited_s) * 1000))
+    if spec.workflow is not None:
+        _fill_workflow(message.workflow, spec.workflow, waited_s)
     return message
+
+
+def _fill_workflow(message: pb.Workflow, stage: WorkflowStage, waited_s: float) -> None:
+    message.id, message.stage = stage.workflow, stage.stage
+    message.stages_left.extend(stage.stages_left)
+    if stage.deadline_s:
+        message.deadline_in_ms = max(1, int((stage.deadline_s - waited_s) * 1000))
 
 
 def first_token(request_id: str, epoch: int, ttft_s: float, cached_tokens: int) -> pb.FirstToken:

@@ -10,6 +10,16 @@ from shunter_gateway.ports import FinishReason, SamplingParams, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
+class WorkflowStage:
+    """The stage of a workflow that a request is."""
+
+    workflow: str  # id, unique in its tenant; empty: not given
+    stage: str = ""
+    stages_left: tuple[str, ...] = ()  # that come after it
+    deadline_s: float = 0.0  # of the whole workflow, from this request's arrival; 0: not given
+
+
+@dataclass(frozen=True, slots=True)
 class RequestSpec:
     """Everything the lifecycle needs to run one choice of one request.
 
@@ -33,6 +43,7 @@ class RequestSpec:
     allowed_classes: tuple[str, ...] = ()
     headers: dict[str, str] = field(default_factory=dict)
     deadline_s: float = 0.0  # from arrival; 0: none
+    workflow: WorkflowStage | None = None
     unmovable_reason: str = ""
     include_stop: bool = False
     trace_parent: str = ""

@@ -6,12 +6,18 @@ from collections.abc import Iterable, Mapping
 from shunter_gateway.edge.errors import invalid, unauthorized
 from shunter_gateway.edge.job import Caller
 from shunter_gateway.keys import ApiKey, Keys
+from shunter_gateway.request import WorkflowStage
 
 # Names that a routing rule never sees, whatever it asks for.
 SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
 _SANE_ID = re.compile(r"[\w.:@/+=-]{1,128}", re.ASCII)
 _MAX_DEADLINE_MS = 7 * 24 * 3600 * 1000
 _MAX_HEADER_CHARS = 256
+_WORKFLOW, _WORKFLOW_DEADLINE = "x-shunter-workflow", "x-shunter-workflow-deadline-ms"
+_STAGE, _STAGES_LEFT = "x-shunter-stage", "x-shunter-stages-left"
+_STAGE_NAME = re.compile(r"[\w.:@/+=-]{1,64}", re.ASCII)
+_STAGE_FORM = "is a name of at most 64 letters, digits and .:@/+=-_"
+MAX_STAGES = 64  # that may be left of a workflow
 
 
 def identify(keys: Keys, headers: Mapping[str, str]) -> ApiKey:
@@ -31,11 +37,13 @@ def caller_of(
     trusted = key.may_set_headers
     tenant = slo_class = ""
     deadline_s = 0.0
+    workflow = None
     if trusted:
         # The second name of each pair is the Gateway API Inference Extension's.
         tenant = _value(headers, "x-shunter-tenant", "x-gateway-inference-fairness-id")
         slo_class = _value(headers, "x-shunter-class", "x-gateway-inference-objective")
-        deadline_s = _deadline_s(headers.get("x-shunter-deadline-ms"))
+        deadline_s = _deadline_s(headers, "x-shunter-deadline-ms")
+        workflow = _workflow(headers)
     return Caller(
         request_id=request_id,
         tenant=tenant or key.tenant,
@@ -43,6 +51,7 @@ def caller_of(
         allowed_classes=key.classes,
         headers=_rule_values(headers, rule_headers, trusted),
         deadline_s=deadline_s,
+        workflow=workflow,
     )
 
 
@@ -62,15 +71,34 @@ def _value(headers: Mapping[str, str], *names: str) -> str:
     return ""
 
 
-def _deadline_s(value: str | None) -> float:
+def _deadline_s(headers: Mapping[str, str], name: str) -> float:
+    value = headers.get(name)
     if not value:
         return 0.0
     if not value.isascii() or not value.isdigit() or not 0 < int(value[:12]) <= _MAX_DEADLINE_MS:
         raise invalid(
-            f"`x-shunter-deadline-ms` is a number of milliseconds from 1 to {_MAX_DEADLINE_MS}.",
-            "x-shunter-deadline-ms",
+            f"`{name}` is a number of milliseconds from 1 to {_MAX_DEADLINE_MS}.",
+            name,
         )
     return int(value) / 1000
+
+
+def _workflow(headers: Mapping[str, str]) -> WorkflowStage | None:
+    workflow, stage = headers.get(_WORKFLOW) or "", headers.get(_STAGE) or ""
+    deadline_s = _deadline_s(headers, _WORKFLOW_DEADLINE)
+    if not (workflow or stage or deadline_s):
+        return None
+    if workflow and not _SANE_ID.fullmatch(workflow):
+        form = "is an id of at most 128 letters, digits and .:@/+=-_"
+        raise invalid(f"`{_WORKFLOW}` {form}.", _WORKFLOW)
+    if stage and not _STAGE_NAME.fullmatch(stage):
+        raise invalid(f"`{_STAGE}` {_STAGE_FORM}.", _STAGE)
+    listed = headers.get(_STAGES_LEFT) or ""
+    left = tuple(name.strip(" \t") for name in listed.split(",", MAX_STAGES)) if listed else ()
+    if len(left) > MAX_STAGES or not all(map(_STAGE_NAME.fullmatch, left)):
+        problem = f"lists at most {MAX_STAGES} stages, with commas between; each {_STAGE_FORM}"
+        raise invalid(f"`{_STAGES_LEFT}` {problem}.", _STAGES_LEFT)
+    return WorkflowStage(workflow, stage, left, deadline_s)
 
 
 def _rule_values(headers: Mapping[str, str], names: Iterable[str], trusted: bool) -> dict[str, str]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from shunter_gateway.edge.ports import ServedModel
-from shunter_gateway.request import RequestSpec
+from shunter_gateway.request import RequestSpec, WorkflowStage
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,7 @@ class Caller:
     allowed_classes: tuple[str, ...] = ()
     headers: dict[str, str] = field(default_factory=dict)  # those that routing rules look at
     deadline_s: float = 0.0
+    workflow: WorkflowStage | None = None
     trace_parent: str = ""
 
 

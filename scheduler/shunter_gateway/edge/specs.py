@@ -70,6 +70,7 @@ def choice_spec(
         allowed_classes=caller.allowed_classes,
         headers=caller.headers,
         deadline_s=caller.deadline_s,
+        workflow=caller.workflow,
         unmovable_reason=reason,
         include_stop=bool(body.include_stop_str_in_output),
         trace_parent=caller.trace_parent,

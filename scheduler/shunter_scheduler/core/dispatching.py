@@ -220,7 +220,8 @@ def _hold_first(state: CoreState, entry: Entry, now: float) -> None:
     if not entry.pool.any_in_service():
         reason = f"no instance is in service: {_phase(entry.pool)}"
     elif entry.limits is not None and entry.limits.full:
-        reason = f"tenant {entry.tenant!r} runs {entry.limits.running} requests, all that it may"
+        most = entry.limits.running
+        reason = f"tenant {entry.tenant!r} runs as many requests as it may: {most}"
     elif ranking.eligible:
         reason = f"{entry.pool.queue.who_goes_first(entry)} go first to the room that there is"
     state.trace(entry, now, "hold", reason=reason, ranking=ranking)

@@ -7,6 +7,8 @@ by keyword.
 
 from collections.abc import Callable, Iterable, Mapping
 
+from msgspec.structs import replace
+
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_scheduler.domain import events
 from shunter_scheduler.domain.decisions import Assign, Cancel, Decision, Hold, Move, Reject, Suspend
@@ -15,6 +17,7 @@ from shunter_scheduler.service.errors import InvalidArgument
 
 MAX_ID_CHARS = 256
 MAX_HEADERS = 64
+MAX_STAGES = 64
 MAX_HASH_BYTES = 8 * 1_048_576  # a prompt of 16 M tokens in blocks of 16
 HASH_BYTES = 8
 
@@ -62,7 +65,7 @@ def to_request(m: pb.Submitted, gateway_id: str, now: float) -> Request:
         raise InvalidArgument(f"{request_id} has {len(headers)} headers, at most {MAX_HEADERS}")
     deadline_ms, queued_ms = m.deadline_in_ms, m.queued_ms
     classes, excluded = m.allowed_classes, m.excluded_instances
-    return Request(
+    request = Request(
         request_id,
         gateway_id,
         m.epoch,
@@ -83,6 +86,23 @@ def to_request(m: pb.Submitted, gateway_id: str, now: float) -> Request:
         m.pool,
         now - queued_ms / 1000 if queued_ms else None,
         suspended=m.suspended,
+    )
+    return _in_workflow(request, m.workflow, now) if m.HasField("workflow") else request
+
+
+def _in_workflow(request: Request, m: pb.Workflow, now: float) -> Request:
+    names = (m.id, m.stage, *m.stages_left)
+    if len(names) > 2 + MAX_STAGES or max(map(len, names)) > MAX_ID_CHARS:
+        raise InvalidArgument(
+            f"{request.request_id}: a workflow has at most {MAX_STAGES} stages left, with names of "
+            f"at most {MAX_ID_CHARS} characters"
+        )
+    return replace(
+        request,
+        workflow=m.id,
+        stage=m.stage,
+        stages_left=tuple(m.stages_left),
+        workflow_deadline_at=now + m.deadline_in_ms / 1000 if m.deadline_in_ms else None,
     )
 
 

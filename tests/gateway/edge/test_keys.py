@@ -14,7 +14,7 @@ import yaml
 from edge_service import run_service
 from shunter_gateway.edge.testing import Script
 from shunter_gateway.keys import ANYBODY, KeyFile, KeyFileError, OpenKeys
-from shunter_gateway.request import ClientError
+from shunter_gateway.request import ClientError, WorkflowStage
 from shunter_runtime.logs import configure_logging
 
 PLAIN, TRUSTED = "sk-plain-0123456789", "sk-trusted-0123456789"
@@ -147,6 +147,47 @@ async def test_inference_extension_headers(key_file: Path) -> None:
         )
         spec = service.runner.specs[0]
     assert (spec.slo_class, spec.tenant) == ("batch", "flow-7")
+
+
+WORKFLOW = {
+    "x-shunter-workflow": "wf-7",
+    "x-shunter-workflow-deadline-ms": "30000",
+    "x-shunter-stage": "revise",
+    "x-shunter-stages-left": "evaluate, answer",
+}
+
+
+async def test_the_stage_of_a_workflow_counts_from_keys_that_may_say(key_file: Path) -> None:
+    async with run_service(keys=KeyFile(key_file)) as service:
+        for key in (PLAIN, TRUSTED):
+            await service.client.with_options(api_key=key).chat.completions.create(
+                model="chat", messages=USER, extra_headers=WORKFLOW
+            )
+        plain, trusted = service.runner.specs
+    assert plain.workflow is None
+    assert trusted.workflow == WorkflowStage("wf-7", "revise", ("evaluate", "answer"), 30.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("x-shunter-workflow", "a b"),
+        ("x-shunter-workflow", "w" * 129),
+        ("x-shunter-workflow-deadline-ms", "-1"),
+        ("x-shunter-stage", "s" * 65),
+        ("x-shunter-stages-left", "a,,b"),
+        ("x-shunter-stages-left", "a,b c"),
+        ("x-shunter-stages-left", ",".join(["a"] * 65)),
+    ],
+)
+async def test_a_workflow_out_of_bounds_is_named(name: str, value: str) -> None:
+    async with run_service() as service:
+        with pytest.raises(openai.BadRequestError) as caught:
+            await service.client.chat.completions.create(
+                model="chat", messages=USER, extra_headers={**WORKFLOW, name: value}
+            )
+        assert caught.value.param == name
+        assert service.runner.specs == []
 
 
 async def test_a_bad_deadline_is_named() -> None:

@@ -1,6 +1,8 @@
 """An engine fails: the request goes on elsewhere, and the client sees none of it."""
 
+from shunter_gateway.lifecycle_events import rejection
 from shunter_gateway.ports import EngineFailure
+from shunter_gateway.request import WorkflowStage
 from shunter_gateway.testing_engines import answer_ids
 from shunter_gateway.testing_world import LOST, PROMPT, World
 from shunter_proto.v1 import scheduler_pb2 as pb
@@ -154,6 +156,30 @@ def test_deadline_ends_the_request() -> None:
     world.settle(2.2)
     assert sink.error is not None and sink.error.status == 504
     assert call.aborted and world.scheduler.ledger == {}
+
+
+def test_what_the_scheduler_is_told_of_a_workflow() -> None:
+    """Durations go on running while a request waits to be asked for."""
+    world = World()
+    stage = WorkflowStage("w", "b", ("c",), deadline_s=10.0)
+    world.submit(workflow=stage)
+    (first,) = world.scheduler.sent(pb.Submitted)
+    assert isinstance(first, pb.Submitted)
+    assert (first.workflow.id, first.workflow.stage) == ("w", "b")
+    assert list(first.workflow.stages_left) == ["c"]
+    assert first.workflow.deadline_in_ms == 10_000
+    world.settle(2.0)
+    world.call_of().fail(LOST)
+    world.settle()
+    again = world.scheduler.sent(pb.Submitted)[-1]
+    assert isinstance(again, pb.Submitted) and again.epoch == 2
+    assert 7_000 < again.workflow.deadline_in_ms <= 8_000
+
+
+def test_a_tenant_beyond_its_tokens_is_told_when_to_come_again() -> None:
+    reject = pb.Reject(reason="rate_limited", message="used up", retry_after_ms=2500)
+    error = rejection(reject)
+    assert (error.status, error.code, error.retry_after_s) == (429, "rate_limit_exceeded", 2.5)
 
 
 def test_4xx_to_a_continuation_is_the_engine_s_fault() -> None:

@@ -65,6 +65,24 @@ def test_a_request_that_lost_its_engine_to_another_says_so() -> None:
     assert isinstance(event, events.Submitted) and event.request.suspended
 
 
+def test_a_stage_of_a_workflow() -> None:
+    stage = pb.Workflow(id="w", stage="b", stages_left=["c", "d"], deadline_in_ms=4000)
+    (event,) = decode(submitted(workflow=stage))
+    assert isinstance(event, events.Submitted)
+    request = event.request
+    assert (request.workflow, request.stage, request.stages_left) == ("w", "b", ("c", "d"))
+    assert request.workflow_deadline_at == 1004.0
+    (event,) = decode(submitted())
+    assert isinstance(event, events.Submitted)
+    assert (event.request.workflow, event.request.workflow_deadline_at) == ("", None)
+
+
+@pytest.mark.parametrize("stages", [["a"] * 65, ["s" * 300]])
+def test_a_workflow_is_bounded(stages: list[str]) -> None:
+    with pytest.raises(InvalidArgument, match="at most 64 stages left"):
+        decode(submitted(workflow=pb.Workflow(id="w", stages_left=stages)))
+
+
 def test_no_deadline_on_the_wire_is_none() -> None:
     (event,) = decode(submitted())
     assert isinstance(event, events.Submitted) and event.request.deadline_at is None
