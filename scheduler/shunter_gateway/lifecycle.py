@@ -195,7 +195,7 @@ class RequestLifecycle:
     def _first_token(self) -> None:
         self.state = "streaming"
         if self._mover.on_token(self.last_heard_at):
-            return  # a warmed prefix says nothing of the engine's speed
+            return
         ttft_s = self.last_heard_at - self._call_started_at
         self._services.link.send(
             events.first_token(self.spec.request_id, self.epoch, ttft_s, self.answer.cached_tokens)

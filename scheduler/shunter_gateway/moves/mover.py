@@ -96,7 +96,8 @@ class Mover:
         )
 
     def on_token(self, now: float) -> bool:
-        """The destination's first token ends the move; True if there was one to end."""
+        """The destination's first token ends the move, if there is one. True where it says nothing
+        of that engine's speed, because its prefix was warmed."""
         if self._stalled_since is None:
             return False
         stall_s, self._stalled_since = now - self._stalled_since, None
@@ -104,7 +105,7 @@ class Mover:
         stall_ms = int(stall_s * 1000)
         self._stage.end({"shunter.moved": True, "shunter.stall_ms": stall_ms})
         self._report(moved=True, stall_ms=stall_ms)
-        return True
+        return self._rung != "restart"
 
     def end(self, reason: str) -> None:
         """The request leaves its engine for another reason. Reports what is not reported yet."""

@@ -137,6 +137,8 @@ def test_move_before_the_first_token_starts_again() -> None:
     world.run_out(10)
     done = move_done(world)
     assert done.moved and done.rung == "restart"
+    (first,) = world.scheduler.sent(pb.FirstToken)  # its prefill is no longer ahead of others
+    assert first.epoch == done.epoch
     assert sink.token_ids == UNDISTURBED
 
 
