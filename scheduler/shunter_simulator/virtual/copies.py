@@ -64,6 +64,7 @@ class KvMove(Move):
         self._end_copying()
         life.produced = produced
         life.epoch += 1
+        self.switched = True
         life.slot, life.instance = target, target.name
         life.state = "assigned"
         sequence = self.world.gateway.sequence(life, life.context_tokens - 1)
@@ -102,10 +103,10 @@ class KvMove(Move):
         super().clean_up()
         now, request_id = self.world.agenda.now, self.life.request_id
         self._end_copying()
-        if self.life.slot is not self.target and self.target_lives:
+        if self.target_lives:
             self.target.engine.unreserve(request_id, now)
             self.world.fleet.touch(self.target)
-        if self._held and self.source_lives and self.life.slot is self.source:
+        if self._held and self.source_lives:
             self._held = False
             self.stopped_at = None
             self.source.engine.resume(request_id, now)

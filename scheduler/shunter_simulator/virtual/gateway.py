@@ -224,7 +224,7 @@ class VirtualGateway:
         now = self._agenda.now
         produced = slot.engine.abort(life.request_id, now)
         if produced is not None:
-            life.produced = produced
+            life.produced = produced if life.began else 0  # nothing of it was heard
         elif life.entered:
             life.slot = slot
             return False

@@ -52,23 +52,31 @@ class Mover:
         return "kv" if copies else "replay"
 
     def on_token(self, life: Life) -> bool:
-        """The destination's first token ends the move; True if there was one to end."""
+        """The destination's first token ends the move, if there is one. True where it says nothing
+        of that engine's speed, because its prefix was there."""
         move = life.move
-        if move is None or move.stopped_at is None:
+        if move is None or not move.switched:
             return False
-        stall_s = self._agenda.now - move.stopped_at if life.produced else 0.0
+        self._moved(life, move)
+        return move.rung != "restart"
+
+    def end(self, life: Life, reason: str) -> None:
+        """The request ends, or loses its engine."""
+        move = life.move
+        if move is not None and move.switched:
+            self._moved(life, move)
+        elif move is not None:
+            move.fail(reason)
+
+    def _moved(self, life: Life, move: Move) -> None:
+        stopped_at = move.stopped_at
+        stall_s = self._agenda.now - stopped_at if life.produced and stopped_at is not None else 0.0
         life.stall_s += stall_s
         life.moves += 1
         life.move = None
         move.over = True
         self._note(life, move.command, move.rung, move.source.name, "", stall_s)
         self._gateway.report_move(life, moved=True, rung=move.rung, stall_s=stall_s)
-        return True
-
-    def end(self, life: Life, reason: str) -> None:
-        """The request ends, or loses its engine."""
-        if life.move is not None:
-            life.move.fail(reason)
 
     def _failed(self, move: Move, reason: str) -> None:
         life = move.life

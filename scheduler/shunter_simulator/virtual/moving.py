@@ -40,7 +40,8 @@ class MoveWorld:
 class Move:
     """One move under way, from the command to the destination's first token.
 
-    `stopped_at`: when the source gave its last token; the next one ends the move.
+    `stopped_at`: when the source gave its last token. `switched`: the destination owns the request,
+    whose next token ends the move.
     """
 
     rung: Rung = "restart"
@@ -53,6 +54,7 @@ class Move:
         self.target = target
         self.command = command
         self.stopped_at: float | None = None
+        self.switched = False
         self.over = False
         self._deaths = (self.source.deaths, target.deaths)
 
@@ -74,6 +76,7 @@ class Move:
             self.fail("finished")
             return
         life.epoch += 1
+        self.switched = True
         self.stopped_at = self.world.agenda.now
         self.world.gateway.call(life, self.target)
 

@@ -77,7 +77,7 @@ class ReplayMove(Move):
         super().switch()
 
     def _expire(self) -> None:
-        if self.stopped_at is None:
+        if not self.switched:
             self.fail("warm-up timed out")
 
     def clean_up(self) -> None:
