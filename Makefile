@@ -66,6 +66,7 @@ soak: $(VENV)/.dev ## Ten minutes of load with an eye on memory
 bench: $(VENV)/.dev ## Run the experiments in short form and print what came out (about ten minutes)
 	PYTHONPATH=benchmarks $(BIN)/python -m experiments run $(ARGS)
 	PYTHONPATH=benchmarks $(BIN)/python -m experiments report $(ARGS)
+	$(BIN)/python benchmarks/cost_model.py
 
 bench-full: $(VENV)/.dev ## Run them in full, all cores, and write docs/benchmarks.md; goes on where it was broken off
 	PYTHONPATH=benchmarks $(BIN)/python -m experiments run --full $(ARGS)
