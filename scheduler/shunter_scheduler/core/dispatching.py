@@ -7,6 +7,7 @@ from shunter_scheduler.core.admission import enqueue
 from shunter_scheduler.core.dispatch import (
     NOBODY,
     Barred,
+    Pick,
     barred_slots,
     nothing_fits,
     pick,
@@ -24,6 +25,7 @@ from shunter_scheduler.domain.decisions import Hold, RejectReason
 MIN_RETRY_AFTER_S, MAX_RETRY_AFTER_S = 1.0, 30.0
 # A position changed materially when it fell to this share, or rose by the reverse.
 MATERIAL = 0.5
+SURELY = 0.5
 
 
 def dispatch_pool(state: CoreState, pool: PoolRecord, now: float) -> None:
@@ -135,11 +137,14 @@ def _place_queued(state: CoreState, pool: PoolRecord, now: float) -> None:
 
 
 def place(state: CoreState, entry: Entry, now: float, kept: Barred = NOBODY) -> bool:
-    """False where no instance has head room, but for the slots that are `kept` for another."""
+    """False where no instance has head room, but for the slots that are `kept` for another. What
+    cannot keep its own deadline any more is refused instead: nobody would wait for its end."""
     barred = barred_slots(entry)
     picked = pick(entry, now, state.rng, {**kept, **barred} if kept else barred)
     if picked is None:
         return False
+    if entry.request.deadline_at is not None and _is_lost(state, entry, picked, now):
+        return True
     record = picked.instance
     if entry.pool.queue.remove(entry.request_id):
         take_turn(entry)
@@ -170,6 +175,20 @@ def place(state: CoreState, entry: Entry, now: float, kept: Barred = NOBODY) -> 
         entry.trail.resumes = entry.trail.failures
         state.resumed_total += 1
     state.assign(entry, record.name)
+    return True
+
+
+def _is_lost(state: CoreState, entry: Entry, picked: Pick, now: float) -> bool:
+    """Refuses a request whose first token would come after its deadline even if it took only
+    `SURELY` of what is predicted."""
+    request, ttft_s = entry.request, picked.predicted_ttft_s
+    left_s = (request.deadline_at or now) - now
+    if entry.started or ttft_s * SURELY <= left_s:
+        return False
+    state.end(entry, now)
+    entry.pool.level.ended(now, False, 0)
+    message = f"its deadline is in {left_s:.2f} s, its first token would take {ttft_s:.2f} s"
+    state.reject(request, entry.trail, now, "deadline", message)
     return True
 
 

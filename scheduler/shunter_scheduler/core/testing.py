@@ -138,7 +138,22 @@ class CoreHarness:
             values = (load.requests, load.kv_tokens, load.prefill_ns, load.decode_tokens)
             assert min(values) >= 0 and load.prefilling >= 0
         self._check_places()
+        self._check_tenants()
         self._check_columns()
+
+    def _check_tenants(self) -> None:
+        """What runs of a tenant is counted once, and nothing waits under another's account."""
+        state = self.core._state
+        running = [e.request.tenant for e in state.entries.values() if e.state != "waiting"]
+        for name, limits in state.tenants.items():
+            assert limits.running == running.count(name)
+            if (bucket := limits.bucket) is not None:
+                assert bucket.level(self.now) <= bucket.per_minute
+        for pool in state.pools.values():
+            for entry in pool.queue:
+                account = entry.account
+                assert account is not None and account.name == entry.request.tenant
+                assert account.limits is state.tenants.get(account.name) is entry.limits
 
     def _check_columns(self) -> None:
         """What policies see of an instance is what follows from its record now, unless it is

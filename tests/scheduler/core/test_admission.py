@@ -129,6 +129,18 @@ def test_a_deadline_that_passes_in_the_queue() -> None:
     assert reject.reason == "deadline"
 
 
+def test_a_deadline_that_cannot_be_kept_any_more_is_refused_at_once() -> None:
+    harness = CoreHarness(make_instances(1))
+    ttft_s = harness.assign("first", prompt_tokens=7000).predicted_ttft_s
+    harness.apply(Finished("first", 1, 10, "stop"))
+    (reject,) = only(Reject, harness.submit("r0", prompt_tokens=7000, deadline_at=0.4 * ttft_s))
+    assert reject.reason == "deadline" and "first token would take" in reject.message
+    assert only(Assign, harness.submit("r1", prompt_tokens=7000, deadline_at=0.6 * ttft_s)), (
+        "a prediction may be wrong by half"
+    )
+    harness.check_books()
+
+
 def test_instances_that_start_are_waited_for_and_none_at_all_is_said_at_once() -> None:
     harness = CoreHarness(make_instances(1), healthy=False)
     assert only(Hold, harness.submit("r0"))

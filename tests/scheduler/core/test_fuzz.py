@@ -43,6 +43,7 @@ POLICY = make_policy(
     ],
     rules=[{"name": "all", "route": [{"pool": "chat", "weight": 1}], "fallback": ["spare"]}],
     admission={"maxQueued": 3, "queueTimeout": "8s"},
+    tenants=[{"name": "narrow", "maxConcurrent": 2, "tokensPerMinute": 9000}, {"name": "wide"}],
 )
 SETTINGS = CoreSettings(
     lookahead=2,
@@ -52,6 +53,7 @@ SETTINGS = CoreSettings(
 )
 GATEWAYS = ("g0", "g1")
 CLASSES = ("", "interactive", "batch")
+TENANTS = ("", "narrow", "wide")
 
 ids = st.sampled_from([f"r-{i}" for i in range(8)])
 instances = st.sampled_from([one.name for one in INSTANCES])
@@ -102,6 +104,7 @@ class Cluster(RuleBasedStateMachine):
             gateway_id=held.gateway_id,
             epoch=held.epoch,
             slo_class=held.slo_class,
+            tenant=TENANTS[int(request_id[-1]) % 3],
             arrived_at=self.harness.now,
             output_tokens=held.output_tokens,
             unmovable_reason=held.unmovable,
