@@ -73,3 +73,40 @@ def test_a_full_destination_refuses() -> None:
     load = [Arrival(0.0, 2000, 200), Arrival(0.0, 2000, 1900)]
     results = drained(load, moves={"policy": "llumnix"}, queueIn="engines")
     assert {move.why_not for move in results.moves} >= {"no_room"}
+
+
+def stall_s(load: list[Arrival] = LONG, **moves: Any) -> float:
+    (move,) = drained(load, moves={"bandwidthGbS": 1, **moves}).moves
+    assert move.moved
+    return move.stall_s
+
+
+def test_the_downtime_of_a_copy_is_added_to_its_bytes() -> None:
+    assert stall_s(downtime="500ms") - stall_s(downtime="0s") == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_fewer_tokens_are_left_for_the_last_stage_the_shorter_it_is() -> None:
+    # At 2 ms a token the first stage takes 2.2 s, in which 195 tokens are generated.
+    slow = {"bandwidthGbS": 0.05, "downtime": "0s", "stageOverhead": "0s"}
+    longer = [Arrival(0.0, 1000, 900)]
+    often = stall_s(longer, **slow, maxStages=16, lastStageTokens=4)
+    once = stall_s(longer, **slow, maxStages=2)
+    assert often < 0.05
+    assert once == pytest.approx(0.4, abs=0.05)
+
+
+def test_the_overhead_of_a_stage_comes_before_each_but_the_last() -> None:
+    slow = drained(LONG, moves={"stageOverhead": "400ms"}).moves[0].at_s
+    fast = drained(LONG, moves={"stageOverhead": "0s"}).moves[0].at_s
+    # What is generated in 400 ms is more than is left for the last stage: so two of them.
+    assert slow - fast == pytest.approx(0.8, abs=0.05)
+
+
+def test_engines_are_slower_while_they_copy() -> None:
+    copying = {"bandwidthGbS": 0.1, "downtime": "0s"}
+    normal, slowed = (
+        drained(LONG, moves={**copying, "slowdown": share}).columns["e2e_s"][0]
+        for share in (0.0, 0.5)
+    )
+    # Half as fast again for the second or more that the copy takes.
+    assert 0.3 < slowed - normal < 1.0
