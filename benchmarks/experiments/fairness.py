@@ -13,23 +13,27 @@ _STEP_S = 0.5
 Floats = NDArray[np.float64]
 
 
-def service_gap(results: Results, tenants: Sequence[str]) -> float:
+def service_gap(results: Results, chosen: NDArray[np.bool_], tenants: Sequence[str]) -> float:
     """The largest difference in tokens served between two tenants of equal weight over a stretch
     in which both have requests that wait for their first token (Sheng et al., Fairness in Serving
     Large Language Models, OSDI 2024, section 4). Prompts count when the first token comes, answers
-    evenly from then to their end; looked at every half second."""
+    evenly from then to their end; looked at every half second. `chosen`: the requests that count,
+    such as those of one class, since a higher class goes first whosever it is."""
     grid = np.arange(0.0, results.duration_s + _STEP_S, _STEP_S)
-    tables = [_tenant(results, name, grid) for name in tenants]
+    ended = chosen & results.finished
+    tables = [_tenant(results, ended, name, grid) for name in tenants]
     worst = 0.0
     for (served, waiting), (other, also_waiting) in combinations(tables, 2):
         worst = max(worst, _widest(served - other, waiting & also_waiting))
     return worst
 
 
-def _tenant(results: Results, name: str, grid: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+def _tenant(
+    results: Results, ended: NDArray[np.bool_], name: str, grid: Floats
+) -> tuple[Floats, NDArray[np.bool_]]:
     """Tokens served until each instant, and whether something waits then."""
     columns = results.columns
-    own = (columns["tenant"] == results.code("tenant", name)) & results.finished
+    own = (columns["tenant"] == results.code("tenant", name)) & ended
     arrival = columns["arrival_s"][own]
     first, end = arrival + columns["ttft_s"][own], arrival + columns["e2e_s"][own]
     served = _step(first, columns["prompt_tokens"][own], grid)

@@ -27,12 +27,12 @@ def measure(results: Results) -> dict[str, float]:
     for name in _used(results, "slo_class", arrived):
         chosen = arrived & (results.columns["slo_class"] == results.code("slo_class", name))
         figures |= _prefixed(name, _requests(results, chosen))
-    tenants = _used(results, "tenant", arrived)
-    for name in tenants:
+        tenants = _used(results, "tenant", chosen)
+        if len(tenants) > 1:
+            figures[f"{name}.service_gap_tokens"] = service_gap(results, chosen, tenants)
+    for name in _used(results, "tenant", arrived):
         chosen = arrived & (results.columns["tenant"] == results.code("tenant", name))
         figures |= _prefixed(f"tenant {name}", _requests(results, chosen))
-    if len(tenants) > 1:
-        figures["service_gap_tokens"] = service_gap(results, tenants)
     return figures | _workflows(results, arrived)
 
 

@@ -118,22 +118,35 @@ def queue(tenant: str, firsts: Sequence[float], prompt: int = 100) -> list[Row]:
     return [row(0, at, at + 1, 0, tenant=tenant, prompt_tokens=prompt) for at in firsts]
 
 
+def gap(rows: Sequence[Row], tenants: Sequence[str]) -> float:
+    return service_gap(results(rows), np.ones(len(rows), dtype=bool), tenants)
+
+
 def test_tenants_that_take_turns_stay_within_a_request_of_one_another() -> None:
     rows = queue("a", range(1, 40, 2)) + queue("b", range(2, 41, 2))
-    assert service_gap(results(rows), ["a", "b"]) == 100
+    assert gap(rows, ["a", "b"]) == 100
 
 
 def test_a_tenant_that_goes_first_is_as_far_ahead_as_it_was_served_meanwhile() -> None:
     rows = queue("a", range(1, 21)) + queue("b", range(21, 41))
-    assert service_gap(results(rows), ["a", "b"]) == 1900  # its last request no longer waits
+    assert gap(rows, ["a", "b"]) == 1900  # its last request no longer waits
 
 
 def test_service_counts_only_while_both_wait() -> None:
     rows = [*queue("a", range(1, 21)), row(30, 1, 2, 0, tenant="b")]
-    assert service_gap(results(rows), ["a", "b"]) == 0
+    assert gap(rows, ["a", "b"]) == 0
+
+
+def test_the_gap_is_that_of_tenants_of_one_class() -> None:
+    low = [{**one, "slo_class": "low"} for one in queue("a", range(1, 21))]
+    high = [{**one, "slo_class": "high"} for one in queue("b", range(21, 41))]
+    both = [{**one, "slo_class": "high"} for one in queue("a", range(1, 3))]
+    found = measure(results([*low, *high, *both]))
+    assert "low.service_gap_tokens" not in found
+    assert found["high.service_gap_tokens"] == 100
 
 
 def test_answers_count_as_they_come() -> None:
     long = row(0, 2, 12, 1000, tenant="a", prompt_tokens=0)  # 100 tokens a second from 2 on
     rows = [long, row(0, 7, 8, 0, tenant="b"), row(0, 9, 9, 0, tenant="a", prompt_tokens=0)]
-    assert service_gap(results(rows), ["a", "b"]) == pytest.approx(450)  # at 6.5 b still waits
+    assert gap(rows, ["a", "b"]) == pytest.approx(450)  # at 6.5 b still waits
