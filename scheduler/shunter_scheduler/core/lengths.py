@@ -5,7 +5,7 @@ Lengths fall into buckets that grow by an eighth of a power of two, older answer
 one that a limit cut short only says that it would have been at least as long: the distribution is
 the product-limit estimate (Kaplan and Meier, Nonparametric Estimation from Incomplete Observations,
 JASA 1958). Time is predicted by the mean of what is left given what there is, memory is reserved by
-a quantile of it; ADR 0010 says why by that one.
+a quantile of it; ADR 0011 says why by that one.
 """
 
 import math
