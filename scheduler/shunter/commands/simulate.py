@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
@@ -48,6 +48,7 @@ def simulate(
     """
     from shunter.failure import Failure
     from shunter.terminal import err, out
+    from shunter_simulator.reports.request_rows import write_csv
     from shunter_simulator.reports.simulation import build_report
     from shunter_simulator.reports.simulation_table import render
     from shunter_simulator.virtual.world import SimulationStuck
@@ -65,11 +66,11 @@ def simulate(
     report = build_report(results)
     out().print(render(report))
     if json_out is not None:
-        _write(json_out, _json(report))
+        with _written(json_out) as file:
+            file.write(_json(report))
     if requests_out is not None:
-        from shunter_simulator.reports.request_rows import csv_text
-
-        _write(requests_out, csv_text(results).encode())
+        with _written(requests_out) as file:
+            write_csv(results, file)
     if plot_out is not None:
         _plot(results, plot_out)
 
@@ -112,17 +113,19 @@ def _progress(console: "Console") -> "Iterator[OnProgress | None]":
         yield show
 
 
-def _json(report: object) -> bytes:
+def _json(report: object) -> str:
     import msgspec
 
-    return msgspec.json.format(msgspec.json.encode(report)) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(report)).decode() + "\n"
 
 
-def _write(path: Path, content: bytes) -> None:
+@contextmanager
+def _written(path: Path) -> "Iterator[IO[str]]":
     from shunter.failure import Failure
 
     try:
-        path.write_bytes(content)
+        with path.open("w", encoding="utf-8", newline="") as file:
+            yield file
     except OSError as error:
         raise Failure(f"cannot write {path}: {error}") from error
 

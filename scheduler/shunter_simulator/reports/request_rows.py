@@ -1,28 +1,32 @@
 """One line per request, for tools that want more than a summary."""
 
 import csv
-import io
+from collections.abc import Sequence
+from typing import IO
 
 import numpy as np
 
 from shunter_simulator.virtual.columns import FIELDS, NAMED
 from shunter_simulator.virtual.results import Results
 
+_ROWS_AT_ONCE = 65_536
 
-def csv_text(results: Results) -> str:
+
+def write_csv(results: Results, file: IO[str]) -> None:
     """A head with the names of all columns, then a line per request in order of arrival. Times are
     seconds with six decimals; empty where there is none."""
-    columns = []
-    for name, (kind, _) in FIELDS.items():
-        if name in NAMED:
-            columns.append(results.text(name).tolist())
-        elif kind == "f8":
-            values = results.columns[name].tolist()
-            columns.append(["" if np.isnan(value) else f"{value:.6f}" for value in values])
-        else:
-            columns.append(results.columns[name].tolist())
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(file, lineterminator="\n")
     writer.writerow(FIELDS)
-    writer.writerows(zip(*columns, strict=True))
-    return text.getvalue()
+    for first in range(0, len(results.columns["arrival_s"]), _ROWS_AT_ONCE):
+        rows = slice(first, first + _ROWS_AT_ONCE)
+        writer.writerows(zip(*(_cells(results, name, rows) for name in FIELDS), strict=True))
+
+
+def _cells(results: Results, name: str, rows: slice) -> Sequence[object]:
+    values = results.columns[name][rows].tolist()
+    if name in NAMED:
+        texts = results.names[name]
+        return [texts[code] for code in values]
+    if FIELDS[name][0] == "f8":
+        return ["" if np.isnan(value) else f"{value:.6f}" for value in values]
+    return values

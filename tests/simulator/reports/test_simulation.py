@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from shunter_simulator.reports.request_rows import csv_text
+from shunter_simulator.reports.request_rows import write_csv
 from shunter_simulator.reports.simulation import build_report, decode_latency_s
 from shunter_simulator.reports.simulation_table import render
 from shunter_simulator.virtual.columns import FIELDS, NAMED, Names
@@ -169,7 +169,9 @@ def test_nothing_but_failures_is_a_report_too() -> None:
 
 def test_rows_are_one_line_per_request_with_names_written_out() -> None:
     made = results([answer(0.25, 0.1, tenant="a,b"), {"outcome": "error"}])
-    head, first, second = csv_text(made).splitlines()
+    file = StringIO()
+    write_csv(made, file)
+    head, first, second = file.getvalue().splitlines()
     assert head.startswith("arrival_s,ttft_s,e2e_s")
     assert first.startswith("0.000000,0.250000,1.250000,,100,11")
     assert '"a,b"' in first
