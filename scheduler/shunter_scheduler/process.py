@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from shunter_runtime.signals import stop_signals
 from shunter_runtime.tls import TlsError, TlsFiles
 from shunter_runtime.tracing import build_tracer_provider, shutdown_tracing
 from shunter_scheduler.core import CoreSettings, SchedulerCore
+from shunter_scheduler.core.costs import profile_cost
 from shunter_scheduler.domain.cluster import Topology
 from shunter_scheduler.domain.events import TopologyChanged
 from shunter_scheduler.inputs import Changes, open_inputs
@@ -42,6 +44,7 @@ from shunter_scheduler.service.speeds import speeds_of
 from shunter_scheduler.service.unary import UnaryRequests
 from shunter_scheduler.service.view import ClusterView
 from shunter_scheduler.sources.files import ConfigRefused
+from shunter_scheduler.sources.shapes import shape_of
 from shunter_scheduler.telemetry import ClusterCollector, Telemetry
 
 SHUTDOWN_GRACE_S = 1.0
@@ -144,9 +147,10 @@ def build(
     """The object graph, without any I/O."""
     settings = CoreSettings()
     telemetry = Telemetry(CollectorRegistry())
-    core = SchedulerCore(settings, np.random.default_rng())
+    costs = partial(profile_cost, shape_of=partial(shape_of, environ=os.environ))
+    core = SchedulerCore(settings, np.random.default_rng(), costs)
     driver = Driver(core, time.monotonic, telemetry)
-    view = ClusterView(settings.block_tokens, speeds_of)
+    view = ClusterView(settings.block_tokens, partial(speeds_of, costs=costs))
     telemetry.registry.register(ClusterCollector(lambda: core.status(time.monotonic())))
 
     def policy_of(request_id: str) -> str:

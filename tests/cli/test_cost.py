@@ -10,9 +10,8 @@ from typer.testing import CliRunner
 from shunter.__main__ import build_app
 from shunter.cost_report import Costs, Misfit, compare, costs
 from shunter.failure import Failure
-from shunter.model_config import shape_of
 from shunter_api.accelerators import ACCELERATORS, accelerator
-from shunter_scheduler.costmodel import UnknownModel, UnsupportedConfig, cost_model, model_shape
+from shunter_scheduler.costmodel import cost_model, model_shape
 from shunter_scheduler.costmodel.catalogue import SHAPES
 
 CONFIG = {
@@ -120,29 +119,6 @@ def test_a_config_file_is_read(given: str, config_file: Path) -> None:
     assert told.pop("model") == "my-llama"
     known.pop("model")
     assert told == known
-
-
-def test_of_a_source_the_cached_file_counts(config_file: Path, tmp_path: Path) -> None:
-    """Under a name that nobody knows, and over the name of a model that is known."""
-    hub = tmp_path / "hub"
-    for name in ("team--private", "meta-llama--Llama-3.1-70B"):
-        snapshot = hub / f"models--{name}" / "snapshots" / "main"
-        snapshot.mkdir(parents=True)
-        (snapshot / "config.json").write_bytes(config_file.read_bytes())
-    environ = {"HF_HUB_CACHE": str(hub), "SHUNTER_CACHE": str(tmp_path / "own")}
-    assert shape_of("hf://team/private", environ).parameters == 8_029_995_008
-    assert shape_of("hf://meta-llama/Llama-3.1-70B", environ).parameters == 8_029_995_008
-    assert shape_of("hf://meta-llama/Llama-3.1-405B", environ).name == "llama-3.1-405b"
-    with pytest.raises(UnknownModel, match=r"no cache has its config\.json either"):
-        shape_of("hf://team/other", environ)
-
-
-def test_a_file_that_is_no_model_says_why(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "t5", "is_encoder_decoder": true}')
-    with pytest.raises(UnsupportedConfig, match="not a decoder alone"):
-        shape_of(str(tmp_path))
-    with pytest.raises(FileNotFoundError):
-        shape_of(str(tmp_path / "none.json"))
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,9 @@ def cost(
 
     from shunter.cost_report import compare, costs
     from shunter.failure import Failure
-    from shunter.model_config import shape_of
     from shunter.terminal import out
     from shunter_api.accelerators import UnknownAccelerator, accelerator
+    from shunter_scheduler.sources.shapes import shape_of
 
     if not model and config is None:
         raise Failure("name a model", "e.g. shunter cost llama-3.1-8b h100, or --config FILE")

@@ -4,13 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shunter_api.modelpool import ModelPool, Profile
-from shunter_scheduler.costmodel import (
-    LinearRates,
-    ModelDoesNotFit,
-    UnknownModel,
-    cost_model,
-    model_shape,
-)
+from shunter_scheduler.core.engine_arguments import arguments_of
+from shunter_scheduler.costmodel import LinearRates, ModelShape, cost_model, model_shape
 
 # Stands in for a model whose architecture is not known, until observations correct the rates.
 TYPICAL_MODEL = "llama-3.1-8b"
@@ -28,15 +23,19 @@ class ProfileCost:
 ProfileCosts = Callable[[ModelPool, Profile], ProfileCost]
 
 
-def profile_cost(pool: ModelPool, profile: Profile) -> ProfileCost:
+def profile_cost(
+    pool: ModelPool, profile: Profile, shape_of: Callable[[str], ModelShape] = model_shape
+) -> ProfileCost:
     """A model that is unknown, or that by the data sheet does not fit, still gets a guess: the
-    engine that serves it is there, and reports its KV capacity itself."""
+    engine that serves it is there, and reports its KV capacity itself. `shape_of` a model's source
+    or name raises `ValueError` or `OSError` where it is unknown."""
     hardware, degree = profile.hardware, profile.tensor_parallel
     dollars_per_s = float(profile.cost_per_hour) / 3600
+    told = arguments_of(pool.spec.engine)
     for name in (pool.spec.model.source, pool.model_names[0], TYPICAL_MODEL):
         try:
-            model = cost_model(model_shape(name), hardware, degree)
-        except (UnknownModel, ModelDoesNotFit, ValueError):
+            model = cost_model(told.applied(shape_of(name)), hardware, degree, told.memory_share)
+        except (ValueError, OSError):
             continue
         kv_tokens, kv_bytes = model.kv_capacity_tokens, model.kv_bytes_per_token
         return ProfileCost(model.linear(), kv_tokens, dollars_per_s, kv_bytes)

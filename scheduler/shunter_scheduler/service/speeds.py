@@ -1,14 +1,14 @@
 """Rates of each instance that gateways are told, for the time without a scheduler."""
 
 from shunter_api.modelpool import ModelPool
-from shunter_scheduler.core.costs import ProfileCost, profile_cost
+from shunter_scheduler.core.costs import ProfileCost, ProfileCosts, profile_cost
 from shunter_scheduler.domain.cluster import Topology
 from shunter_scheduler.service.replies import Speed
 
 HALF_FULL_BATCH = 128  # sequences: half of the usual batch limit of engines
 
 
-def speeds_of(topology: Topology) -> dict[str, Speed]:
+def speeds_of(topology: Topology, costs: ProfileCosts = profile_cost) -> dict[str, Speed]:
     """By instance name, as predicted for its pool's profile; alike instances share the work."""
     pools = {pool.name: pool for pool in topology.pools}
     by_profile: dict[tuple[str, str], Speed] = {}
@@ -16,13 +16,13 @@ def speeds_of(topology: Topology) -> dict[str, Speed]:
     for instance in topology.instances:
         key = (instance.pool, instance.profile)
         if key not in by_profile:
-            by_profile[key] = _speed_of(pools[instance.pool], instance.profile)
+            by_profile[key] = _speed_of(pools[instance.pool], instance.profile, costs)
         speeds[instance.name] = by_profile[key]
     return speeds
 
 
-def _speed_of(pool: ModelPool, profile: str) -> Speed:
-    return speed(profile_cost(pool, pool.profile(profile)))
+def _speed_of(pool: ModelPool, profile: str, costs: ProfileCosts) -> Speed:
+    return speed(costs(pool, pool.profile(profile)))
 
 
 def speed(cost: ProfileCost) -> Speed:

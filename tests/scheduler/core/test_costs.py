@@ -44,6 +44,41 @@ def test_advice_uses_the_rates_that_a_core_is_given() -> None:
     assert advice[1].reason == given[1].reason
 
 
+@pytest.mark.parametrize(
+    ("args", "kv_ratio", "faster"),
+    [
+        (["--gpu-memory-utilization", "0.45"], 0.369, False),
+        (["--gpu-memory-utilization=0.45"], 0.369, False),
+        (["--kv-cache-dtype", "fp8_e4m3"], 2.0, True),
+        (["--quantization", "awq"], 1.17, True),
+        (["-q=fp8"], 1.12, True),
+        (["--gpu_memory_utilization", "much", "--kv-cache-dtype", "auto"], 1.0, False),
+        (["--gpu-memory-utilization", "7", "--quantization"], 1.0, False),
+    ],
+)
+def test_the_engine_s_arguments_count(args: list[str], kv_ratio: float, faster: bool) -> None:
+    source = "hf://meta-llama/Llama-3.1-8B"
+    plain = make_pool("chat", engine="vllm", source=source)
+    engine = {"engine": {"type": "vllm", "args": args}}
+    pool = make_pool("chat", engine="vllm", source=source, spec=engine)
+    before, after = (profile_cost(p, p.profiles[0]) for p in (plain, pool))
+    ratio = after.kv_capacity_tokens / before.kv_capacity_tokens
+    assert ratio == pytest.approx(kv_ratio, rel=0.02)
+    steps = [r.decode_base_s + 64 * 4096 * r.decode_s_per_context_token
+             for r in (before.rates, after.rates)]  # fmt: skip
+    assert (steps[1] < 0.95 * steps[0]) == faster
+
+
+def test_the_file_s_own_quantisation_goes_before_the_command_line() -> None:
+    spec = {"engine": {"type": "vllm", "args": ["--quantization", "fp8"]}}
+    pools = [
+        make_pool("chat", engine="vllm", source="hf://Qwen/Qwen2.5-7B-Instruct-AWQ", spec=one)
+        for one in (spec, None)
+    ]
+    told, own = (profile_cost(pool, pool.profiles[0]) for pool in pools)
+    assert told == own
+
+
 class Truth:
     """An engine's real times, and a harness whose instances take them."""
 
@@ -102,7 +137,7 @@ def test_status_tells_how_far_times_were_off_and_are_now() -> None:
         truth.harness.apply(Finished(f"s{i}", 1, 1, "stop"))
         truth.harness.now += 1.0
     late = truth.harness.core.status(0.0).costs[0]
-    assert late.correction == pytest.approx(3.0, rel=0.05)
+    assert late.correction == pytest.approx(3.0, rel=0.08)
     assert late.error_ratio < 0.1
     assert late.standard_error_ratio < 0.5 * before["prefill"].standard_error_ratio
     assert late.observations == 63
@@ -163,16 +198,19 @@ def test_reports_of_progress_correct_steps_by_batch_and_context() -> None:
 
 def test_prefills_between_two_reports_are_not_taken_for_slow_steps() -> None:
     """Of each second a third goes to other requests' prefills."""
-    truth = Truth((0.1, 1e-3), (0.05, 1e-3, 0.0))
+    truth = Truth((0.001, 1e-3), (0.05, 1e-3, 0.0))
     harness = truth.harness
+    for i in range(60):  # what a prefill takes is known
+        truth.first(f"before-{i}", 50 + 30 * i)
+        harness.apply(Finished(f"before-{i}", 1, 1, "stop"))
     truth.first("long", 500)
     tokens = 0.0
     for i in range(60):
-        harness.assign(f"r{i}", prompt_tokens=233)
+        harness.assign(f"r{i}", prompt_tokens=333)
         harness.now += 1.0
-        harness.apply(FirstToken(f"r{i}", 1, truth.ttft_s(233)))
+        harness.apply(FirstToken(f"r{i}", 1, truth.ttft_s(333)))
         harness.apply(Finished(f"r{i}", 1, 1, "stop"))
-        tokens += (1.0 - truth.ttft_s(233)) / 0.051
+        tokens += (1.0 - truth.ttft_s(333)) / 0.051
         harness.apply(Progress("long", 1, 1 + int(tokens)))
     assert truth.model.decode_step_s(1, 600) == pytest.approx(0.051, rel=0.1)
 

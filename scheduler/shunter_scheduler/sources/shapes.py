@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from shunter_scheduler.costmodel import ModelShape, UnknownModel, model_shape, shape_from_config
+from shunter_scheduler.costmodel.hf_config import MAX_CONFIG_BYTES
 from shunter_text.hub import HubError, HubOptions, ModelFiles
 
 CONFIG = "config.json"
@@ -13,12 +14,13 @@ CONFIG = "config.json"
 def shape_of(model: str, environ: Mapping[str, str] = os.environ) -> ModelShape:
     """`model` is a name such as `llama-3.1-8b`, a source such as `hf://ORG/NAME`, or a path of a
     config.json or of a folder with one. Of `hf://` the file counts where a cache has it, else the
-    name. Reads files, downloads nothing.
+    name. Reads at most one small file, downloads nothing.
 
     Raises `UnknownModel`, `UnsupportedConfig`, `OSError`.
     """
     if (path := _file(model)) is not None:
-        return shape_from_config(path.read_bytes(), _named(path))
+        with path.open("rb") as file:
+            return shape_from_config(file.read(MAX_CONFIG_BYTES + 1), _named(path))
     content = _cached(model, environ)
     if content is not None:
         return shape_from_config(content, model.rpartition("/")[2].lower())
@@ -31,11 +33,13 @@ def shape_of(model: str, environ: Mapping[str, str] = os.environ) -> ModelShape:
 
 
 def _file(model: str) -> Path | None:
+    """None for what is known by name: no path, or one of a GGUF file."""
     path = Path(model.removeprefix("file://")).expanduser()
     if path.is_dir() and (path / CONFIG).is_file():
         return path / CONFIG
-    looks_like_one = path.suffix == ".json" or model.startswith(("file://", "/", "./", "~"))
-    return path if path.is_file() or (looks_like_one and path.suffix != ".gguf") else None
+    if path.suffix == ".gguf":
+        return None
+    return path if path.suffix == ".json" or path.is_file() else None
 
 
 def _named(path: Path) -> str:

@@ -1,0 +1,69 @@
+"""What an engine's command line says about weights, KV cache and memory."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from shunter_api.modelpool import Engine
+from shunter_scheduler.costmodel import ModelShape
+from shunter_scheduler.costmodel.precision import BF16, FP8, INT4, INT8_WEIGHTS, Precision
+from shunter_scheduler.costmodel.roofline import MEMORY_FOR_ENGINE
+
+# vLLM's `--quantization`, of weights whose file may be whole.
+_QUANTIZATION: Mapping[str, Precision] = {
+    "fp8": FP8,
+    "awq": INT4,
+    "awq_marlin": INT4,
+    "gptq": INT4,
+    "gptq_marlin": INT4,
+    "bitsandbytes": INT4,
+    "experts_int8": INT8_WEIGHTS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineArguments:
+    """`weights` and `kv_dtype_bytes` are None where the model's own files decide."""
+
+    memory_share: float = MEMORY_FOR_ENGINE
+    weights: Precision | None = None
+    kv_dtype_bytes: int | None = None
+
+    def applied(self, shape: ModelShape) -> ModelShape:
+        """What the model's own files say about its weights goes before the command line."""
+        if self.weights is not None and shape.weights == BF16:
+            shape = replace(shape, weights=self.weights)
+        if self.kv_dtype_bytes is not None:
+            shape = replace(shape, kv_dtype_bytes=self.kv_dtype_bytes)
+        return shape
+
+
+def arguments_of(engine: Engine) -> EngineArguments:
+    """Of vLLM; the others have none that change what a step costs by much. What cannot be read is
+    as if it were not there: the engine itself refuses it."""
+    if engine.type != "vllm":
+        return EngineArguments()
+    share = _value(engine.args, "--gpu-memory-utilization")
+    cache = _value(engine.args, "--kv-cache-dtype")
+    return EngineArguments(
+        memory_share=_share(share),
+        weights=_QUANTIZATION.get(_value(engine.args, "--quantization", "-q")),
+        kv_dtype_bytes=1 if cache.startswith(("fp8", "int8")) else None,
+    )
+
+
+def _value(args: Sequence[str], *names: str) -> str:
+    """Of `--name VALUE` or `--name=VALUE`, the last one; empty where there is none."""
+    found = ""
+    for place, argument in enumerate(args):
+        name, separator, value = argument.partition("=")
+        if name.replace("_", "-") in names:
+            found = value if separator else "".join(args[place + 1 : place + 2])
+    return found.lower()
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        return MEMORY_FOR_ENGINE
+    return share if 0 < share <= 1 else MEMORY_FOR_ENGINE
