@@ -347,7 +347,7 @@ class VirtualGateway:
     def _close(self, life: Life, outcome: str) -> None:
         """The scheduler hears of it."""
         self.mover.end(life, "finished")
-        ends = {"finished": "length", "cancelled": "cancelled"}
+        ends = {"finished": "stop", "cancelled": "cancelled"}
         said = ends.get(outcome, "error")
         self._cell.send(Finished(life.request_id, life.epoch, life.produced, said))
         self._end(life, outcome)
