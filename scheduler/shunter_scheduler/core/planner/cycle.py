@@ -8,7 +8,7 @@ from shunter_scheduler.core.dispatch import make_ask, reserve_at
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.ledger import Reservation
-from shunter_scheduler.core.moving import MoveOrder, begin_move, rung_between
+from shunter_scheduler.core.moving import MoveOrder, begin_move
 from shunter_scheduler.core.planner.fleet import Bools, Fleet, Floats, Indices, look
 from shunter_scheduler.core.planner.gain import Traveller, Trip, Weighed, traveller, weigh
 from shunter_scheduler.core.planner.relief import relieve
@@ -73,7 +73,7 @@ def _weigh(view: View, case: Case, entry: Entry, who: Traveller, rung: Rung) -> 
     allowed = _allowed(view, case, entry, who, rung)
     if case.destinations is not None:
         allowed &= case.destinations
-    destinations = _nearest(view, case, entry, rung, allowed)
+    destinations = _nearest(view, entry, allowed)
     if not len(destinations):
         return None
     s_per_token = copy_s_per_token(fleet, case.source, view.state.settings.moves.kv_bytes_per_s)
@@ -83,33 +83,40 @@ def _weigh(view: View, case: Case, entry: Entry, who: Traveller, rung: Rung) -> 
 
 
 def _allowed(view: View, case: Case, entry: Entry, who: Traveller, rung: Rung) -> Bools:
-    """Open, with room for the whole request above the watermark, without a queue, and not kept for
-    a higher class."""
+    """Open, of the same model revision, with room for the whole request above the watermark,
+    without a queue, and not kept for a higher class; `rung` is the best way there."""
     fleet = view.fleet
     allowed = fleet.open & view.traffic.may_take(case.source, rung) & (fleet.room >= who.tokens)
     allowed &= fleet.requests < view.pool.settings.head_room.max_requests
     step = fleet.step_s + fleet.per_sequence_s + who.mean_context * fleet.per_token_s
     allowed &= (fleet.target_rank <= entry.rank) | (step <= fleet.target_s)
+    if entry.started:
+        allowed &= fleet.revision == fleet.revision[case.source]
+    if rung != "restart":
+        copies = _copies(fleet, case.source, entry)
+        allowed &= copies if rung == "kv" else ~copies
     allowed[case.source] = False
     return allowed
 
 
-def _nearest(view: View, case: Case, entry: Entry, rung: Rung, allowed: Bools) -> Indices:
-    """Those with the shortest steps among the allowed ones that can take this request so: of the
-    same model revision, and not refused before."""
+def _copies(fleet: Fleet, source: int, entry: Entry) -> Bools:
+    """Where KV can be copied to, as `rung_between` has it."""
+    transport = fleet.transport[source]
+    if transport < 0 or entry.pool.spec.migration.mode != "Auto":
+        return np.zeros(len(fleet), dtype=np.bool_)
+    copies: Bools = fleet.transport == transport
+    return copies
+
+
+def _nearest(view: View, entry: Entry, allowed: Bools) -> Indices:
+    """Those with the shortest steps among the allowed ones that have not refused this request."""
     fleet = view.fleet
-    source = fleet.records[case.source]
     found = np.flatnonzero(allowed)
     speed = (fleet.step_s + fleet.queue_s)[found]
     nearest: list[int] = []
     for index in found[np.argsort(speed, kind="stable")].tolist():
-        record = fleet.records[index]
-        if (
-            (not entry.started or record.value.revision == source.value.revision)
-            and (rung == "restart" or rung_between(entry, source, record) == rung)
-            and record.name not in entry.refused_by
-            and record.name not in entry.request.excluded_instances
-        ):
+        name = fleet.records[index].name
+        if name not in entry.refused_by and name not in entry.request.excluded_instances:
             nearest.append(index)
             if len(nearest) == DESTINATIONS:
                 break

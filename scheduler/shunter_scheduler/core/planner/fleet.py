@@ -37,6 +37,8 @@ class Fleet:
     target_s: Floats
     target_rank: Floats
     preference: Floats  # of its profile; 0 is the first
+    transport: Indices  # a number for each way to copy KV; -1: none
+    revision: Indices  # a number for each
     open: Bools  # takes new work
     sources: Bools  # may give work away
     base_s: Floats
@@ -52,6 +54,18 @@ class Fleet:
         """Of a decode step there."""
         out: Floats = self.base_s + self.requests * self.per_sequence_s
         return out + self.used * self.per_token_s
+
+    def risk(self, of: Indices, more_tokens: float = 0.0) -> Floats:
+        """Probability that memory runs out before a request ends there, with so many tokens more.
+
+        The next of n requests with L tokens to come in the mean ends after about L / n steps, and
+        each step takes n tokens: the F tokens that are free are used up before with e^(-F / L).
+        """
+        requests, left = self.requests[of], self.left[of]
+        free = np.maximum(0.0, self.capacity[of] - (self.used[of] - left) - more_tokens)
+        mean_left = np.maximum(1.0, left / np.maximum(1.0, requests))
+        risk: Floats = np.where(requests > 0, np.exp(-free / mean_left), 0.0)
+        return risk
 
     @property
     def mean_left(self) -> Floats:
@@ -107,6 +121,8 @@ def look(pool: PoolRecord, now: float) -> Fleet:
         target_s,
         target_rank,
         np.array([float(places.get(r.value.profile, 0)) for r in records]),
+        _numbered([r.value.kv_transport for r in records]),
+        _numbered([r.value.revision for r in records]),
         np.array([not r.blocked_because(now, settings) for r in records]),
         np.array([r.healthy and r.drain is None and bool(r.requests) for r in records]),
         base_s,
@@ -114,6 +130,11 @@ def look(pool: PoolRecord, now: float) -> Fleet:
         per_token_s,
         price,
     )
+
+
+def _numbered(names: Sequence[str]) -> Indices:
+    number = {name: at for at, name in enumerate(dict.fromkeys(names))} | {"": -1}
+    return np.array([number[name] for name in names], dtype=np.intp)
 
 
 def _numbers(record: InstanceRecord, now: float) -> tuple[float, ...]:
