@@ -39,6 +39,9 @@ _RATES: Mapping[tuple[str, str], Sequence[float]] = {
     ("S", "L"): (4.1, 4.2, 4.3),
     ("L", "S"): (14, 16, 18),
 }
+# KV tokens a request below which `llumnix` moves away and above which it moves to: the artifact has
+# 10 blocks of 16 for two of the traces and 3 for the others.
+_FREENESS: Mapping[tuple[str, str], float] = {("M", "M"): 160.0, ("S", "L"): 160.0}
 _SATURATED = (1.1, 1.2, 1.3)
 _INSTANCES = (16, 15, 14, 13, 12, 11, 10, 9)
 _COST_RATE, _COST_P99_S = 2.0, 4.5
@@ -48,7 +51,8 @@ _CVS = (2, 4, 6, 8)
 def _load(prompts: str, outputs: str, rate: float, form: Form) -> dict[str, Any]:
     requests = round(10_000 * form.share)
     fields = {"prompts": prompts, "outputs": outputs, "rate": rate, "requests": requests}
-    return {"workload": fields}
+    freeness = _FREENESS.get((prompts, outputs), 48.0)
+    return {"workload": fields, "moves": {"llumnixFreeness": freeness}}
 
 
 def _name(prompts: str, outputs: str, factor: float | None, rate: float) -> str:
