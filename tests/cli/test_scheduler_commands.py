@@ -116,7 +116,7 @@ def test_explain_shows_terms_that_add_up(fake: FakeScheduler, address: str) -> N
     out = pb.ExplainReply.Candidate(instance="b", profile="l4", excluded_because="draining")
     decision = pb.ExplainReply.Decision(
         kind="dispatch", winner="a", policy="predicted-cost", candidates=[winner, out],
-        candidates_total=5,
+        candidates_total=5, ttft_s=0.042, ttft_at_most_s=0.0621,
     )  # fmt: skip
     fake.explanations["r1"] = pb.ExplainReply(
         request_id="r1", model="chat", pool="chat", state="finished", decisions=[decision]
@@ -128,6 +128,7 @@ def test_explain_shows_terms_that_add_up(fake: FakeScheduler, address: str) -> N
     assert ["a", "h100", "10.0", "32.0", "42.0"] in lines
     for shown in ("finished", "b (l4): draining", "3 more not shown"):
         assert shown in result.output
+    assert "predicted first token after 42 ms, 19 in 20 within 62 ms" in result.output
 
 
 def test_explain_of_an_unknown_request_says_where_ids_come_from(address: str) -> None:

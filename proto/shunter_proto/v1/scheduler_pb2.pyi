@@ -1107,6 +1107,8 @@ class ExplainReply(_message.Message):
         CACHED_TOKENS_FIELD_NUMBER: _builtins.int
         SCORE_UNIT_FIELD_NUMBER: _builtins.int
         SLACK_S_FIELD_NUMBER: _builtins.int
+        TTFT_S_FIELD_NUMBER: _builtins.int
+        TTFT_AT_MOST_S_FIELD_NUMBER: _builtins.int
         kind: _builtins.str
         """dispatch, hold, reject, move, suspend, resume"""
         epoch: _builtins.int
@@ -1124,6 +1126,10 @@ class ExplainReply(_message.Message):
         """of scores and terms: s, or what the policy compares instead"""
         slack_s: _builtins.float
         """until it had to start for its deadline, as predicted"""
+        ttft_s: _builtins.float
+        """predicted from here to the first token at the winner"""
+        ttft_at_most_s: _builtins.float
+        """what nineteen in twenty stay below, as far as is known"""
         @_builtins.property
         def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainReply.Candidate]:
             """best first, at most 8, winner included"""
@@ -1145,14 +1151,25 @@ class ExplainReply(_message.Message):
             cached_tokens: _builtins.int = ...,
             score_unit: _builtins.str = ...,
             slack_s: _builtins.float | None = ...,
+            ttft_s: _builtins.float | None = ...,
+            ttft_at_most_s: _builtins.float | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["_slack_s", b"_slack_s", "slack_s", b"slack_s"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_slack_s", b"_slack_s", "_ttft_at_most_s", b"_ttft_at_most_s", "_ttft_s", b"_ttft_s", "slack_s", b"slack_s", "ttft_at_most_s", b"ttft_at_most_s", "ttft_s", b"ttft_s"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_slack_s", b"_slack_s", "age_ms", b"age_ms", "cached_tokens", b"cached_tokens", "candidates", b"candidates", "candidates_total", b"candidates_total", "epoch", b"epoch", "excluded_total", b"excluded_total", "kind", b"kind", "policy", b"policy", "queued_ms", b"queued_ms", "reason", b"reason", "runner_up", b"runner_up", "score_unit", b"score_unit", "slack_s", b"slack_s", "winner", b"winner"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_slack_s", b"_slack_s", "_ttft_at_most_s", b"_ttft_at_most_s", "_ttft_s", b"_ttft_s", "age_ms", b"age_ms", "cached_tokens", b"cached_tokens", "candidates", b"candidates", "candidates_total", b"candidates_total", "epoch", b"epoch", "excluded_total", b"excluded_total", "kind", b"kind", "policy", b"policy", "queued_ms", b"queued_ms", "reason", b"reason", "runner_up", b"runner_up", "score_unit", b"score_unit", "slack_s", b"slack_s", "ttft_at_most_s", b"ttft_at_most_s", "ttft_s", b"ttft_s", "winner", b"winner"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__slack_s: _TypeAlias = _typing.Literal["slack_s"]  # noqa: Y015
         _WhichOneofArgType__slack_s: _TypeAlias = _typing.Literal["_slack_s", b"_slack_s"]  # noqa: Y015
+        _WhichOneofReturnType__ttft_at_most_s: _TypeAlias = _typing.Literal["ttft_at_most_s"]  # noqa: Y015
+        _WhichOneofArgType__ttft_at_most_s: _TypeAlias = _typing.Literal["_ttft_at_most_s", b"_ttft_at_most_s"]  # noqa: Y015
+        _WhichOneofReturnType__ttft_s: _TypeAlias = _typing.Literal["ttft_s"]  # noqa: Y015
+        _WhichOneofArgType__ttft_s: _TypeAlias = _typing.Literal["_ttft_s", b"_ttft_s"]  # noqa: Y015
+        @_typing.overload
         def WhichOneof(self, oneof_group: _WhichOneofArgType__slack_s) -> _WhichOneofReturnType__slack_s | None: ...
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__ttft_at_most_s) -> _WhichOneofReturnType__ttft_at_most_s | None: ...
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__ttft_s) -> _WhichOneofReturnType__ttft_s | None: ...
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int

@@ -95,9 +95,16 @@ def _title(decision: "ExplainReply.Decision") -> str:
 def _circumstances(decision: "ExplainReply.Decision") -> str:
     slack = f", slack {decision.slack_s:.1f} s" if decision.HasField("slack_s") else ""
     policy = f", policy {decision.policy}" if decision.policy else ""
+    ttft = ""
+    if decision.HasField("ttft_s"):
+        at_most = seconds(decision.ttft_at_most_s)
+        ttft = (
+            f"\npredicted first token after {seconds(decision.ttft_s)}, 19 in 20 within {at_most}"
+        )
     return (
         f"{seconds(decision.age_ms / 1000)} ago, epoch {decision.epoch}, "
         f"queued {decision.queued_ms} ms, {decision.cached_tokens} tokens cached{slack}{policy}"
+        f"{ttft}"
     )
 
 

@@ -7,14 +7,17 @@ from typing import Literal
 
 from msgspec import Struct
 
+from shunter_scheduler.costmodel.correction import Correction
 from shunter_scheduler.domain.decisions import Reject
 from shunter_scheduler.domain.explanation import Candidate, DecisionRecord, Explanation
 from shunter_scheduler.policies.columns import Ask, why_excluded
+from shunter_scheduler.policies.first_token import until_first_token
 from shunter_scheduler.policies.policy import DispatchPolicy
 from shunter_scheduler.policies.rows import InstanceRow, Seen
 
 MAX_CANDIDATES = 8
 MAX_DECISIONS = 32  # kept per request: the first ones and the last
+NINETEEN_IN_TWENTY = 1.645  # standard deviations, of a normal distribution, one-sided
 NOT_CONSIDERED = "not considered by the policy"
 
 Kind = Literal["dispatch", "hold", "reject", "move", "suspend", "resume"]
@@ -47,6 +50,16 @@ class Ranking(Struct, eq=False, gc=False):
             total = sum(value for _, value in terms)
             made.append((bool(because), score, row.slot, _candidate(row, total, terms, because)))
         return [candidate for *_, candidate in sorted(made, key=lambda m: m[:3])]
+
+    def ttft_s(self, instance: str) -> tuple[float, float] | None:
+        """Predicted there, and an upper bound; None where it is not among the best."""
+        for row, cached, score, _ in self.seen.rows():
+            if row.name == instance and score < float("inf"):
+                hit = int(cached) if self.policy.uses_prefix else 0
+                ttft_s = sum(until_first_token(row, self.ask, hit))
+                spread_s = row.rates.ttft_error * (ttft_s + Correction.OVERHEAD_S)
+                return ttft_s, ttft_s + NINETEEN_IN_TWENTY * spread_s
+        return None
 
 
 def _candidate(
@@ -81,6 +94,7 @@ class Trace(Struct, eq=False, gc=False):
         ranking = self.ranking
         weighed = self.weighed or NOTHING_WEIGHED
         candidates = ranking.candidates() if ranking else list(weighed.candidates)
+        ttft_s, at_most_s = (ranking and ranking.ttft_s(self.winner)) or (None, None)
         others = [
             c.instance for c in candidates if c.instance != self.winner and not c.excluded_because
         ]
@@ -99,6 +113,8 @@ class Trace(Struct, eq=False, gc=False):
             queued_s=self.queued_s,
             cached_tokens=self.cached_tokens,
             slack_s=self.slack_s,
+            ttft_s=ttft_s,
+            ttft_at_most_s=at_most_s,
         )
 
 

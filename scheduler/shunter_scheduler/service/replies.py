@@ -112,6 +112,8 @@ def _decision(record: DecisionRecord, now: float) -> pb.ExplainReply.Decision:
         queued_ms=round(max(0.0, record.queued_s) * 1000),
         cached_tokens=record.cached_tokens,
         slack_s=record.slack_s,
+        ttft_s=record.ttft_s,
+        ttft_at_most_s=record.ttft_at_most_s,
     )
 
 

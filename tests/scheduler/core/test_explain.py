@@ -37,6 +37,32 @@ def test_candidates_come_best_first_and_add_up(instances: int) -> None:
             assert record.runner_up not in ("", record.winner)
 
 
+def test_the_first_token_is_predicted_with_what_is_not_known() -> None:
+    """The bound comes nearer with observations that agree."""
+    harness = CoreHarness(make_instances(2))
+    assigned = harness.assign("r0", prompt_tokens=8000)
+    (record,) = explain(harness, "r0").decisions
+    assert record.ttft_s == pytest.approx(assigned.predicted_ttft_s)
+    assert record.ttft_s is not None and record.ttft_at_most_s is not None
+    before = record.ttft_at_most_s / record.ttft_s
+    assert before == pytest.approx(1 + 1.645 * 0.3, rel=0.05)
+    for i in range(100):
+        harness.start(f"s{i}", prompt_tokens=1000 + 50 * i)
+        harness.apply(Finished(f"s{i}", 1, 1, "stop"))
+        harness.now += 1.0
+    harness.assign("r1", prompt_tokens=8000)
+    (record,) = explain(harness, "r1").decisions
+    assert record.ttft_s is not None and record.ttft_at_most_s is not None
+    assert record.ttft_s < record.ttft_at_most_s < (1 + (before - 1) / 2) * record.ttft_s
+
+
+def test_a_hold_predicts_no_first_token() -> None:
+    harness = CoreHarness(make_instances(1), healthy=False)
+    harness.submit("r0")
+    (record,) = explain(harness, "r0").decisions
+    assert (record.kind, record.ttft_s, record.ttft_at_most_s) == ("hold", None, None)
+
+
 def test_the_winner_is_listed_even_where_all_are_equal() -> None:
     harness = CoreHarness(make_instances(100))
     winner = harness.assign("r0").instance
