@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Sequence
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ def write_csv(results: Results, file: IO[str]) -> None:
 
 
 def _cells(results: Results, name: str, rows: slice) -> Sequence[object]:
-    values = results.columns[name][rows].tolist()
+    values: list[Any] = results.columns[name][rows].tolist()
     if name in NAMED:
         texts = results.names[name]
         return [texts[code] for code in values]

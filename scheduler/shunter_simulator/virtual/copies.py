@@ -46,7 +46,7 @@ class KvMove(Move):
             self.fail("not_decoding")
             return
         self._held = True
-        self.stopped_at = export.at_s
+        self.stopped_at = export.at_s + self.world.engine_delay_s
         copy_s = self._copy_s(export.context_tokens - self._copied_tokens)
         self.later(export.at_s - now + copy_s + self.world.settings.downtime_s, self._commit)
 

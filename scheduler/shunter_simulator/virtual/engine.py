@@ -101,6 +101,13 @@ class VirtualEngine:
         live = self._batch.sequences[request_id]
         return self._batch.tokens(live) - live.prompt_tokens
 
+    def step_began_s(self, now: float) -> float:
+        """When the step in progress began: answers that go on got their last token then. `now`
+        where nothing is in progress."""
+        self._settle(now)
+        flight = self._flight
+        return now if flight is None else flight.end_s(flight.done)
+
     def stats(self, now: float) -> EngineObservation:
         self._settle(now)
         batch = self._batch

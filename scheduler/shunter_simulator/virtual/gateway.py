@@ -5,11 +5,9 @@ of tokens.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import singledispatchmethod
 from typing import Protocol
 
-from shunter_api.modelpool import ModelPool
 from shunter_scheduler.domain import decisions as to_do
 from shunter_scheduler.domain.decisions import Decision
 from shunter_scheduler.domain.events import (
@@ -18,31 +16,18 @@ from shunter_scheduler.domain.events import (
     FirstToken,
     MoveDone,
     Progress,
-    Submitted,
 )
-from shunter_scheduler.domain.request import Request
 from shunter_simulator.engine import PromptTooLong
 from shunter_simulator.virtual.agenda import Agenda
-from shunter_simulator.virtual.blocks import hashes, shared_blocks
 from shunter_simulator.virtual.cell import Cell
+from shunter_simulator.virtual.desk import Desk, GatewayRules
 from shunter_simulator.virtual.fleet import Fleet, Slot
 from shunter_simulator.virtual.life import Life
 from shunter_simulator.virtual.moves import Mover
 from shunter_simulator.virtual.values import EngineEvent, VirtualSequence
 from shunter_simulator.workloads import Arrival
 
-GATEWAY = "gateway-0"
 BACKOFF_S = 0.5  # before the only instance that there is gets a request again, doubled each time
-
-
-@dataclass(frozen=True, slots=True)
-class GatewayRules:
-    """`pools` by name and by the names of their models; `retries` of clients turned away."""
-
-    pools: dict[str, ModelPool]
-    default_model: str
-    engine_delay_s: float
-    retries: int
 
 
 class Ending(Protocol):
@@ -57,7 +42,7 @@ class VirtualGateway:
         self._cell = cell
         self._fleet = fleet
         self._rules = rules
-        self._models = {name: pool for pool in rules.pools.values() for name in pool.model_names}
+        self._desk = Desk(cell, fleet, rules)
         self._streaming: dict[str, Life] = {}
         self.open: dict[str, Life] = {}
         self.mover: Mover
@@ -66,51 +51,9 @@ class VirtualGateway:
     # ------------------------------------------------------------ waiting
 
     def arrive(self, row: int, arrival: Arrival) -> None:
-        life = Life(row, arrival, self._answer_tokens(arrival))
-        life.blocks = shared_blocks(arrival)
-        if life.blocks:
-            life.hashes = hashes(life.blocks)
+        life = self._desk.take_in(row, arrival)
         self.open[life.request_id] = life
-        self.submit(life)
-
-    def _answer_tokens(self, arrival: Arrival) -> int:
-        pool = self._models.get(arrival.model or self._rules.default_model)
-        if pool is None:
-            return arrival.output_tokens
-        return max(1, min(arrival.output_tokens, pool.context_length - arrival.prompt_tokens))
-
-    def submit(self, life: Life) -> None:
-        arrival = life.arrival
-        due = arrival.workflow_deadline_s
-        request = Request(
-            request_id=life.request_id,
-            gateway_id=GATEWAY,
-            epoch=life.epoch,
-            model=arrival.model or self._rules.default_model,
-            tenant=arrival.tenant,
-            prompt_tokens=arrival.prompt_tokens,
-            max_output_tokens=0,
-            arrived_at=arrival.at_s if not life.retries else life.waits_since,
-            output_tokens=life.produced,
-            block_hashes=life.hashes,
-            slo_class=arrival.slo_class,
-            excluded_instances=self._excluded(life),
-            pool=life.pool if life.began else "",
-            queued_at=life.waits_since,
-            workflow=arrival.workflow,
-            stage=arrival.stage,
-            stages_left=arrival.stages_left,
-            workflow_deadline_at=None if due is None else arrival.workflow_at_s + due,
-            suspended=life.suspended,
-        )
-        self._cell.send(Submitted(request))
-
-    def _excluded(self, life: Life) -> tuple[str, ...]:
-        """Those that failed it; nobody where that would leave none."""
-        if not life.failed_on:
-            return ()
-        others = (s for s in self._fleet.slots.values() if s.listed and s.value.pool == life.pool)
-        return life.failed_on if any(s.name not in life.failed_on for s in others) else ()
+        self._desk.submit(life)
 
     # ------------------------------------------------------------ commands; stale ones are dropped
 
@@ -164,7 +107,7 @@ class VirtualGateway:
             return
         life.suspended = True
         life.suspensions += 1
-        self.submit(life)
+        self._desk.submit(life)
 
     @_on.register
     def _(self, decision: to_do.Cancel, life: Life) -> None:
@@ -176,7 +119,7 @@ class VirtualGateway:
         life.request_id = f"r{life.row}.{life.retries}"
         life.waits_since = self._agenda.now
         self.open[life.request_id] = life
-        self.submit(life)
+        self._desk.submit(life)
 
     # ------------------------------------------------------------ the engine call
 
@@ -327,14 +270,12 @@ class VirtualGateway:
             self._close(life, "error")
             return
         self.leave_engine(life)
-        if self._excluded(life):
-            self.submit(life)
+        if self._desk.excluded(life):
+            self._desk.submit(life)
         else:
-            self._agenda.after(BACKOFF_S * 2 ** (failures - 1), self._again, life, life.epoch)
-
-    def _again(self, life: Life, epoch: int) -> None:
-        if life.epoch == epoch and life.state == "waiting":
-            self.submit(life)
+            self._agenda.after(
+                BACKOFF_S * 2 ** (failures - 1), self._desk.submit_again, life, life.epoch
+            )
 
     # ------------------------------------------------------------ the end
 
@@ -347,7 +288,8 @@ class VirtualGateway:
     def _close(self, life: Life, outcome: str) -> None:
         """The scheduler hears of it."""
         self.mover.end(life, "finished")
-        ends = {"finished": "stop", "cancelled": "cancelled"}
+        whole = life.produced == life.arrival.output_tokens
+        ends = {"finished": "stop" if whole else "length", "cancelled": "cancelled"}
         said = ends.get(outcome, "error")
         self._cell.send(Finished(life.request_id, life.epoch, life.produced, said))
         self._end(life, outcome)

@@ -71,13 +71,14 @@ class Move:
 
     def switch(self) -> None:
         """The source is stopped first, so that only one engine ever owns the request."""
-        life = self.life
+        life, now = self.life, self.world.agenda.now
+        stopped_at = self.source.engine.step_began_s(now) if self.source_lives else now
         if not self.world.gateway.stop_engine(life):
             self.fail("finished")
             return
         life.epoch += 1
         self.switched = True
-        self.stopped_at = self.world.agenda.now
+        self.stopped_at = stopped_at + self.world.engine_delay_s
         self.world.gateway.call(life, self.target)
 
     def fail(self, reason: str) -> None:

@@ -16,9 +16,10 @@ from shunter_simulator.virtual.agenda import Agenda
 from shunter_simulator.virtual.build import core_settings, pools_of, profile_costs, slots
 from shunter_simulator.virtual.cell import Cell
 from shunter_simulator.virtual.columns import RequestColumns
+from shunter_simulator.virtual.desk import GatewayRules
 from shunter_simulator.virtual.faults import Faults
 from shunter_simulator.virtual.fleet import Fleet
-from shunter_simulator.virtual.gateway import GatewayRules, VirtualGateway
+from shunter_simulator.virtual.gateway import VirtualGateway
 from shunter_simulator.virtual.life import Life
 from shunter_simulator.virtual.moves import Mover
 from shunter_simulator.virtual.results import (
