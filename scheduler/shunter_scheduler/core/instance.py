@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from shunter_scheduler.core.costs import ProfileCost
 from shunter_scheduler.core.ledger import NS, Load
+from shunter_scheduler.core.prefill_rate import PrefillRate
 from shunter_scheduler.core.probing import Probe
 from shunter_scheduler.core.sent import Sent
 from shunter_scheduler.core.settings import CoreSettings
@@ -11,6 +12,7 @@ from shunter_scheduler.costmodel.correction import Correction
 from shunter_scheduler.domain.cluster import Instance
 from shunter_scheduler.domain.events import InstanceObserved
 from shunter_scheduler.domain.status import InstanceState, InstanceStatus
+from shunter_scheduler.policies.misses import misses_per_s
 from shunter_scheduler.policies.rows import InstanceRow, Rates
 from shunter_scheduler.policies.view import Look
 
@@ -52,6 +54,11 @@ class ProfileModel:
         """A decode step of a middling batch."""
         return self.decode_step_s(*MIDDLING_STEP[1:])
 
+    @property
+    def alone_s(self) -> float:
+        """A decode step of one short sequence."""
+        return self.step_base_s + self.rates.step_s_per_sequence
+
     def prefill_s(self, tokens: int, past_tokens: int = 0) -> float:
         """Computing `tokens` of a prompt after `past_tokens` that are cached."""
         return self.rates.prefill_s(tokens, past_tokens)
@@ -92,6 +99,7 @@ class InstanceRecord:
     foreign: tuple[int, int] = (0, 0)  # requests and KV tokens that are not in the ledger
     excess: tuple[int, int] = (0, 0)
     used_tokens: int = 0  # by the engine's own numbers
+    prefills: PrefillRate = field(default_factory=PrefillRate)
     sent: Sent = field(default_factory=Sent)
     tpot_targets: dict[tuple[int, float], int] = field(default_factory=dict)
     queued_until: float = 0.0
@@ -217,6 +225,9 @@ class InstanceRecord:
         requests = reserved + foreign_requests
         used = load.kv_tokens + foreign_tokens
         tpot_s = model.decode_step_s(requests + 1, used)
+        if requests:  # with whom prefills share the steps
+            tpot_s /= 1.0 - self.prefills.share
+        targets = self.tpot_targets
         kv_wait_s_per_token = 0.0
         if reserved and used:  # what is used now comes free over the mean time that is left
             kv_wait_s_per_token = tpot_s * load.decode_tokens / reserved / used
@@ -233,6 +244,8 @@ class InstanceRecord:
             capacity * room.kv_soft_limit - used,
             kv_wait_s_per_token,
             tpot_s,
+            misses_per_s(targets, tpot_s, model.alone_s) if targets else 0.0,
+            tpot_s if requests else 0.0,
         )
 
     def look(self, settings: CoreSettings) -> Look:

@@ -15,7 +15,7 @@ from shunter_scheduler.core.dispatch import is_high
 from shunter_scheduler.core.dispatching import hold
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.instance import InstanceRecord
-from shunter_scheduler.core.ledger import reserve
+from shunter_scheduler.core.ledger import NS, reserve
 from shunter_scheduler.core.outlook import left_to_generate, left_to_store, look_ahead
 from shunter_scheduler.core.probing import decode_begins, decode_seen, prefill_seen
 from shunter_scheduler.core.state import CoreState, spec_of
@@ -151,7 +151,8 @@ def _prefill_done(state: CoreState, entry: Entry, event: FirstToken, now: float)
     if record is None or reservation is None:
         return
     if reservation.started():
-        record.prefilled_ns += reservation.prefill_ns
+        base_ns = round(record.model.rates.prefill_base_s * NS)
+        record.prefilled_ns += max(0, reservation.prefill_ns - base_ns)
         record.queue_moves(now)
         pool.mark(record)
     if record.succeeded():

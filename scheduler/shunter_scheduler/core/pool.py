@@ -127,6 +127,7 @@ class PoolRecord:
         for slot in self._marked:
             record = self._slots[slot]
             if record is not None:
+                record.prefills.forget(now)
                 row = record.row(now, self.settings)
                 self.columns.put(row)
                 if view is not None:

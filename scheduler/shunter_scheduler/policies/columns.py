@@ -21,7 +21,8 @@ class Weights:
 
     decode: float = 1.0
     slowdown: float = 1.0
-    slo: float = 4.0
+    slo: float = 4.0  # a second beyond a target, to the move planner
+    miss_s: float = 10.0  # seconds that keeping a request's targets is worth to dispatch
 
 
 class Ask(Struct, eq=False, gc=False):
@@ -48,10 +49,10 @@ class Ask(Struct, eq=False, gc=False):
 
 # Rows of the matrix behind `InstanceColumns`: what follows from a slot's numbers, these numbers in
 # the order of `InstanceRow`, what the present request finds there, and the parts of its score.
-_LINEAR, _NUMBERS, _CACHED, _SCORE = slice(0, 5), slice(5, 12), 12, 13
-_PARTS = slice(14, 14 + MAX_PARTS)
-_SEEN, _SEEN_WITH_PARTS = slice(5, 14), slice(5, 14 + MAX_PARTS)
-_PUT = struct.Struct("=12d")
+_LINEAR, _NUMBERS, _CACHED, _SCORE = slice(0, 5), slice(5, 14), 14, 15
+_PARTS = slice(16, 16 + MAX_PARTS)
+_SEEN, _SEEN_WITH_PARTS = slice(5, 16), slice(5, 16 + MAX_PARTS)
+_PUT = struct.Struct("=14d")
 
 
 class InstanceColumns:
@@ -91,6 +92,7 @@ class InstanceColumns:
         "linear",
         "linear_per_prefill_token",
         "linear_per_square",
+        "misses_per_s",
         "multipliers",
         "parts",
         "prefill",
@@ -103,7 +105,9 @@ class InstanceColumns:
         "score",
         "scratch",
         "slots",
+        "step_s",
         "step_s_per_context_token",
+        "step_s_per_sequence",
         "tpot_s",
         "view",
     )
@@ -112,19 +116,20 @@ class InstanceColumns:
         self._weights = weights
         self.view: EngineView | None = None
         # One column on its way: packing is cheaper than a tuple, and a view is not made each time.
-        self._packed = np.empty(12)
+        self._packed = np.empty(14)
         self._packed_bytes = self._packed.data
         self._allocate(capacity)
 
     def _allocate(self, capacity: int) -> None:
         self.capacity = capacity
-        self._data = data = np.zeros((14 + MAX_PARTS, capacity))
-        self._columns = data[:12].T
+        self._data = data = np.zeros((16 + MAX_PARTS, capacity))
+        self._columns = data[:14].T
         self.linear = data[_LINEAR]
         self.linear_per_prefill_token, self.linear_per_square = data[1:3]
         self.requests, self.queued_until, self.busy = data[5:8]
         self.kv_free_tokens, self.kv_soft_free_tokens, self.kv_wait_s_per_token = data[8:11]
-        self.tpot_s, self.cached_tokens, self.score = data[11], data[_CACHED], data[_SCORE]
+        self.tpot_s, self.misses_per_s, self.step_s = data[11:14]
+        self.cached_tokens, self.score = data[_CACHED], data[_SCORE]
         self.parts, self._seen = data[_PARTS], data[_SEEN]
         self.kv_free_tokens.fill(-1.0)
         self.kv_soft_free_tokens.fill(math.inf)
@@ -132,6 +137,7 @@ class InstanceColumns:
         self.prefill = np.zeros((3, capacity))
         self.prefill_of = self.prefill.T  # by slot
         self.prefill_s_per_token, self.prefill_s_per_square = self.prefill[1:]
+        self.step_s_per_sequence = np.zeros(capacity)
         self.step_s_per_context_token = np.zeros(capacity)
         self._standings: list[Standing | None] = [None] * capacity
         self._blocked = np.ones(capacity, dtype=np.bool_)
@@ -143,7 +149,7 @@ class InstanceColumns:
         self.prefill_multipliers = self.multipliers[:3]
         self._excluded = np.empty(capacity, dtype=np.bool_)
         self.excluded = self._blocked
-        self.scratch = (np.empty(capacity), np.empty(capacity))
+        self.scratch = (np.empty(capacity), np.empty(capacity), np.empty(capacity))
 
     def grow(self) -> None:
         """Doubles the number of slots; numbers of slots in use stay."""
@@ -190,8 +196,8 @@ class InstanceColumns:
             self._least_free = free
         if soft_free < self._least_soft_free:
             self._least_soft_free = soft_free
-        queued_until, busy = row.queued_until, row.busy
-        self._queue_s[slot] = abs(queued_until - self._queue_at) * busy
+        queued_until, busy, step_s = row.queued_until, row.busy, row.step_s
+        self._queue_s[slot] = abs(queued_until - self._queue_at) * busy + step_s
         slowed, price = n * w.slowdown, rates.price_s_per_s
         prefill_weight = 1.0 + slowed + price
         decode_weight = w.decode + price / (n + 1)
@@ -210,6 +216,8 @@ class InstanceColumns:
             soft_free,
             row.kv_wait_s_per_token,
             tpot_s,
+            row.misses_per_s,
+            step_s,
         )
         self._columns[slot] = self._packed
 
@@ -218,6 +226,7 @@ class InstanceColumns:
         self._standings[slot] = Standing(row.name, row.profile, slot, because, rates)
         self._set_blocked(slot, bool(because))
         self.prefill_of[slot] = rates.prefill
+        self.step_s_per_sequence[slot] = rates.step_s_per_sequence
         self.step_s_per_context_token[slot] = rates.step_s_per_context_token
 
     def clear(self, slot: int) -> None:
@@ -258,13 +267,14 @@ class InstanceColumns:
         return kv_tokens > self._least_soft_free
 
     def queue_s(self, now: float) -> Floats:
-        """Wait for the prefills ahead on each slot, as `InstanceRow.queue_s`. Kept up to date for
-        one instant: picks of one batch share it."""
+        """Wait for the step in progress and the prefills ahead, as `InstanceRow.queue_s`. Kept up to
+        date for one instant: picks of one batch share it."""
         if now != self._queue_at:
             self._queue_at = now
             np.subtract(self.queued_until, now, self._queue_s)
             np.abs(self._queue_s, self._queue_s)
             np.multiply(self._queue_s, self.busy, self._queue_s)
+            np.add(self._queue_s, self.step_s, self._queue_s)
         return self._queue_s
 
 

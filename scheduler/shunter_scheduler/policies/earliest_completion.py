@@ -17,7 +17,7 @@ from shunter_scheduler.policies.rows import InstanceRow
 
 
 def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:
-    score, (waited, scratch) = columns.score, columns.scratch
+    score, (waited, scratch, _) = columns.score, columns.scratch
     prefill_s(columns, ask, score, scratch)
     add(score, wait_s(columns, ask, waited), score)
     multiply(columns.step_s_per_context_token, ask.context_tokens, scratch)

@@ -6,7 +6,7 @@ import numpy as np
 from msgspec import Struct
 
 MAX_PARTS = 3  # of a score that a policy makes of numbers which are not in the row
-SEEN_WITHOUT_PARTS = 9  # numbers of a slot that are kept in any case
+SEEN_WITHOUT_PARTS = 11  # numbers of a slot that are kept in any case
 
 
 class Rates(Struct, frozen=True, gc=False):
@@ -53,11 +53,13 @@ class InstanceRow(Struct, frozen=True, gc=False):
     kv_soft_free_tokens: float  # until the admission to KV memory starts to take time
     kv_wait_s_per_token: float
     tpot_s: float  # of one more sequence there, its own context not counted
+    misses_per_s: float = 0.0  # of targets of those who run there, if a token takes that longer
+    step_s: float = 0.0  # of the batch that is there
 
     def queue_s(self, now: float) -> float:
-        """Wait for the prefills ahead. Once overdue, as long again as they are late: an engine that
-        has stalled gets less attractive with every second."""
-        return abs(self.queued_until - now) * self.busy
+        """Wait for the step in progress and the prefills ahead. Once these are overdue, as long
+        again as they are late: a stalled engine gets less attractive with every second."""
+        return abs(self.queued_until - now) * self.busy + self.step_s
 
 
 class Standing(Struct, frozen=True, gc=False):

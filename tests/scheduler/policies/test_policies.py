@@ -47,6 +47,8 @@ def instance_rows(draw: st.DrawFn) -> InstanceRow:
         kv_soft_free_tokens=free - draw(st.floats(0.0, 40_000.0)),
         kv_wait_s_per_token=draw(rates),
         tpot_s=draw(share),
+        misses_per_s=draw(st.one_of(st.just(0.0), st.floats(0.0, 1e4))),
+        step_s=draw(share),
     )
 
 
@@ -62,7 +64,7 @@ asks = st.builds(
     ttft_budget_s=st.one_of(st.just(math.inf), st.floats(-10.0, 10.0)),
     tpot_target_s=st.one_of(st.just(math.inf), st.floats(0.001, 1.0)),
     turn=st.integers(0, 40),
-    weights=st.builds(Weights, share, share, st.floats(0.0, 10.0)),
+    weights=st.builds(Weights, share, share, st.just(0.0), st.floats(0.0, 100.0)),
     high_priority=st.booleans(),
     prefix_key=st.sampled_from([0, 1, 7, 2**64 - 1]),
     alpha=share,
