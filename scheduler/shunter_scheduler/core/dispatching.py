@@ -148,7 +148,8 @@ def place(state: CoreState, entry: Entry, now: float, kept: Barred = NOBODY) -> 
     record = picked.instance
     if entry.pool.queue.remove(entry.request_id):
         take_turn(entry)
-    begin(entry)
+    if entry.limits is not None:
+        begin(entry)
     entry.placed_at = now
     entry.reservation = reserve_for(entry, picked, now)
     entry.instance = record

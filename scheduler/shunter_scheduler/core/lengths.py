@@ -9,7 +9,6 @@ a quantile of it; ADR 0011 says why by that one.
 """
 
 import math
-from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +19,9 @@ OCTAVES = 20
 BUCKETS = PER_OCTAVE * OCTAVES  # the last holds answers of a million tokens and more
 HALF_LIFE = 512  # answers after which one weighs half
 PRIOR_WEIGHT = 1.0  # of what is expected before anything was seen, in answers
-EVERY = 32  # answers between two estimates, once there are as many
+EVERY = 64  # answers between two estimates, once there are as many
 MAX_KEYS = 4096
-MAX_LIMITS = 256  # whose forecasts are kept until the next estimate
+MAX_MADE = 1024  # forecasts that are kept until the next estimate
 _GROWTH = 2.0 ** (1.0 / HALF_LIFE)
 
 Forecast = tuple[float, float]  # tokens of the whole answer: the mean, the quantile to reserve by
@@ -37,6 +36,7 @@ def bucket_of(tokens: float) -> int:
 
 
 _EDGES: Floats = np.exp2(np.arange(BUCKETS + 1) / PER_OCTAVE)
+_NUMBERS = np.arange(BUCKETS)
 _MIDDLES: Floats = np.sqrt(_EDGES[:-1] * _EDGES[1:])
 
 
@@ -53,12 +53,13 @@ class LengthModel:
     def __init__(self, default_mean: float, quantile: float) -> None:
         """`quantile` is the one that memory is reserved by."""
         self.default_mean, self.quantile = default_mean, quantile
-        self._tail: list[float] = []  # probability of at least so many tokens
-        self._rising: list[float] = []  # the same backwards
-        self._tail_tokens: list[float] = []  # their part of the mean
-        self._fresh: dict[int, Forecast] = {}  # by limit, of answers that have nothing yet
-        self._ended = _prior(default_mean)
-        self._cut = np.zeros(BUCKETS)
+        # From each bucket on: probability, its part of the mean, the quantile of what is there.
+        self._tail: list[float] = []
+        self._tail_tokens: list[float] = []
+        self._reserved: list[float] = []
+        self._made: dict[tuple[int, int], Forecast] = {}  # by bucket and limit
+        self._ended: list[float] = _prior(default_mean).tolist()
+        self._cut = [0.0] * BUCKETS
         self._seen = 0
         self._weight = 1.0
         self._estimate()
@@ -69,31 +70,32 @@ class LengthModel:
         self._weight *= _GROWTH
         self._seen += 1
         if self._weight > 1e6:
-            self._ended /= self._weight
-            self._cut /= self._weight
+            self._ended = [weight / self._weight for weight in self._ended]
+            self._cut = [weight / self._weight for weight in self._cut]
             self._weight = 1.0
-        if self._seen <= 4 or self._seen % EVERY == 0 or self._seen in (8, 16):
+        if self._seen <= 4 or self._seen % EVERY == 0 or self._seen in (8, 16, 32):
             self._estimate()
 
     def forecast(self, tokens: int, limit: int) -> Forecast:
         """Of an answer that has `tokens` already and may have `limit` (0: any)."""
-        if tokens:
-            return self._forecast(tokens, limit)
-        made = self._fresh.get(limit)
+        key = (bucket_of(tokens), limit)
+        made = self._made.get(key)
         if made is None:
-            made = self._forecast(0, limit)
-            if len(self._fresh) < MAX_LIMITS:
-                self._fresh[limit] = made
-        return made
+            made = self._forecast(*key) if tokens or self._seen else self._first(limit)
+            if len(self._made) < MAX_MADE:
+                self._made[key] = made
+        if made[0] > tokens:
+            return made
+        return float(tokens), max(made[1], float(tokens))
 
-    def _forecast(self, tokens: int, limit: int) -> Forecast:
-        at = bucket_of(tokens)
-        mean, reserved = self._mean(at, limit), self._quantile_beyond(at)
-        if not self._seen and not tokens:
-            mean = reserved = self.default_mean
-        if limit:
-            mean, reserved = min(mean, limit), min(reserved, limit)
-        return max(mean, float(tokens)), max(reserved, float(tokens))
+    def _first(self, limit: int) -> Forecast:
+        """Nothing was seen yet."""
+        mean = min(self.default_mean, limit) if limit else self.default_mean
+        return mean, mean
+
+    def _forecast(self, at: int, limit: int) -> Forecast:
+        mean, reserved = self._mean(at, limit), self._reserved[at]
+        return (min(mean, limit), min(reserved, limit)) if limit else (mean, reserved)
 
     def _mean(self, at: int, limit: int) -> float:
         tail, tokens = self._tail, self._tail_tokens
@@ -104,24 +106,22 @@ class LengthModel:
         end = max(at, bucket_of(limit))
         return (tokens[at] - tokens[end] + limit * tail[end]) / tail[at]
 
-    def _quantile_beyond(self, at: int) -> float:
-        """The upper edge of the first bucket that so much of the tail does not go beyond."""
-        left = self._tail[at] * (1.0 - self.quantile)
-        bucket = BUCKETS - bisect_right(self._rising, left)
-        return float(_EDGES[max(bucket, at) + 1])
-
     def _estimate(self) -> None:
-        ended = self._ended
-        at_risk = np.cumsum((ended + self._cut)[::-1])[::-1]
+        ended = np.array(self._ended)
+        at_risk = np.cumsum((ended + np.array(self._cut))[::-1])[::-1]
         hazard = np.divide(ended, at_risk, out=np.zeros(BUCKETS), where=at_risk > 0)
         survive = np.cumprod(1.0 - hazard)
         share = np.concatenate(([1.0], survive[:-1])) - survive
         share[-1] += survive[-1]
-        self._rising = [0.0, *np.cumsum(share[::-1]).tolist()]
-        self._tail = self._rising[::-1]
-        tokens = np.cumsum((share * _MIDDLES)[::-1])[::-1]
-        self._tail_tokens = [*tokens.tolist(), 0.0]
-        self._fresh = {}
+        rising = np.cumsum(share[::-1])  # the tail, from its end
+        tail = rising[::-1]
+        # Upper edge of the first bucket that no more than so much of the tail goes beyond.
+        beyond = np.searchsorted(rising, tail * (1.0 - self.quantile), side="right")
+        bucket = np.maximum(BUCKETS - 1 - beyond, _NUMBERS)
+        self._tail = [*tail.tolist(), 0.0]
+        self._tail_tokens = [*np.cumsum((share * _MIDDLES)[::-1])[::-1].tolist(), 0.0]
+        self._reserved = _EDGES[bucket + 1].tolist()
+        self._made = {}
 
 
 class OutputLengths:

@@ -219,7 +219,8 @@ def _learn(state: CoreState, entry: Entry, event: Finished, now: float) -> None:
     entry.lengths.observe(tokens, event.finish_reason == "length")
     if not entry.request.output_tokens:
         pool.length_errors.observe(tokens, *entry.predicted_tokens)
-    _learn_stage(state, entry, now)
+    if entry.request.stage:
+        _learn_stage(state, entry, now)
     if pool.tuner is not None:
         pool.tuner.ended(state.timers, entry, tokens, now)
     met = trail.met_ttft
@@ -234,7 +235,7 @@ def _learn(state: CoreState, entry: Entry, event: Finished, now: float) -> None:
 def _learn_stage(state: CoreState, entry: Entry, now: float) -> None:
     """What a stage of a workflow takes, where one instance did all of it."""
     request, record = entry.request, entry.instance
-    if request.stage and record is not None and entry.placed_at and not entry.goes_on:
+    if record is not None and entry.placed_at and not entry.goes_on:
         seconds = now - entry.placed_at
         durations = state.workflows.durations
         durations.observe(request.model, request.stage, record.value.profile, seconds)

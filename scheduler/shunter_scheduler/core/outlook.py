@@ -5,7 +5,9 @@ from shunter_scheduler.core.lengths import Forecast
 
 # A request that runs longer than expected is taken to go on for at least this many tokens.
 SHORTEST_REST = 8
-LOOK_AGAIN_AFTER = 0.25  # of what was expected has been generated since
+# What is left is predicted anew at half of what was expected, and after each further quarter; and
+# where the answer outgrows what is reserved for it.
+FIRST_LOOK, LOOK_AGAIN_AFTER = 0.5, 0.25
 
 
 def look_ahead(entry: Entry) -> Forecast:
@@ -16,7 +18,10 @@ def look_ahead(entry: Entry) -> Forecast:
     carried = request.output_tokens
     entry.expected_tokens = expected - carried if expected - carried > 1.0 else 1.0
     entry.reserve_tokens = reserve - carried
-    entry.look_again_at = tokens + max(SHORTEST_REST, int(expected * LOOK_AGAIN_AFTER))
+    step = expected * (LOOK_AGAIN_AFTER if tokens else FIRST_LOOK)
+    if step > reserve - tokens:
+        step = reserve - tokens
+    entry.look_again_at = tokens + (int(step) if step > SHORTEST_REST else SHORTEST_REST)
     return forecast
 
 
