@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from experiments.cells import Cell
@@ -148,7 +149,7 @@ def _points(share: Interval) -> Interval:
     return Interval(100 * share.value, 100 * share.low, 100 * share.high, share.pairs)
 
 
-def _plot(outcomes: Outcomes, path: Any) -> None:
+def _plot(outcomes: Outcomes, path: Path) -> None:
     panels = {
         "widest service gap, standard": {
             policy: [

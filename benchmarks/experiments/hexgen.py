@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from experiments.cells import Cell, merge
@@ -143,7 +144,7 @@ def _targets(outcomes: Outcomes, loads: Sequence[str]) -> list[Target]:
     ]
 
 
-def _plot(outcomes: Outcomes, path: Any) -> None:
+def _plot(outcomes: Outcomes, path: Path) -> None:
     panels: dict[str, dict[str, list[Any]]] = {}
     for load in outcomes.loads:
         cluster, _, rate = load.rpartition(" ")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from math import log
+from pathlib import Path
 from typing import Any
 
 from experiments.cells import Cell, merge
@@ -18,9 +19,10 @@ from experiments.definitions import (
     variants,
 )
 from experiments.intervals import Interval, mean, median
+from experiments.measures import CURVE_SHARES
 from experiments.outcomes import Outcomes
 from experiments.page import figure, interval, paragraph, percent, table
-from experiments.plots import draw
+from experiments.plots import draw, draw_curves
 
 OURS, LLUMNIX, INFAAS, ROBIN, BOUND = "ours", "llumnix", "INFaaS++", "round robin", "pooled (bound)"
 BASELINES = (LLUMNIX, INFAAS, ROBIN)
@@ -115,7 +117,9 @@ def section(outcomes: Outcomes) -> Section:
     saturated = [load for load in outcomes.loads if " x" in load]
     if saturated:
         lines += ["", "Beyond the knee:", "", *_ratios(outcomes, saturated)]
-    plots = {"llumnix-ttft": partial(_plot, outcomes)} if len(outcomes.loads) > 5 else {}
+    plots = {"llumnix-curves": partial(_curves, outcomes, knees)} if knees else {}
+    if len(outcomes.loads) > len(knees):
+        plots["llumnix-ttft"] = partial(_plot, outcomes)
     return Section("Llumnix's traces", lines, _targets(outcomes, knees, saturated), plots)
 
 
@@ -198,7 +202,25 @@ def _median_ratio(outcomes: Outcomes, load: str, metric: str) -> Interval:
     return median([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
-def _plot(outcomes: Outcomes, path: Any) -> None:
+def _curves(outcomes: Outcomes, loads: Sequence[str], path: Path) -> None:
+    """Of seed 0, the paper's own trace."""
+    panels = {
+        load: {
+            policy: outcomes.rows[policy, load][0].curves["ttft_s"]
+            for policy in outcomes.policies
+            if "ttft_s" in _curves_of(outcomes, policy, load)
+        }
+        for load in loads
+    }
+    draw_curves(path, CURVE_SHARES.tolist(), panels, "TTFT (s)")
+
+
+def _curves_of(outcomes: Outcomes, policy: str, load: str) -> Mapping[str, Sequence[float]]:
+    first = outcomes.rows.get((policy, load), {}).get(0)
+    return first.curves if first else {}
+
+
+def _plot(outcomes: Outcomes, path: Path) -> None:
     panels = {}
     for (prompts, outputs), rates in _RATES.items():
         points = [(r / rates[-1], _name(prompts, outputs, None, r)) for r in rates]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from experiments.cells import Cell, merge
@@ -123,7 +124,7 @@ def _targets(outcomes: Outcomes, ready: Sequence[str]) -> list[Target]:
     ]
 
 
-def _plot(outcomes: Outcomes, path: Any) -> None:
+def _plot(outcomes: Outcomes, path: Path) -> None:
     series = {
         policy: [
             (float(load.removesuffix("/s")), outcomes.median(policy, load, "attainment"))

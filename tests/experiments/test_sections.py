@@ -7,11 +7,13 @@ import pytest
 from experiments.__main__ import EXPERIMENTS, main
 from experiments.cells import Cell, Outcome, Store, code_version
 from experiments.definitions import FULL, SHORT, Experiment, Form
+from experiments.measures import CURVE_SHARES
 from experiments.outcomes import Outcomes
 from experiments.page import BEGIN, END, figure, replace_generated, section_lines
 
 from shunter_simulator.scenarios import parse_scenario
 
+CURVES = {"ttft_s": [0.1 + n for n in range(len(CURVE_SHARES))]}
 TINY = Form("tiny", seeds=3, share=0.01, every_load=False)
 HIGHER_IS_BETTER = ("attainment", "goodput_per_s", "tokens_per_s", "hit_share")
 CLASSES = ("", "high.", "standard.", "interactive.", "batch.")
@@ -26,7 +28,9 @@ def made_up(cell: Cell, ours_times: float) -> Outcome:
     names += ["service_gap_tokens", "suspensions", "requests", "hit_bound"]
     metrics = {prefix + name: 2.0 * factor for name in names for prefix in CLASSES}
     metrics |= {p + n: 0.5 / factor for n in HIGHER_IS_BETTER for p in CLASSES}
-    return Outcome({**metrics, "lost": 0.0 if ours_times < 1 else 1.0}, note="made up")
+    return Outcome(
+        {**metrics, "lost": 0.0 if ours_times < 1 else 1.0}, note="made up", curves=CURVES
+    )
 
 
 def outcomes(experiment: Experiment, ours_times: float) -> Outcomes:
