@@ -71,6 +71,34 @@ def test_status_and_top_show_pools_instances_and_refused_edits(command: str, add
         assert shown in result.output
 
 
+def test_status_tells_how_far_predicted_times_are_off() -> None:
+    """One line per profile; none for what was not observed."""
+    costs = [
+        pb.StatusReply.Cost(
+            pool="chat", profile="h100", kind="prefill", observations=9, correction=1.25,
+            error_ratio=0.07,
+        ),
+        pb.StatusReply.Cost(pool="chat", profile="h100", kind="decode", correction=1.0),
+        pb.StatusReply.Cost(pool="chat", profile="l4", kind="prefill", correction=1.0),
+    ]  # fmt: skip
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(render(pb.StatusReply(costs=costs)))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert [
+        "predicted",
+        "times",
+        "profile",
+        "prefill",
+        "x",
+        "prior",
+        "decode",
+        "x",
+        "prior",
+    ] in lines
+    assert ["chat", "h100", "7%", "off", "1.25", "-", "-"] in lines
+    assert not any("l4" in line for line in lines)
+
+
 def test_nothing_is_cut_at_80_columns() -> None:
     long = pb.StatusReply(
         pools=[pb.StatusReply.Pool(name="idle", slo_attainment=1.0)],

@@ -1368,6 +1368,47 @@ class StatusReply(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class Cost(_message.Message):
+        """how well one kind of time of a profile is predicted"""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        POOL_FIELD_NUMBER: _builtins.int
+        PROFILE_FIELD_NUMBER: _builtins.int
+        KIND_FIELD_NUMBER: _builtins.int
+        OBSERVATIONS_FIELD_NUMBER: _builtins.int
+        CORRECTION_FIELD_NUMBER: _builtins.int
+        ERROR_RATIO_FIELD_NUMBER: _builtins.int
+        STANDARD_ERROR_RATIO_FIELD_NUMBER: _builtins.int
+        pool: _builtins.str
+        profile: _builtins.str
+        kind: _builtins.str
+        """prefill, decode"""
+        observations: _builtins.int
+        correction: _builtins.float
+        """what they made of the prior, at a middling prompt or batch"""
+        error_ratio: _builtins.float
+        """mean |observed - predicted| over predicted, lately"""
+        standard_error_ratio: _builtins.float
+        """of the corrected mean"""
+        def __init__(
+            self,
+            *,
+            pool: _builtins.str = ...,
+            profile: _builtins.str = ...,
+            kind: _builtins.str = ...,
+            observations: _builtins.int = ...,
+            correction: _builtins.float = ...,
+            error_ratio: _builtins.float = ...,
+            standard_error_ratio: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "error_ratio", b"error_ratio", "kind", b"kind", "observations", b"observations", "pool", b"pool", "profile", b"profile", "standard_error_ratio", b"standard_error_ratio"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     POOLS_FIELD_NUMBER: _builtins.int
     INSTANCES_FIELD_NUMBER: _builtins.int
     GATEWAYS_FIELD_NUMBER: _builtins.int
@@ -1377,6 +1418,7 @@ class StatusReply(_message.Message):
     CONFIG_ERROR_FIELD_NUMBER: _builtins.int
     TERM_FIELD_NUMBER: _builtins.int
     RESUMED_TOTAL_FIELD_NUMBER: _builtins.int
+    COSTS_FIELD_NUMBER: _builtins.int
     gateways: _builtins.int
     dispatched_total: _builtins.int
     moved_total: _builtins.int
@@ -1391,6 +1433,8 @@ class StatusReply(_message.Message):
     def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatusReply.Pool]: ...
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatusReply.Instance]: ...
+    @_builtins.property
+    def costs(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatusReply.Cost]: ...
     def __init__(
         self,
         *,
@@ -1403,10 +1447,11 @@ class StatusReply(_message.Message):
         config_error: _builtins.str = ...,
         term: _builtins.int = ...,
         resumed_total: _builtins.int = ...,
+        costs: _abc.Iterable[Global___StatusReply.Cost] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_error", b"config_error", "dispatched_total", b"dispatched_total", "gateways", b"gateways", "instances", b"instances", "moved_total", b"moved_total", "pools", b"pools", "resumed_total", b"resumed_total", "term", b"term", "topology_version", b"topology_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_error", b"config_error", "costs", b"costs", "dispatched_total", b"dispatched_total", "gateways", b"gateways", "instances", b"instances", "moved_total", b"moved_total", "pools", b"pools", "resumed_total", b"resumed_total", "term", b"term", "topology_version", b"topology_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -72,7 +72,7 @@ def top(
 
 
 def render(reply: "StatusReply") -> "Group":
-    """Two tables and a line of totals, for 80 columns."""
+    """Tables and a line of totals, for 80 columns."""
     from rich.console import Group
     from rich.text import Text
 
@@ -81,7 +81,10 @@ def render(reply: "StatusReply") -> "Group":
         f"{reply.moved_total} moved live, {reply.resumed_total} resumed after a failure, "
         f"configuration {reply.topology_version}"
     )
-    parts: list[RenderableType] = [_pools(reply), "", _instances(reply), "", Text(totals)]
+    parts: list[RenderableType] = [_pools(reply), "", _instances(reply), ""]
+    if any(cost.observations for cost in reply.costs):
+        parts += [_costs(reply), ""]
+    parts.append(Text(totals))
     if reply.config_error:
         parts.append(Text(f"refused edit: {reply.config_error}", style="red"))
     return Group(*parts)
@@ -123,6 +126,23 @@ def _instances(reply: "StatusReply") -> "Table":
             seconds(instance.predicted_wait_s),
             instance.address,
         )
+    return table
+
+
+def _costs(reply: "StatusReply") -> "Table":
+    """Of profiles whose times were observed: how far off predictions lately were, and how much
+    longer times are than the prior had them."""
+    kinds = ("prefill", "decode")
+    table = plain_table(
+        "predicted times", "profile", *(head for kind in kinds for head in (kind, "x prior"))
+    )
+    rows: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
+    for cost in reply.costs:
+        if cost.observations:
+            cells = f"{cost.error_ratio:.0%} off", f"{cost.correction:.2f}"
+            rows.setdefault((cost.pool, cost.profile), {})[cost.kind] = cells
+    for (pool, profile), told in rows.items():
+        table.add_row(pool, profile, *(cell for k in kinds for cell in told.get(k, ("-", "-"))))
     return table
 
 

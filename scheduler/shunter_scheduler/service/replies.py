@@ -144,6 +144,18 @@ def to_status(status: ClusterStatus, gateways: int, config_error: str) -> pb.Sta
             )
             for pool in status.pools
         ],
+        costs=[
+            pb.StatusReply.Cost(
+                pool=cost.pool,
+                profile=cost.profile,
+                kind=cost.kind,
+                observations=cost.observations,
+                correction=cost.correction,
+                error_ratio=cost.error_ratio,
+                standard_error_ratio=cost.standard_error_ratio,
+            )
+            for cost in status.costs
+        ],
         instances=[
             pb.StatusReply.Instance(
                 name=one.name,

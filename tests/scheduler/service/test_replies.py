@@ -1,4 +1,4 @@
-"""What gateways are told of the configuration."""
+"""What gateways are told of the configuration, and people of the state."""
 
 from typing import Any
 
@@ -6,7 +6,8 @@ import pytest
 
 from shunter_api.testing import make_policy, make_pool
 from shunter_scheduler.domain.cluster import Topology
-from shunter_scheduler.service.replies import to_topology
+from shunter_scheduler.domain.status import ClusterStatus, CostStatus
+from shunter_scheduler.service.replies import to_status, to_topology
 
 PROFILE = {"name": "h100", "accelerator": "h100", "replicas": {"min": 0, "max": 4}}
 
@@ -50,3 +51,16 @@ def test_gateways_hear_where_a_rules_own_model_leads() -> None:
     message = to_topology(topology, frozenset(), {}, 64)
     assert [(t.model, list(t.pools)) for t in message.rule_targets] == [("auto", ["code"])]
     assert list(message.rule_models) == ["auto", "chat", "nowhere"]
+
+
+def test_status_says_how_well_times_are_predicted() -> None:
+    cost = CostStatus("chat", "h100", "decode", 40, 1.5, 0.08, 0.02)
+    told = to_status(ClusterStatus((), (), 0, 0, 0, 1, (cost,)), 0, "").costs
+    assert [(c.pool, c.profile, c.kind, c.observations) for c in told] == [
+        ("chat", "h100", "decode", 40)
+    ]
+    assert (told[0].correction, told[0].error_ratio, told[0].standard_error_ratio) == (
+        1.5,
+        0.08,
+        0.02,
+    )
