@@ -179,6 +179,8 @@ def reserve_for(entry: Entry, picked: Pick, now: float) -> Reservation:
     reservation = reserve_at(entry, record, picked.ranking.ask, picked.cached_tokens, now)
     if picked.match is not None:
         pool.prefix.insert(record.slot, entry.request.block_hashes, picked.match)
+        if pool.kv is not None:
+            pool.kv.dispatched(record.slot, entry.request, now)
     pool.turn = record.slot + 1
     return reservation
 

@@ -133,6 +133,8 @@ def _moved(state: CoreState, entry: Entry, event: MoveDone, now: float) -> None:
         record = state.instances.get(event.instance)
         if record is not None:
             occupy(state, entry, record)
+    if entry.instance is not None and entry.policy.uses_prefix:
+        entry.pool.holds(entry.instance, entry.request.block_hashes)
     if source is not None and source.drain is not None:
         source.drain.moved += 1
     state.moved_total += 1

@@ -8,9 +8,11 @@ from shunter_scheduler.core.costs import ProfileCosts
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.headroom import PriorityHeadroom
 from shunter_scheduler.core.instance import InstanceRecord, ProfileModel
+from shunter_scheduler.core.kv_events import KvFollower
 from shunter_scheduler.core.lengths import LengthErrors
 from shunter_scheduler.core.planner.state import Advised
 from shunter_scheduler.core.prefix import PrefixIndex
+from shunter_scheduler.core.prefix_hits import PrefixHits
 from shunter_scheduler.core.queue import AdmissionQueue, Ageing
 from shunter_scheduler.core.settings import CoreSettings
 from shunter_scheduler.core.starting import Starting
@@ -28,9 +30,12 @@ class PoolRecord:
     def __init__(self, spec: ModelPool, settings: CoreSettings) -> None:
         self.name = spec.name
         self.settings = settings
+        self.kv: KvFollower | None = None  # there once an engine publishes KV events
+        self.spec = spec
         self.configure(spec)
         self.columns = InstanceColumns(settings.weights)
         self.prefix = PrefixIndex(settings.max_prefix_blocks)
+        self.hits = PrefixHits()
         self.queue: AdmissionQueue[Entry] = AdmissionQueue(
             Ageing(settings.ageing_step_s, settings.ageing_one_in), settings.fair_window_tokens
         )
@@ -61,6 +66,8 @@ class PoolRecord:
             self._marked.update(record.slot for record in self.instances.values())
 
     def configure(self, spec: ModelPool) -> None:
+        if self.kv is not None and spec.revision != self.spec.revision:
+            self.kv = None
         self.spec = spec
         self.from_zero = spec.spec.scaling.from_zero  # how requests are held; None: they are not
 
@@ -100,17 +107,26 @@ class PoolRecord:
         self._marked.discard(record.slot)
         self.columns.clear(record.slot)
         self.headroom.clear(record.slot)
-        self.prefix.clear(record.slot)
+        self._forget_cache(record)
         self._largest()
 
     def observe(self, record: InstanceRecord, seen: InstanceObserved) -> None:
         before, was_healthy = record.kv_capacity_tokens, record.healthy
         record.observe(seen)
         if was_healthy and not record.healthy:
-            self.prefix.clear(record.slot)  # an engine that comes back begins with an empty cache
+            self._forget_cache(record)  # an engine that comes back begins with an empty cache
         if record.kv_capacity_tokens != before or record.healthy != was_healthy:
             self._sized(record)
         self.mark(record)
+
+    def holds(self, record: InstanceRecord, hashes: bytes) -> None:
+        """An instance has a prompt's KV blocks though it was not dispatched there."""
+        self.prefix.insert(record.slot, hashes, self.prefix.match(hashes))
+
+    def _forget_cache(self, record: InstanceRecord) -> None:
+        self.prefix.clear(record.slot)
+        if self.kv is not None:
+            self.kv.forget(record.slot)
 
     def mark(self, record: InstanceRecord) -> None:
         self._marked.add(record.slot)

@@ -135,7 +135,7 @@ class PrefixIndex:
             path.append(node)
             edge = node.edge
             if not hashes.startswith(edge, at):
-                partial = _common_bytes(edge, hashes, at)
+                partial = common_bytes(edge, hashes, at)
                 return Match(path, at + partial, partial)
             at += len(edge)
         return Match(path, at, 0)
@@ -205,6 +205,23 @@ class PrefixIndex:
         while self.blocks > self.max_blocks:
             self._give_one()
 
+    def knows(self, first: bytes) -> bool:
+        """Whether any slot holds a chain that begins with this block."""
+        return first in self._root.children
+
+    def cut(self, slot: int, hashes: bytes) -> None:
+        """A slot does not hold the last block of `hashes` any more, nor what continues it."""
+        held, found = self._held.get(slot), self.match(hashes)
+        if held is None or not hashes or found.matched_bytes < len(hashes):
+            return
+        node = found.path[-1]
+        if not node.holders & held.bit:
+            return
+        above = len(hashes) - HASH_BYTES - (node.end - node.blocks) * HASH_BYTES
+        if above:
+            self._split(node, above)
+        self._drop(node, held)
+
     def holders_of(self, hashes: bytes) -> dict[int, int]:
         """Blocks held per slot, of slots that hold any."""
         found = self.match(hashes)
@@ -231,8 +248,12 @@ class PrefixIndex:
             self._drop_oldest(held)
 
     def _drop_oldest(self, held: _Held) -> None:
-        """Takes a slot off the node that it used least recently and off all that continues it."""
-        top, _ = held.recent.popitem(last=False)
+        """Takes a slot off the node that it used least recently, see `_drop`."""
+        self._drop(next(iter(held.recent)), held)
+
+    def _drop(self, top: _Node, held: _Held) -> None:
+        """Takes a slot off a node and off all that continues it."""
+        del held.recent[top]
         if top.children:
             for node in list(_held_below(top, held.bit)):
                 del held.recent[node]
@@ -273,7 +294,7 @@ def _bits(mask: int) -> Iterator[int]:
         mask ^= low
 
 
-def _common_bytes(edge: bytes, hashes: bytes, at: int) -> int:
+def common_bytes(edge: bytes, hashes: bytes, at: int) -> int:
     """Length of the common prefix of `edge` and `hashes[at:]`, in whole hashes: up to the lowest
     bit in which the two, as little-endian numbers, differ."""
     size = min(len(edge), len(hashes) - at)

@@ -5,7 +5,7 @@ from typing import Any
 
 from numpy.random import Generator
 
-from shunter_scheduler.core import lifecycle, moves, moving, topology
+from shunter_scheduler.core import kv_events, lifecycle, moves, moving, topology
 from shunter_scheduler.core.costs import ProfileCosts, profile_cost
 from shunter_scheduler.core.dispatching import dispatch_pool, refresh_holds, timed_out
 from shunter_scheduler.core.lengths import OutputLengths
@@ -39,6 +39,9 @@ HANDLERS: dict[type, Handler] = {
     events.DrainCancelled: moves.drain_cancelled,
     events.TopologyChanged: topology.topology_changed,
     events.InstanceObserved: topology.instance_observed,
+    events.KvBlocksStored: kv_events.kv_stored,
+    events.KvBlocksRemoved: kv_events.kv_removed,
+    events.KvCleared: kv_events.kv_cleared,
 }
 
 

@@ -1,5 +1,7 @@
 """What the core is told. Each event is applied once, in order; unknown request ids are ignored."""
 
+from array import array
+
 from shunter_scheduler.domain.cluster import Topology
 from shunter_scheduler.domain.request import Request
 from shunter_scheduler.domain.value import Value
@@ -94,6 +96,28 @@ class DrainCancelled(Value, frozen=True):
     instance: str
 
 
+class KvBlocksStored(Value, frozen=True):
+    """An engine keeps full KV blocks under hashes of its own: the i-th holds the i-th
+    `block_tokens` of `token_ids` and goes on from the one before it, the first from `parent`."""
+
+    instance: str
+    hashes: tuple[int, ...]
+    parent: int | None  # None: the first block of a prompt
+    token_ids: "array[int]"  # uint32
+    block_tokens: int
+
+
+class KvBlocksRemoved(Value, frozen=True):
+    instance: str
+    hashes: tuple[int, ...]
+
+
+class KvCleared(Value, frozen=True):
+    """The engine's prefix cache is empty, or what it said of it was lost: nothing is known."""
+
+    instance: str
+
+
 Event = (
     Submitted
     | Running
@@ -107,4 +131,7 @@ Event = (
     | InstanceObserved
     | DrainRequested
     | DrainCancelled
+    | KvBlocksStored
+    | KvBlocksRemoved
+    | KvCleared
 )

@@ -1,0 +1,19 @@
+"""How well cached prefixes are predicted: tokens at the dispatch against what engines report."""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class PrefixHits:
+    """Totals over prefills, in tokens. Engines that report no cached tokens count as 0 hits."""
+
+    prompt_tokens: int = 0
+    predicted_tokens: int = 0
+    hit_tokens: int = 0
+    error_tokens: int = 0  # absolute differences, summed
+
+    def observe(self, prompt_tokens: int, predicted_tokens: int, hit_tokens: int) -> None:
+        self.prompt_tokens += prompt_tokens
+        self.predicted_tokens += predicted_tokens
+        self.hit_tokens += hit_tokens
+        self.error_tokens += abs(predicted_tokens - hit_tokens)
