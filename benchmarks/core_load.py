@@ -18,6 +18,7 @@ from shunter_scheduler.domain.request import Request
 PROFILES = ("h100", "a100", "l4")
 BLOCK_TOKENS = 64
 POOL = "bench"
+LONG = 32_000  # tokens of a prompt beyond which instances get the KV memory for it
 
 
 class Traffic:
@@ -59,22 +60,32 @@ class Traffic:
 class Bench:
     """A core with some load on each instance; requests finish in the order of their start."""
 
-    def __init__(self, instances: int, prompt_tokens: int, in_flight: int) -> None:
+    def __init__(
+        self,
+        instances: int,
+        prompt_tokens: int,
+        in_flight: int,
+        policy: str = "predicted-cost",
+        settings: CoreSettings | None = None,
+    ) -> None:
         self.now = 1000.0
         self.traffic = Traffic(prompt_tokens)
         self.in_flight = in_flight
-        self.core = SchedulerCore(CoreSettings(), np.random.default_rng(1))
-        pool = make_pool(POOL, profiles=PROFILES, contextLength=32768)
-        policy = make_policy(
-            classes=[{"name": "standard", "priority": 50, "ttft": "2s", "tpot": "100ms"}]
+        self.core = SchedulerCore(settings or CoreSettings(), np.random.default_rng(1))
+        pool = make_pool(POOL, profiles=PROFILES, contextLength=max(32768, 2 * prompt_tokens))
+        rules = make_policy(
+            classes=[{"name": "standard", "priority": 50, "ttft": "2s", "tpot": "100ms"}],
+            dispatch={"policy": policy},
         )
         values = tuple(
             Instance(f"{POOL}-{i}", POOL, PROFILES[i % 3], f"10.0.0.{i}:8000", "simulated")
             for i in range(instances)
         )
-        self.core.apply(TopologyChanged(Topology(1, (pool,), (policy,), values)), self.now)
+        self.core.apply(TopologyChanged(Topology(1, (pool,), (rules,), values)), self.now)
         for value in values:
-            self.core.apply(InstanceObserved(value.name, healthy=True), self.now)
+            room = 16 * prompt_tokens if prompt_tokens > LONG else 0  # 0: by the cost model
+            seen = InstanceObserved(value.name, healthy=True, kv_capacity_tokens=room)
+            self.core.apply(seen, self.now)
         self.running: list[str] = []
         while len(self.running) < in_flight:
             self.start(self.traffic.request(self.now))

@@ -74,5 +74,7 @@ def _figure(panels: int):  # type: ignore[no-untyped-def]  # matplotlib has no t
 
 
 def _save(figure, path: Path) -> None:  # type: ignore[no-untyped-def]
+    for axes in figure.axes:
+        axes.minorticks_off()  # a third of a file's bytes
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
