@@ -131,6 +131,8 @@ def _place_queued(state: CoreState, pool: PoolRecord, now: float) -> None:
         if place(state, entry, now, kept):
             queue.went(before_higher)
             continue
+        if not pool.columns.exclude(0.0, NOBODY):
+            return  # no instance takes anything: the others need not be tried
         misses.add(entry.request_id)
         if not kept and now - entry.queued_at >= settings.ageing_step_s:
             kept = slot_to_keep(entry, now)
