@@ -37,8 +37,12 @@ class Slo:
 
     ttft_s: float = inf
     tpot_s: float = inf
+    e2e_s: float = inf
 
-    def met(self, ttft_s: ArrayLike, tpot_s: ArrayLike) -> NDArray[np.bool_]:
+    def met(
+        self, ttft_s: ArrayLike, tpot_s: ArrayLike, e2e_s: ArrayLike = 0.0
+    ) -> NDArray[np.bool_]:
         """Of each answer. NaN: it never began (not met), or has one token and no TPOT (met)."""
         ttft, tpot = np.asarray(ttft_s, np.float64), np.asarray(tpot_s, np.float64)
-        return (ttft <= self.ttft_s) & (np.isnan(tpot) | (tpot <= self.tpot_s))
+        in_time = (ttft <= self.ttft_s) & (np.asarray(e2e_s) <= self.e2e_s)
+        return in_time & (np.isnan(tpot) | (tpot <= self.tpot_s))

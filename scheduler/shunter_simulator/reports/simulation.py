@@ -4,124 +4,27 @@ from collections import Counter
 from collections.abc import Iterable
 from math import inf
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from shunter_simulator.reports.figures import Slo, Summary, summary
+from shunter_simulator.reports.figures import Slo, summary
+from shunter_simulator.reports.simulation_report import (
+    Figures,
+    Goodput,
+    Latencies,
+    LoadPoints,
+    Money,
+    MoveCount,
+    Prefix,
+    SimulationReport,
+    Workflows,
+)
 from shunter_simulator.virtual.results import Results, Targets
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 MAX_POINTS = 240
-
-
-class Latencies(msgspec.Struct, frozen=True):
-    """Of requests that finished. TTFT is counted from arrival; `queueing_s` until the first
-    placement; TPOT is each answer's mean time per token after the first; `stall_s` is what moves
-    added, of requests that moved while they answered."""
-
-    ttft_s: Summary | None
-    tpot_s: Summary | None
-    e2e_s: Summary | None
-    queueing_s: Summary | None
-    stall_s: Summary | None
-
-
-class Goodput(msgspec.Struct, frozen=True):
-    """Requests that finished within the targets of their class; `share` is of all, failed ones
-    included."""
-
-    requests: int
-    requests_per_s: float
-    share: float
-
-
-class Figures(msgspec.Struct, frozen=True):
-    """Of all requests, or of a class's, tenant's or pool's. Rates are over the run."""
-
-    requests: int
-    finished: int
-    prompt_tokens: int
-    output_tokens: int
-    requests_per_s: float
-    output_tokens_per_s: float
-    preemptions: int
-    preemption_loss_s: float  # per request
-    moves: int
-    latencies: Latencies
-    goodput: Goodput
-
-
-class MoveCount(msgspec.Struct, frozen=True):
-    """Moves of one reason and rung; `why_not` where they came to nothing."""
-
-    reason: str
-    rung: str
-    why_not: str
-    count: int
-    stall_s: Summary | None
-
-
-class Prefix(msgspec.Struct, frozen=True):
-    """Prompt tokens of finished requests: all, found in caches, and predicted to be found."""
-
-    prompt_tokens: int
-    cached_tokens: int
-    predicted_cached_tokens: int
-
-
-class Money(msgspec.Struct, frozen=True):
-    """`per_million_tokens`: dollars per million output tokens of finished requests."""
-
-    dollars: float
-    instance_hours: float
-    by_profile: dict[str, float]
-    per_million_tokens: float | None
-
-
-class Workflows(msgspec.Struct, frozen=True):
-    """`e2e_s`: from a workflow's first arrival to its last end, of those that finished."""
-
-    workflows: int
-    finished: int
-    e2e_s: Summary | None
-
-
-class LoadPoints(msgspec.Struct, frozen=True):
-    """Over all instances at each instant: requests in flight, sequences that run and that wait in
-    engines, mean used share of KV memory."""
-
-    at_s: list[float]
-    in_flight: list[int]
-    running: list[float]
-    waiting: list[float]
-    kv_usage: list[float]
-
-
-class SimulationReport(msgspec.Struct, frozen=True):
-    """`left_out` arrived during the warm-up; all figures but money, moves and load leave them
-    out."""
-
-    scenario: str
-    seed: int
-    policy: str
-    duration_s: float
-    warmup_s: float
-    left_out: int
-    notes: list[str]
-    outcomes: dict[str, int]
-    overall: Figures
-    classes: dict[str, Figures]
-    tenants: dict[str, Figures]
-    pools: dict[str, Figures]
-    moves: list[MoveCount]
-    counters: dict[str, int]
-    prefix: Prefix
-    workflows: Workflows | None
-    money: Money
-    load: LoadPoints
 
 
 def build_report(results: Results) -> SimulationReport:
@@ -167,7 +70,8 @@ class RequestTable:
             of_class = columns["slo_class"] == results.code("slo_class", slo_class)
             mine = of_class & (columns["pool"] == results.code("pool", pool))
             if mine.any():
-                met[mine] = slo_of(targets).met(columns["ttft_s"][mine], self.tpot_s[mine])
+                times = columns["ttft_s"], self.tpot_s, columns["e2e_s"]
+                met[mine] = slo_of(targets).met(*(one[mine] for one in times))
         return met & results.finished
 
     def by(self, name: str) -> dict[str, Figures]:
@@ -227,6 +131,7 @@ def slo_of(targets: Targets) -> Slo:
     return Slo(
         inf if targets.ttft_s is None else targets.ttft_s,
         inf if targets.tpot_s is None else targets.tpot_s,
+        inf if targets.e2e_s is None else targets.e2e_s,
     )
 
 
@@ -260,10 +165,14 @@ def _workflows(results: Results) -> Workflows | None:
     np.minimum.at(began, codes, arrival_s)
     np.maximum.at(ended, codes, arrival_s + results.columns["e2e_s"])
     np.logical_and.at(good, codes, results.finished)
+    due = np.full_like(began, inf)
+    has_due = ~np.isnan(results.columns["due_s"])
+    due[codes[has_due]] = results.columns["due_s"][has_due]
     counted = (began >= results.warmup_s) & (began < inf)
     counted[0] = False  # those that belong to none
     good &= counted
-    return Workflows(int(counted.sum()), int(good.sum()), summary((ended - began)[good]))
+    in_time = int((good & (ended <= due)).sum())
+    return Workflows(int(counted.sum()), int(good.sum()), in_time, summary((ended - began)[good]))
 
 
 def _money(results: Results, table: RequestTable) -> Money:

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shunter_simulator.reports.figures import Summary
-from shunter_simulator.reports.simulation import Figures, MoveCount, SimulationReport
+from shunter_simulator.reports.simulation_report import Figures, MoveCount, SimulationReport
 from shunter_simulator.reports.tables import latency_table, titled_table
 
 MAX_ROWS = 12  # of tenants; a report has them all
@@ -109,6 +109,7 @@ def _lines(report: SimulationReport) -> Iterator[str]:
         times = report.workflows.e2e_s
         yield (
             f"Workflows: {report.workflows.finished} of {report.workflows.workflows} finished, "
+            f"{report.workflows.in_time} in time, "
             f"end to end p50 {times.p50:.1f}, p95 {times.p95:.1f}, p99 {times.p99:.1f} s"
         )
     per_token = ""

@@ -25,6 +25,7 @@ FIELDS: Mapping[str, tuple[str, float]] = {
     "outcome": ("i4", 0),
     "workflow": ("i4", 0),
     "stage": ("i4", 0),
+    "due_s": ("f8", _NAN),  # when the workflow has to be done
     "preemptions": ("i4", 0),
     "preemption_loss_s": ("f8", 0.0),
     "moves": ("i4", 0),

@@ -6,7 +6,6 @@ of tokens.
 
 from collections.abc import Sequence
 from functools import singledispatchmethod
-from typing import Protocol
 
 from shunter_scheduler.domain import decisions as to_do
 from shunter_scheduler.domain.decisions import Decision
@@ -22,18 +21,12 @@ from shunter_simulator.virtual.agenda import Agenda
 from shunter_simulator.virtual.cell import Cell
 from shunter_simulator.virtual.desk import Desk, GatewayRules
 from shunter_simulator.virtual.fleet import Fleet, Slot
-from shunter_simulator.virtual.life import Life
+from shunter_simulator.virtual.life import Ending, Life
 from shunter_simulator.virtual.moves import Mover
 from shunter_simulator.virtual.values import EngineEvent, VirtualSequence
 from shunter_simulator.workloads import Arrival
 
 BACKOFF_S = 0.5  # before the only instance that there is gets a request again, doubled each time
-
-
-class Ending(Protocol):
-    """Hears how requests end."""
-
-    def ended(self, life: Life, outcome: str) -> None: ...
 
 
 class VirtualGateway:

@@ -1,6 +1,6 @@
 """One request in a simulated world, from its arrival to its end."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from shunter_simulator.virtual.fleet import Slot
 from shunter_simulator.workloads import Arrival
@@ -94,3 +94,9 @@ class Life:
     @property
     def context_tokens(self) -> int:
         return self.arrival.prompt_tokens + self.produced
+
+
+class Ending(Protocol):
+    """Hears how requests end."""
+
+    def ended(self, life: Life, outcome: str) -> None: ...

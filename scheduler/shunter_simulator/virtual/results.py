@@ -55,8 +55,9 @@ class InstanceUse:
 class Targets:
     """Of a class in a pool; None: no target."""
 
-    ttft_s: float | None
-    tpot_s: float | None
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    e2e_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -205,6 +205,7 @@ class World:
         """The request's row; nothing else of it is kept."""
         arrival, names, at_s = life.arrival, self.columns.names, life.arrival.at_s
         first_at, placed_at = life.first_token_at, life.first_assigned_at
+        deadline_s = arrival.workflow_deadline_s
         model = arrival.model or self._pools[0].model_names[0]
         pool = life.pool or next((p.name for p in self._pools if model in p.model_names), "")
         self.columns.put(
@@ -225,6 +226,7 @@ class World:
                 ("outcome", names["outcome"].code(outcome)),
                 ("workflow", names["workflow"].code(arrival.workflow)),
                 ("stage", names["stage"].code(arrival.stage)),
+                ("due_s", np.nan if deadline_s is None else arrival.workflow_at_s + deadline_s),
                 ("preemptions", life.preemptions),
                 ("preemption_loss_s", life.loss_s),
                 ("moves", life.moves),
@@ -279,8 +281,10 @@ class World:
         for pool in self._pools:
             for name in classes:
                 own = told.get(name)
-                ttft_s, tpot_s = (own.ttft_s, own.tpot_s) if own else (None, None)
+                found = Targets(own.ttft_s, own.tpot_s, own.deadline_s) if own else Targets()
                 if own is None or name == DEFAULT_CLASS:
-                    ttft_s, tpot_s = pool.slo.ttft_s or ttft_s, pool.slo.tpot_s or tpot_s
-                targets[pool.name, name] = Targets(ttft_s, tpot_s)
+                    slo = pool.slo
+                    ttft_s, tpot_s = slo.ttft_s or found.ttft_s, slo.tpot_s or found.tpot_s
+                    found = Targets(ttft_s, tpot_s, found.e2e_s)
+                targets[pool.name, name] = found
         return targets

@@ -38,7 +38,7 @@ def results(rows: list[dict[str, Any]], **fields: Any) -> Results:
         "duration_s": 10.0,
         "targets": {
             ("chat", "standard"): Targets(1.0, 0.1),
-            ("chat", "batch"): Targets(None, None),
+            ("chat", "batch"): Targets(e2e_s=100.0),
         },
         "moves": (),
         "load": LoadSeries(np.zeros(0), np.zeros(0, np.int64), (), empty, empty, empty),
@@ -70,22 +70,23 @@ def test_goodput_is_by_the_targets_of_each_class_and_counts_what_failed() -> Non
                 answer(0.9, 0.11),
                 answer(0.9, 0.0, tokens=1),
                 answer(9.0, 9.0, slo_class="batch"),
+                answer(9.0, 9.2, slo_class="batch"),  # 101 s
                 {"outcome": "overloaded", "e2e_s": 0.1},
             ]
         )
     )
-    assert (report.overall.requests, report.overall.finished) == (6, 5)
+    assert (report.overall.requests, report.overall.finished) == (7, 6)
     assert report.overall.goodput.requests == 3
-    assert report.overall.goodput.share == 0.5
+    assert report.overall.goodput.share == 3 / 7
     assert report.overall.goodput.requests_per_s == pytest.approx(0.3)
-    assert report.classes["batch"].goodput.share == 1
+    assert report.classes["batch"].goodput.share == 0.5
     assert report.classes["standard"].goodput.share == 2 / 5
-    assert report.outcomes == {"finished": 5, "overloaded": 1}
+    assert report.outcomes == {"finished": 6, "overloaded": 1}
     latencies = report.overall.latencies
     assert latencies.ttft_s is not None
-    assert latencies.ttft_s.count == 5
+    assert latencies.ttft_s.count == 6
     assert latencies.tpot_s is not None
-    assert latencies.tpot_s.count == 4
+    assert latencies.tpot_s.count == 5
 
 
 def test_the_warm_up_is_left_out_of_figures_and_rates() -> None:
@@ -122,9 +123,10 @@ def test_a_workflow_lasts_from_its_first_arrival_to_its_last_end() -> None:
     report = build_report(
         results(
             [
-                answer(1, 0, tokens=1, workflow="a", arrival_s=1.0),
+                answer(1, 0, tokens=1, workflow="a", arrival_s=1.0, due_s=4.5),
                 answer(2, 0, tokens=1, workflow="a", arrival_s=2.5),
                 answer(1, 0, tokens=1, workflow="b", arrival_s=3.0),
+                answer(2, 0, tokens=1, workflow="c", arrival_s=3.0, due_s=4.9),
                 {"outcome": "error", "e2e_s": 5.0, "workflow": "b", "arrival_s": 4.0},
                 answer(1, 0, tokens=1, arrival_s=9.0),
             ]
@@ -132,9 +134,9 @@ def test_a_workflow_lasts_from_its_first_arrival_to_its_last_end() -> None:
     )
     workflows = report.workflows
     assert workflows is not None
-    assert (workflows.workflows, workflows.finished) == (2, 1)
+    assert (workflows.workflows, workflows.finished, workflows.in_time) == (3, 2, 1)
     assert workflows.e2e_s is not None
-    assert workflows.e2e_s.mean == pytest.approx(3.5)
+    assert workflows.e2e_s.max == pytest.approx(3.5)
 
 
 def test_money_is_by_profile_and_per_token() -> None:
