@@ -4,12 +4,13 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
 from experiments import classes, failures, hexgen, llumnix, mixed_gpus, prefix
-from experiments.cells import ROOT, Store, code_version
+from experiments.cells import ROOT, Cell, Store, code_version
 from experiments.definitions import FULL, SHORT, Experiment, Form
 from experiments.outcomes import Outcomes
 from experiments.page import replace_generated, section_lines
@@ -33,17 +34,37 @@ EXPERIMENTS: Mapping[str, Experiment] = {
 PAGE = ROOT / "docs" / "benchmarks.md"
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    experiment: Experiment
+    form: Form
+
+    @property
+    def cells(self) -> list[Cell]:
+        return self.experiment.cells(self.form)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    form = FULL if options.full else SHORT
-    if options.seeds is not None or options.share is not None:
-        form = Form(
-            "own", options.seeds or form.seeds, options.share or form.share, form.every_load
-        )
     store = Store(options.results, code_version(), any_version=options.any_version)
-    chosen = [EXPERIMENTS[name] for name in options.only or EXPERIMENTS]
-    run = {"run": _run, "report": _report, "list": _list}[options.command]
-    return run(chosen, form, store, options)
+    chosen = [
+        Chosen(EXPERIMENTS[name], _form(name, options)) for name in options.only or EXPERIMENTS
+    ]
+    return {"run": _run, "report": _report, "list": _list}[options.command](chosen, store, options)
+
+
+def _form(name: str, options: argparse.Namespace) -> Form:
+    form = FULL if options.full else SHORT
+    shares: dict[str, float] = dict(options.share)
+    share = shares.get(name, shares.get("", form.share))
+    return replace(form, seeds=options.seeds or form.seeds, share=share)
+
+
+def _share(text: str) -> tuple[str, float]:
+    name, _, share = text.rpartition("=")
+    if name and name not in EXPERIMENTS:
+        raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(EXPERIMENTS)}")
+    return name, float(share)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,7 +73,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--full", action="store_true", help="every load, ten seeds, full length")
     parser.add_argument("--only", nargs="+", choices=list(EXPERIMENTS), metavar="NAME")
     parser.add_argument("--seeds", type=int, help="instead of the form's")
-    parser.add_argument("--share", type=float, help="of each load's length, instead of the form's")
+    parser.add_argument(
+        "--share",
+        type=_share,
+        nargs="+",
+        default=[],
+        metavar="[NAME=]SHARE",
+        help="of each load's length, instead of the form's; NAME=SHARE for one experiment",
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--results", type=Path, default=ROOT / ".shunter" / "experiments")
     parser.add_argument(
@@ -62,12 +90,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(
-    chosen: Sequence[Experiment], form: Form, store: Store, options: argparse.Namespace
-) -> int:
+def _run(chosen: Sequence[Chosen], store: Store, options: argparse.Namespace) -> int:
     if data_folder() is None:
         print("no traces ($SHUNTER_DATA): generated load of their shape", file=sys.stderr)
-    cells = [cell for experiment in chosen for cell in experiment.cells(form)]
+    cells = [cell for one in chosen for cell in one.cells]
     cells.sort(key=lambda cell: cell.seed)
     run = run_cells(cells, store, run_cell, options.jobs, Console(stderr=True))
     for name, why in run.failed:
@@ -78,18 +104,15 @@ def _run(
     return 1 if run.failed else 0
 
 
-def _report(
-    chosen: Sequence[Experiment], form: Form, store: Store, options: argparse.Namespace
-) -> int:
+def _report(chosen: Sequence[Chosen], store: Store, options: argparse.Namespace) -> int:
     """Into the page with its plots, or onto the terminal."""
-    lines = [f"Form: {form.name}, {form.seeds} seeds, {form.share:.0%} of each load's length."]
-    for experiment in chosen:
-        outcomes = Outcomes.of(experiment.cells(form), store)
+    lines: list[str] = []
+    for one in chosen:
+        outcomes = Outcomes.of(one.cells, store)
         if not outcomes.rows:
             continue
-        section = experiment.section(outcomes)
-        lines += section_lines(section, "plots")
-        lines += [line for note in outcomes.notes for line in ("", f"Note: {note}.")]
+        section = one.experiment.section(outcomes)
+        lines += section_lines(section, _how_much(one, outcomes), "plots")
         if options.page:
             for name, draw in section.plots.items():
                 draw(options.page.parent / "plots" / f"{name}.svg")
@@ -100,12 +123,20 @@ def _report(
     return 0
 
 
-def _list(
-    chosen: Sequence[Experiment], form: Form, store: Store, options: argparse.Namespace
-) -> int:
-    for experiment in chosen:
-        cells = experiment.cells(form)
-        print(f"{experiment.name}: {len(cells)} cells, {len(store.missing(cells))} to run")
+def _how_much(one: Chosen, outcomes: Outcomes) -> str:
+    """What of the whole experiment the figures come from."""
+    cells = one.cells
+    done = sum(len(by_seed) for by_seed in outcomes.rows.values())
+    text = f"{one.form.seeds} seeds, {one.form.share:.0%} of each run's full length"
+    text += "" if one.form.every_load else ", some of the loads"
+    text += f"; {done} of {len(cells)} runs." if done < len(cells) else f"; {done} runs."
+    return " ".join([text, *(f"Note: {note}." for note in outcomes.notes)])
+
+
+def _list(chosen: Sequence[Chosen], store: Store, options: argparse.Namespace) -> int:
+    for one in chosen:
+        cells = one.cells
+        print(f"{one.experiment.name}: {len(cells)} cells, {len(store.missing(cells))} to run")
     return 0
 
 

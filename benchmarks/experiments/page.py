@@ -45,9 +45,9 @@ def percent(value: float, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f} %"
 
 
-def section_lines(section: Section, plots: str) -> list[str]:
+def section_lines(section: Section, how_much: str, plots: str) -> list[str]:
     """`plots` is the folder of the plots as the page sees it."""
-    lines = ["", f"### {section.title}", "", *section.lines]
+    lines = ["", f"### {section.title}", "", *section.lines, "", how_much]
     if section.targets:
         lines += ["", *(_target(target) for target in section.targets)]
     for name in section.plots:

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from experiments.__main__ import EXPERIMENTS, main
+from experiments.__main__ import EXPERIMENTS, _form, _parser, main
 from experiments.cells import Cell, Outcome, Store, code_version
 from experiments.definitions import FULL, SHORT, Experiment, Form
 from experiments.measures import CURVE_SHARES
@@ -109,7 +109,10 @@ def test_the_report_replaces_only_what_it_wrote(tmp_path: Path) -> None:
     store = Store(results, code_version())
     for cell in EXPERIMENTS["failures"].cells(SHORT):
         store.save(cell, made_up(cell, 0.5))
-    assert main(["report", "--page", str(page), "--results", str(results)]) == 0
+    told = ["--page", str(page), "--results", str(results)]
+    assert main(["report", *told, "--only", "failures"]) == 0
+    assert "2 seeds, 20% of each run's full length, some of the loads; 8 runs." in page.read_text()
+    assert main(["report", *told]) == 0
     text = page.read_text()
     assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
     assert "### Drain and failure" in text and "Note: made up." in text and "- Reached: " in text
@@ -119,7 +122,22 @@ def test_the_report_replaces_only_what_it_wrote(tmp_path: Path) -> None:
         replace_generated(unmarked, [])
 
 
+def test_lengths_can_be_set_for_all_and_for_one(capsys: pytest.CaptureFixture[str]) -> None:
+    def requests(*arguments: str) -> set[int]:
+        options = _parser().parse_args(["run", *arguments])
+        cells = EXPERIMENTS["llumnix"].cells(_form("llumnix", options))
+        return {cell.scenario["workload"]["requests"] for cell in cells}
+
+    assert requests() == {2000}
+    assert requests("--full") == {10_000}
+    assert requests("--share", "0.1", "llumnix=0.5") == {5000}
+    assert requests("--share", "0.1", "hexgen=0.5") == {1000}
+    with pytest.raises(SystemExit):
+        requests("--share", "llama=0.5")
+    assert "llama is none of llumnix," in capsys.readouterr().err
+
+
 def test_an_unreached_target_says_so() -> None:
     experiment = EXPERIMENTS["failures"]
-    lines = section_lines(experiment.section(outcomes(experiment, 2.0)), "plots")
+    lines = section_lines(experiment.section(outcomes(experiment, 2.0)), "", "plots")
     assert any(line.startswith("- **Not reached**: no request lost") for line in lines)
