@@ -156,7 +156,7 @@ def test_explain_shows_terms_that_add_up(fake: FakeScheduler, address: str) -> N
     assert ["a", "h100", "10.0", "32.0", "42.0"] in lines
     for shown in ("finished", "b (l4): draining", "3 more not shown"):
         assert shown in result.output
-    assert "predicted first token after 42 ms, 19 in 20 within 62 ms" in result.output
+    assert "predicted first token after 42 ms, 9 in 10 within 62 ms" in result.output
 
 
 def test_explain_of_an_unknown_request_says_where_ids_come_from(address: str) -> None:

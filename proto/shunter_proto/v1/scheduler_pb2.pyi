@@ -1129,7 +1129,7 @@ class ExplainReply(_message.Message):
         ttft_s: _builtins.float
         """predicted from here to the first token at the winner"""
         ttft_at_most_s: _builtins.float
-        """what nineteen in twenty stay below, as far as is known"""
+        """what nine in ten stay below, as far as is known"""
         @_builtins.property
         def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainReply.Candidate]:
             """best first, at most 8, winner included"""

@@ -98,9 +98,7 @@ def _circumstances(decision: "ExplainReply.Decision") -> str:
     ttft = ""
     if decision.HasField("ttft_s"):
         at_most = seconds(decision.ttft_at_most_s)
-        ttft = (
-            f"\npredicted first token after {seconds(decision.ttft_s)}, 19 in 20 within {at_most}"
-        )
+        ttft = f"\npredicted first token after {seconds(decision.ttft_s)}, 9 in 10 within {at_most}"
     return (
         f"{seconds(decision.age_ms / 1000)} ago, epoch {decision.epoch}, "
         f"queued {decision.queued_ms} ms, {decision.cached_tokens} tokens cached{slack}{policy}"

@@ -23,7 +23,8 @@ MIN_S = 0.2
 # A probe that says nothing for so long, as one that was preempted, makes room for another.
 MAX_S = 5.0
 # Less of the time observed than this share says little about what it is for.
-MIN_SHARE = 0.3
+MIN_PREFILL_SHARE = 0.1
+MIN_DECODE_SHARE = 0.3
 
 
 @dataclass(slots=True)
@@ -48,7 +49,7 @@ def prefill_seen(
         return False
     own_s = reservation.prefill_ns / NS
     share = own_s / entry.predicted_ttft_s
-    if share < MIN_SHARE:
+    if share < MIN_PREFILL_SHARE:
         return False
     share = min(1.0, share)
     cached = cached_tokens or entry.cached_tokens
@@ -98,7 +99,7 @@ def _sample(record: "InstanceRecord", probe: Probe, tokens: int, took_s: float, 
     correction = record.model.decode
     prefilled_s = (record.prefilled_ns - probe.prefilled_ns) / NS
     share = 1 - prefilled_s / took_s
-    if share < MIN_SHARE or not correction.wants(now):
+    if share < MIN_DECODE_SHARE or not correction.wants(now):
         return False
     sequences, context_tokens = record.decoding
     features = (

@@ -1,12 +1,14 @@
 """Why each request is where it is. Recording is cheap: what explains a decision is kept as it was,
 and candidates with their terms are made only when somebody asks."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Literal
 
 from msgspec import Struct
 
+from shunter_scheduler.core.probing import MIN_PREFILL_SHARE
 from shunter_scheduler.costmodel.correction import Correction
 from shunter_scheduler.domain.decisions import Reject
 from shunter_scheduler.domain.explanation import Candidate, DecisionRecord, Explanation
@@ -17,7 +19,9 @@ from shunter_scheduler.policies.rows import InstanceRow, Seen
 
 MAX_CANDIDATES = 8
 MAX_DECISIONS = 32  # kept per request: the first ones and the last
-NINETEEN_IN_TWENTY = 1.645  # standard deviations, of a normal distribution, one-sided
+# Standard deviations. Of a normal distribution 95 % are below; of times to first token, whose upper
+# tail is longer, 92 % in a simulated fleet on the Azure trace.
+NINE_IN_TEN = 1.645
 NOT_CONSIDERED = "not considered by the policy"
 
 Kind = Literal["dispatch", "hold", "reject", "move", "suspend", "resume"]
@@ -56,9 +60,12 @@ class Ranking(Struct, eq=False, gc=False):
         for row, cached, score, _ in self.seen.rows():
             if row.name == instance and score < float("inf"):
                 hit = int(cached) if self.policy.uses_prefix else 0
-                ttft_s = sum(until_first_token(row, self.ask, hit))
-                spread_s = row.rates.ttft_error * (ttft_s + Correction.OVERHEAD_S)
-                return ttft_s, ttft_s + NINETEEN_IN_TWENTY * spread_s
+                queue_s, prefill_s, memory_s = until_first_token(row, self.ask, hit)
+                ttft_s = queue_s + prefill_s + memory_s
+                share = max(MIN_PREFILL_SHARE, prefill_s / ttft_s) if ttft_s else 1.0
+                error = row.rates.ttft_error / math.sqrt(share)  # waits are known less well
+                spread_s = error * (ttft_s + Correction.OVERHEAD_S)
+                return ttft_s, ttft_s + NINE_IN_TEN * spread_s
         return None
 
 

@@ -99,7 +99,8 @@ class Correction:
         self, features: Sequence[float], seconds: float, now: float, share: float = 1.0
     ) -> bool:
         """True where `published` changed. `share`, in (0, 1], is that of the time observed which
-        the features stand for; the rest, such as a queue, was taken off and is uncertain."""
+        the features stand for; the rest, such as a queue, was taken off. The variance counts as
+        inverse to it: so times to first token spread in simulated worlds."""
         told_s = _dot(self.published, features)
         predicted_s = _dot(self.fit, features)
         self._judge(seconds, told_s)
@@ -109,7 +110,7 @@ class Correction:
             norm_s = predicted_s + self.OVERHEAD_S
             weights = [c * x / norm_s for c, x in zip(self._scales, features, strict=True)]
             residual = (seconds - predicted_s) / norm_s
-            self._update(weights, residual, self._noise / (share * share))
+            self._update(weights, residual, share)
         self.count += 1
         self._used_at = now
         if now < self._published_at + self.INTERVAL_S:
@@ -158,10 +159,10 @@ class Correction:
         )
         self._open()
 
-    def _update(self, weights: list[float], residual: float, noise: float) -> None:
+    def _update(self, weights: list[float], residual: float, share: float) -> None:
         towards = _times(self._covariance, weights)
         uncertain = _dot(weights, towards)
-        variance = uncertain + noise
+        variance = uncertain + self._noise / share
         limit = self.CLIP * math.sqrt(variance)
         clipped = max(-limit, min(limit, residual))
         kept = clipped / residual if residual else 1.0
@@ -171,7 +172,7 @@ class Correction:
             for j, value in enumerate(towards):
                 row[j] -= kept * gains[i] * value
         self._drift()
-        self._learn_noise(clipped * clipped - uncertain, kept, residual)
+        self._learn_noise(share * (clipped * clipped - uncertain), kept, residual)
 
     def _move(self, gains: list[float], by: float) -> None:
         low, high = self.LIMITS

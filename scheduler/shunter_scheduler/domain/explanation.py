@@ -32,7 +32,7 @@ class DecisionRecord:
     queued_s: float
     cached_tokens: int
     slack_s: float | None = None  # until it had to start for its deadline, as predicted
-    # Predicted from the decision to the first token at the winner, and what nineteen in twenty stay
+    # Predicted from the decision to the first token at the winner, and what nine in ten stay
     # below, going by how far predictions for its profile were off.
     ttft_s: float | None = None
     ttft_at_most_s: float | None = None
