@@ -194,7 +194,7 @@ def reserve_at(
     outputs = math.ceil(ask.output_tokens)
     record.queue_starts(now, prefill_s)
     kv_tokens = tokens + math.ceil(left_to_store(entry))
-    reservation = reserve(record.load, kv_tokens, prefill_s, outputs, is_high(entry))
+    reservation = reserve(record.load, kv_tokens, prefill_s, outputs, is_high(entry), tokens)
     # In a batch that decodes anyway a prefill takes no base of its own.
     record.prefills.add(now, prefill_s - record.model.rates.prefill_base_s)
     if pool.columns.view is not None:

@@ -20,12 +20,14 @@ class Load:
     prefill_ns: int = 0
     decode_tokens: int = 0
     high_priority: int = 0  # requests of classes above `standard`
+    context_tokens: int = 0  # prompts, and what has been generated: of `kv_tokens` what is used
 
     def add(self, made: "Reservation") -> None:
         self.requests += 1
         self.kv_tokens += made.kv_tokens
         self.decode_tokens += made.decode_tokens
         self.high_priority += made.high_priority
+        self.context_tokens += made.context_tokens
         if made.prefilling:
             self.prefilling += 1
             self.prefill_ns += made.prefill_ns
@@ -39,6 +41,7 @@ class Reservation(Struct, eq=False):
     prefill_ns: int
     decode_tokens: int
     high_priority: bool
+    context_tokens: int
     prefilling: bool = True
 
     @property
@@ -55,12 +58,14 @@ class Reservation(Struct, eq=False):
         self.prefilling = False
         return True
 
-    def resize(self, kv_tokens: int, decode_tokens: int) -> None:
+    def resize(self, kv_tokens: int, decode_tokens: int, context_tokens: int) -> None:
         load = self.load
         if load is not None:
             load.kv_tokens += kv_tokens - self.kv_tokens
             load.decode_tokens += decode_tokens - self.decode_tokens
+            load.context_tokens += context_tokens - self.context_tokens
             self.kv_tokens, self.decode_tokens = kv_tokens, decode_tokens
+            self.context_tokens = context_tokens
 
     def release(self) -> bool:
         """False where it was released before."""
@@ -72,6 +77,7 @@ class Reservation(Struct, eq=False):
         load.kv_tokens -= self.kv_tokens
         load.decode_tokens -= self.decode_tokens
         load.high_priority -= self.high_priority
+        load.context_tokens -= self.context_tokens
         if self.prefilling:
             load.prefilling -= 1
             load.prefill_ns -= self.prefill_ns
@@ -79,8 +85,14 @@ class Reservation(Struct, eq=False):
 
 
 def reserve(
-    load: Load, kv_tokens: int, prefill_s: float, decode_tokens: int, high_priority: bool = False
+    load: Load,
+    kv_tokens: int,
+    prefill_s: float,
+    decode_tokens: int,
+    high_priority: bool = False,
+    context_tokens: int = 0,
 ) -> Reservation:
-    made = Reservation(load, kv_tokens, round(prefill_s * NS), decode_tokens, high_priority)
+    prefill_ns = round(prefill_s * NS)
+    made = Reservation(load, kv_tokens, prefill_ns, decode_tokens, high_priority, context_tokens)
     load.add(made)
     return made

@@ -112,7 +112,7 @@ def occupy(state: CoreState, entry: Entry, record: InstanceRecord) -> None:
     outputs = math.ceil(left_to_generate(entry))
     high = is_high(entry)
     kv_tokens = entry.context_tokens + math.ceil(left_to_store(entry))
-    reservation = reserve(record.load, kv_tokens, 0.0, outputs, high)
+    reservation = reserve(record.load, kv_tokens, 0.0, outputs, high, entry.context_tokens)
     if entry.output_tokens:
         reservation.started()
     entry.reservation = reservation
@@ -189,7 +189,7 @@ def _generated(entry: Entry, output_tokens: int) -> None:
     if output_tokens >= entry.look_again_at:
         look_ahead(entry)
         kv_tokens = max(kv_tokens, entry.context_tokens + math.ceil(left_to_store(entry)))
-    reservation.resize(kv_tokens, math.ceil(left_to_generate(entry)))
+    reservation.resize(kv_tokens, math.ceil(left_to_generate(entry)), entry.context_tokens)
     entry.pool.mark(record)
 
 

@@ -143,8 +143,8 @@ def test_books_are_exact_after_any_interleaving(
 )
 def test_a_reservation_is_released_exactly_once(calls: list[str], prefill_s: float) -> None:
     load = Load()
-    other = reserve(load, 10, 0.5, 3)
-    made = reserve(load, 100, prefill_s, 50)
+    other = reserve(load, 10, 0.5, 3, False, 7)
+    made = reserve(load, 100, prefill_s, 50, False, 60)
     releases = 0
     for call in calls:
         if call == "started":
@@ -152,10 +152,10 @@ def test_a_reservation_is_released_exactly_once(calls: list[str], prefill_s: flo
         elif call == "release":
             releases += made.release()
         else:
-            made.resize(*((200, 80) if call == "grow" else (50, 8)))
+            made.resize(*((200, 80, 120) if call == "grow" else (50, 8, 42)))
     releases += made.release()
     assert releases == 1
-    assert load == Load(1, 10, 1, 500_000_000, 3)
+    assert load == Load(1, 10, 1, 500_000_000, 3, 0, 7)
     assert other.release()
     assert load == Load()
 

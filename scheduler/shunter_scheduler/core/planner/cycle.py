@@ -48,8 +48,9 @@ def _best(view: View, case: Case) -> _Found | None:
     """The request and the destination with the most to gain; None where nothing pays."""
     best: _Found | None = None
     margin = 1.0 + view.state.settings.moves.hysteresis
+    queue_s, step_s = float(view.fleet.queue_s[case.source]), float(view.fleet.step_s[case.source])
     for entry in case.entries:
-        who = traveller(entry, float(view.fleet.queue_s[case.source]), view.now)
+        who = traveller(entry, queue_s, step_s, view.now)
         for rung in _rungs(view, entry, case):
             weighed = _weigh(view, case, entry, who, rung)
             if weighed is None or weighed.gain_s <= margin * max(weighed.cost_s, 0.0):
@@ -86,7 +87,7 @@ def _allowed(view: View, case: Case, entry: Entry, who: Traveller, rung: Rung) -
     """Open, of the same model revision, with room for the whole request above the watermark,
     without a queue, and not kept for a higher class; `rung` is the best way there."""
     fleet = view.fleet
-    allowed = fleet.open & view.traffic.may_take(case.source, rung) & (fleet.room >= who.tokens)
+    allowed = fleet.open & view.traffic.may_take(case.source, rung) & (fleet.free >= who.context)
     allowed &= fleet.requests < view.pool.settings.head_room.max_requests
     step = fleet.step_s + fleet.per_sequence_s + who.mean_context * fleet.per_token_s
     allowed &= (fleet.target_rank <= entry.rank) | (step <= fleet.target_s)
@@ -141,7 +142,7 @@ def _order(view: View, case: Case, found: _Found, reason: str) -> None:
     source, destination = fleet.records[case.source], fleet.records[weighed.destination]
     reservation = _book(entry, destination, weighed.rung, view.now)
     view.traffic.book(entry, case.source, weighed.destination, weighed.rung)
-    fleet.shift(case.source, weighed.destination, found.who.tokens, found.who.left)
+    fleet.shift(case.source, weighed.destination, found.who.context, found.who.left)
     total_s = sum(value for _, value in weighed.terms)
     going = Candidate(destination.name, destination.value.profile, total_s, weighed.terms)
     staying = Candidate(source.name, source.value.profile, 0.0, ())

@@ -19,9 +19,9 @@ Indices = NDArray[np.intp]
 class Fleet:
     """One element an instance, in the order of `records`; seconds and tokens.
 
-    `used` is what is reserved, `left` the output tokens to come, `room` how many tokens more may be
-    reserved before the watermark, `target_s` the tightest TPOT target there and `target_rank` the
-    highest rank that has one.
+    `used` is what is in KV memory, `left` the output tokens to come, `free` what may still be used
+    before the watermark, `room` what may still be reserved before it, `target_s` the tightest TPOT
+    target there and `target_rank` the highest rank that has one.
     """
 
     records: Sequence[InstanceRecord]
@@ -31,6 +31,7 @@ class Fleet:
     used: Floats
     left: Floats
     capacity: Floats
+    free: Floats
     room: Floats
     queue_s: Floats
     prefilling: Floats
@@ -62,7 +63,7 @@ class Fleet:
         each step takes n tokens: the F tokens that are free are used up before with e^(-F / L).
         """
         requests, left = self.requests[of], self.left[of]
-        free = np.maximum(0.0, self.capacity[of] - (self.used[of] - left) - more_tokens)
+        free = np.maximum(0.0, self.capacity[of] - self.used[of] - more_tokens)
         mean_left = np.maximum(1.0, left / np.maximum(1.0, requests))
         risk: Floats = np.where(requests > 0, np.exp(-free / mean_left), 0.0)
         return risk
@@ -77,24 +78,25 @@ class Fleet:
         per_model = np.array([model.prefill_s(tokens) for model in self.models])
         return per_model[self.model_of[of]]
 
-    def shift(self, source: int, destination: int, tokens: float, left: float) -> None:
+    def shift(self, source: int, destination: int, context: float, left: float) -> None:
         """One request is on its way."""
         for at, sign in ((source, -1.0), (destination, 1.0)):
             self.requests[at] += sign
-            self.used[at] += sign * tokens
+            self.used[at] += sign * context
             self.left[at] += sign * left
-            self.room[at] -= sign * tokens
+            self.free[at] -= sign * context
+            self.room[at] -= sign * (context + left)
 
 
 def look(pool: PoolRecord, now: float) -> Fleet:
     settings = pool.settings
-    room = settings.head_room
+    watermark = settings.head_room.kv_watermark
     records = list(pool.records())
     models = list(dict.fromkeys(record.model for record in records))
     number = {id(model): at for at, model in enumerate(models)}
     places = {profile.name: at for at, profile in enumerate(pool.spec.profiles)}
-    rows = np.array([_numbers(r, now) for r in records], dtype=np.float64).reshape(-1, 8).T.copy()
-    requests, used, left, capacity, queue_s, prefilling, target_s, target_rank = rows
+    rows = np.array([_numbers(r, now) for r in records], dtype=np.float64).reshape(-1, 9).T.copy()
+    requests, used, left, capacity, reserved, queue_s, prefilling, target_s, target_rank = rows
     model_of = np.array([number[id(r.model)] for r in records], dtype=np.intp)
     rates = [
         (
@@ -106,7 +108,6 @@ def look(pool: PoolRecord, now: float) -> Fleet:
         for m in models
     ]
     base_s, per_sequence_s, per_token_s, price = np.array(rates)[model_of].T.copy()
-    free = capacity * (1 - room.kv_watermark) - used
     return Fleet(
         records,
         models,
@@ -115,7 +116,8 @@ def look(pool: PoolRecord, now: float) -> Fleet:
         used,
         left,
         capacity,
-        free,
+        capacity * (1 - watermark) - used,
+        capacity * (1 - watermark) - reserved,
         queue_s,
         prefilling,
         target_s,
@@ -142,9 +144,10 @@ def _numbers(record: InstanceRecord, now: float) -> tuple[float, ...]:
     targets = record.tpot_targets
     return (
         load.requests + foreign_requests,
-        load.kv_tokens + foreign_tokens,
+        load.context_tokens + foreign_tokens,
         load.decode_tokens,
         record.kv_capacity_tokens,
+        load.kv_tokens + foreign_tokens,
         max(record.queued_until - now, load.prefill_ns / NS) if load.prefilling else 0.0,
         load.prefilling,
         min(target for _, target in targets) if targets else np.inf,

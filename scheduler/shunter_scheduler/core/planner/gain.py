@@ -9,7 +9,8 @@ Gains, of which those at the destination may be negative:
     money     the price of the time that it takes up
 Costs:
     prefill   of prompt and tokens so far at the destination, and what it holds up there (replay)
-    copy      what steps on both sides lose while KV blocks are copied (kv)
+    copy      what steps on both sides lose while KV blocks are copied, and those at the destination
+              by the memory that is held there meanwhile (kv)
     stall     the gap that the client sees
 """
 
@@ -17,18 +18,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shunter_scheduler.core.outlook import left_to_generate
 from shunter_scheduler.core.entry import Entry
+from shunter_scheduler.core.outlook import left_to_generate
 from shunter_scheduler.core.planner.fleet import Fleet, Floats, Indices
 from shunter_scheduler.domain.decisions import Rung
 
 # Decode steps run slower by this share while KV is copied (Llumnix, OSDI 2024, section 6.2: 1 %;
 # its artifact claims 2 to 3 %).
 COPY_SLOWDOWN = 0.03
+# Differences are taken to last for so long: requests end and come, and even them out.
+HORIZON_S = 10.0
 STALL_STEPS = 2.0  # of the destination: the tail is copied, or prefilled, and one step waited for
 SWITCH_S = 0.01  # to end one engine call and begin another
-# A request that goes back to a preferred profile is taken to gain this share of its time there.
-PREFERENCE = 0.1
+MOST_CHANCES = 2.0  # for a preemption: what lies further ahead is too uncertain
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Traveller:
 
     context: int  # tokens, prompt included
     left: float  # output tokens to come
+    ahead: float  # of these, within `HORIZON_S`
     target_s: float  # of its class, per token; inf: none
     late_s: float  # its time since the first token, less what the target allows it so far
     wait_s: float  # until its first token at the source; 0: has started
@@ -68,7 +71,8 @@ class Weighed:
         return self.gain_s - self.cost_s
 
 
-def traveller(entry: Entry, source_queue_s: float, now: float) -> Traveller:
+def traveller(entry: Entry, source_queue_s: float, step_s: float, now: float) -> Traveller:
+    """`source_queue_s` and `step_s`: at the source."""
     slo_class, left = entry.slo_class, left_to_generate(entry)
     target_s, ttft_s = slo_class.tpot_s, slo_class.ttft_s
     late_s, first_at = 0.0, entry.trail.first_token_at
@@ -81,6 +85,7 @@ def traveller(entry: Entry, source_queue_s: float, now: float) -> Traveller:
     return Traveller(
         entry.context_tokens,
         left,
+        min(left, HORIZON_S / step_s),
         np.inf if target_s is None else target_s,
         late_s,
         wait_s,
@@ -123,20 +128,20 @@ def _gains(fleet: Fleet, who: Traveller, trip: Trip) -> list[tuple[str, Floats]]
     s, d = trip.source, trip.destinations
     step = float(fleet.step_s[s])
     there = fleet.step_s[d] + fleet.per_sequence_s[d] + who.mean_context * fleet.per_token_s[d]
-    decode = who.left * (step - there)
+    decode = who.ahead * (step - there)
     relief, harm = _on_others(fleet, who, trip)
     gains = [("decode", decode), ("others", relief - harm)]
     slo = _slo(fleet, who, trip, there)
     if slo.any():
         gains.append(("slo", slo))
-    overflow = _overflow_s(fleet, who, s)
-    if overflow:
-        gains.append(("memory", np.full(len(d), overflow)))
+    memory = _memory(fleet, who, trip)
+    if memory.any():
+        gains.append(("memory", memory))
     if who.wait_s:
         prefill = fleet.prefill_s(who.context, d)
         gains.append(("wait", who.wait_s - fleet.queue_s[d] - prefill))
-    money = fleet.price[s] * who.left * step / max(1.0, float(fleet.requests[s]))
-    money = money - fleet.price[d] * who.left * there / (fleet.requests[d] + 1)
+    money = fleet.price[s] * who.ahead * step / max(1.0, float(fleet.requests[s]))
+    money = money - fleet.price[d] * who.ahead * there / (fleet.requests[d] + 1)
     if money.any():
         gains.append(("money", money))
     if trip.bonus is not None:
@@ -149,10 +154,10 @@ def _on_others(fleet: Fleet, who: Traveller, trip: Trip) -> tuple[float, Floats]
     the two ends."""
     s, d = trip.source, trip.destinations
     share_s = float(fleet.per_sequence_s[s] + who.mean_context * fleet.per_token_s[s])
-    left_s = min(who.left, float(fleet.mean_left[s]))
+    left_s = min(who.ahead, float(fleet.mean_left[s]))
     relief = max(0.0, float(fleet.requests[s]) - 1) * left_s * share_s
     share_d = fleet.per_sequence_s[d] + who.mean_context * fleet.per_token_s[d]
-    harm = fleet.requests[d] * np.minimum(who.left, fleet.mean_left[d]) * share_d
+    harm = fleet.requests[d] * np.minimum(who.ahead, fleet.mean_left[d]) * share_d
     return relief, harm
 
 
@@ -169,21 +174,33 @@ def _slo(fleet: Fleet, who: Traveller, trip: Trip, there: Floats) -> Floats:
         out += max(0.0, who.wait_s - who.ttft_left_s) - np.maximum(0.0, ttft - who.ttft_left_s)
     target = fleet.target_s[d]
     beyond = np.maximum(0.0, there - target) - np.maximum(0.0, fleet.step_s[d] - target)
-    out -= fleet.requests[d] * np.minimum(who.left, fleet.mean_left[d]) * beyond
+    out -= fleet.requests[d] * np.minimum(who.ahead, fleet.mean_left[d]) * beyond
     return out * who.slo_weight
 
 
-def _overflow_s(fleet: Fleet, who: Traveller, source: int) -> float:
-    """An instance that has promised more than it has will preempt: each token too many is
-    recomputed, and waits until as much memory is free again."""
-    over = min(who.tokens, max(0.0, -float(fleet.room[source])))
-    if not over:
-        return 0.0
-    requests = max(1.0, float(fleet.requests[source]))
-    mean_tokens = float(fleet.used[source]) / requests
-    again_s = float(fleet.prefill_s(int(mean_tokens), np.array([source]))[0])
-    free_s = float(fleet.step_s[source] * fleet.mean_left[source]) / requests
-    return (again_s + free_s) * over / mean_tokens
+def _memory(fleet: Fleet, who: Traveller, trip: Trip) -> Floats:
+    """What preemptions are likely to take at the source less what they would at the destination: a
+    prompt and answer is computed again once as much memory is free. It may happen whenever a
+    request ends, and another is not there yet, for as long as both last."""
+    s, d = trip.source, trip.destinations
+    at_source = np.array([s])
+    eased = fleet.risk(at_source) - fleet.risk(at_source, -who.context)
+    tightened = fleet.risk(d, who.context) - fleet.risk(d)
+    here = float((eased * _preempted_s(fleet, who, at_source))[0])
+    out: Floats = here - tightened * _preempted_s(fleet, who, d)
+    return out
+
+
+def _preempted_s(fleet: Fleet, who: Traveller, of: Indices) -> Floats:
+    """Seconds that one preemption after another takes while the request is there."""
+    requests = np.maximum(1.0, fleet.requests[of])
+    left = np.maximum(1.0, fleet.mean_left[of])
+    context = max(1.0, float(np.mean(fleet.used[of] / requests)))
+    again_s = fleet.prefill_s(int(context), of)
+    until_free_s = fleet.step_s[of] * left / requests
+    chances = np.clip(requests * np.minimum(who.ahead, left) / left, 1.0, MOST_CHANCES)
+    seconds: Floats = chances * (again_s + until_free_s)
+    return seconds
 
 
 def _costs(fleet: Fleet, who: Traveller, trip: Trip) -> list[tuple[str, Floats]]:
@@ -192,7 +209,8 @@ def _costs(fleet: Fleet, who: Traveller, trip: Trip) -> list[tuple[str, Floats]]
     if trip.rung == "kv":
         copy_s = who.context * trip.kv_s_per_token
         slowed = COPY_SLOWDOWN * copy_s * (fleet.requests[s] + fleet.requests[d])
-        return [("copy", slowed), ("stall", stall)]
+        held = copy_s * fleet.requests[d] * who.context / np.maximum(1.0, fleet.capacity[d])
+        return [("copy", slowed + held), ("stall", stall)]
     missing = np.maximum(0.0, who.context - trip.cached)
     prefill = fleet.prefill_s(who.context, d) * missing / max(1, who.context)
     if trip.rung == "restart":  # the same work is saved at the source

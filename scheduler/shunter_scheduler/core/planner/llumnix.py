@@ -16,6 +16,7 @@ from shunter_scheduler.core.dispatch import is_high, make_ask, reserve_at
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.moving import MoveOrder, begin_move, may_leave, rung_between
+from shunter_scheduler.core.planner.view import awake
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.state import CoreState
 from shunter_scheduler.core.trail import Weighing
@@ -23,8 +24,6 @@ from shunter_scheduler.domain.explanation import Candidate
 from shunter_scheduler.policies.llumnix import EMPTY, TARGET_TOKENS, WATERMARK
 
 POLICY = "llumnix"
-# Gateways report every half second (`progress_interval_s`) how far answers are.
-PREEMPTED_AFTER_S = 0.75
 Floats = NDArray[np.float64]
 
 
@@ -93,10 +92,8 @@ def _last_admitted(
         and may_leave(entry, now)
         and destination.value.revision == source.value.revision
     ]
-    # The artifact's engines choose among what runs. Here silence tells who was preempted.
-    heard_at = max((entry.progressed_at for entry in decoding), default=0.0)
-    running = [e for e in decoding if e.progressed_at > heard_at - PREEMPTED_AFTER_S]
-    return max(running, key=lambda e: (e.first_token_at or 0.0, e.request_id), default=None)
+    # The artifact's engines choose among what runs.
+    return max(awake(decoding), key=lambda e: (e.first_token_at or 0.0, e.request_id), default=None)
 
 
 def _fits(entry: Entry, destination: InstanceRecord) -> bool:

@@ -28,7 +28,5 @@ def _relieve(view: View, source: int) -> None:
         if spared_s(view, source) <= margin * lost_s_of(entry, record):
             return
         give_way(view.state, entry, f"a class with {target_s * 1000:.0f} ms a token", view.now)
-        tokens = entry.reservation.kv_tokens if entry.reservation else 0
         fleet.requests[source] -= 1
-        fleet.used[source] -= tokens
-        fleet.room[source] += tokens
+        fleet.used[source] -= entry.context_tokens

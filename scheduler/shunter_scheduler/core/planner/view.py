@@ -12,8 +12,12 @@ from shunter_scheduler.core.planner.traffic import Traffic
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.state import CoreState
 
+# Gateways report every half second (`progress_interval_s`) how far answers are.
+PREEMPTED_AFTER_S = 0.75
 # Sources that one trigger looks at in one cycle: this many, and one for so many instances more.
 MIN_SOURCES, INSTANCES_PER_SOURCE = 8, 32
+# Requests that one trigger weighs in one cycle, and at least of one source.
+LOOKED_AT, FEWEST = 128, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,17 @@ class View:
         """What runs there and may leave, by the rules that hold for every move of the planner."""
         record, entries = self.fleet.records[source], self.state.entries
         found = [entries[request_id] for request_id in record.requests]
-        return [e for e in found if e.instance is record and may_travel(e, self.now)]
+        own = [e for e in found if e.instance is record]
+        return [e for e in awake(own) if may_travel(e, self.now)]
+
+    def varied(self, source: int) -> list[Entry]:
+        """Some that have begun to answer, of the lowest class there, short ones and long ones."""
+        started = [entry for entry in self.on(source) if entry.started]
+        started.sort(key=lambda e: (e.rank, e.context_tokens, e.request_id))
+        count = max(FEWEST, LOOKED_AT // (MIN_SOURCES + len(self.fleet) // INSTANCES_PER_SOURCE))
+        if len(started) <= count:
+            return started
+        return [started[int(at)] for at in np.linspace(0, len(started) - 1, count)]
 
     def most(self, score: np.ndarray) -> list[int]:
         """Sources with the highest positive score, the highest first."""
@@ -42,6 +56,13 @@ class View:
             best = np.arange(len(allowed))
         ordered = best[np.argsort(-allowed[best], kind="stable")]
         return [int(index) for index in ordered if allowed[index] > 0]
+
+
+def awake(entries: list[Entry]) -> list[Entry]:
+    """Without those that were preempted: of what began to answer, they alone are silent."""
+    heard_at = max((entry.progressed_at for entry in entries), default=0.0)
+    since = heard_at - PREEMPTED_AFTER_S
+    return [e for e in entries if not e.started or e.progressed_at > since]
 
 
 def may_travel(entry: Entry, now: float) -> bool:
