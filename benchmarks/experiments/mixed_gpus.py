@@ -38,7 +38,7 @@ POLICIES: Overrides = {
     "ours, no moves": _NO_MOVES,
     OURS: {},
 }
-_RATES = (25, 30, 35, 40, 45, 50)
+_RATES = (40, 50, 60, 70, 80)
 _MIX_RATE = 20
 # H100, A100 and L4 of the 8B model, by cost.
 _MIXES = ((0, 0, 8), (0, 2, 5), (1, 1, 4), (0, 4, 2), (1, 2, 4), (2, 1, 4), (2, 2, 3), (2, 4, 2))
@@ -46,7 +46,7 @@ _PRICES = (2.50, 1.60, 0.70)
 
 
 def cells(form: Form) -> list[Cell]:
-    rates = _RATES if form.every_load else _RATES[2:5:2]
+    rates = _RATES if form.every_load else _RATES[1:4:2]
     base = merge(scenario("mixed-gpus"), {"warmup": minutes(1, form)})
     loads = {f"{r}/s": {"workload": {"rate": r, "duration": minutes(10, form)}} for r in rates}
     return variants("mixed-gpus", base, POLICIES, loads, range(form.seeds))
