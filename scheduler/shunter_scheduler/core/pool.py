@@ -47,6 +47,7 @@ class PoolRecord:
         self.starting = Starting()
         self.tuner: AlphaTuner | None = None  # there once a policy is used that it tunes
         self.room_sought_at = -math.inf  # for a higher class
+        self.room_due = False  # it is sought again soon
         self.advised: Advised | None = None  # what the autoscaler was told last
         self.active_at: float | None = None  # when it last had a request, or got an instance
         self.instances: dict[str, InstanceRecord] = {}

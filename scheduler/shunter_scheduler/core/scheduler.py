@@ -125,6 +125,11 @@ class SchedulerCore:
             pool = state.pools.get(timer.key)
             if pool is not None:
                 refresh_holds(state, pool, now)
+        elif timer.kind == "room":
+            pool = state.pools.get(timer.key)
+            if pool is not None:
+                pool.room_due = False
+                state.wake(pool)
         elif timer.kind == "plan":
             fired(state)
         elif timer.kind == "alpha":

@@ -30,7 +30,13 @@ def any_suspendable(policies: Iterable[RoutingPolicy]) -> bool:
 def make_room(state: CoreState, pool: PoolRecord, now: float) -> None:
     """For those at the head of the queue that would miss their target, or wait longer than it
     costs, if nobody gave way."""
-    if not pool.queue or now < pool.room_sought_at + AGAIN_S:
+    if not pool.queue:
+        return
+    again_at = pool.room_sought_at + AGAIN_S
+    if now < again_at:
+        if not pool.room_due:
+            pool.room_due = True
+            state.timers.push(again_at, "room", pool.name)
         return
     pool.room_sought_at = now
     if pool.spec.migration.mode == "Off":

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shunter_api.testing import make_pool
 from shunter_scheduler.core.planner.testing import MOVES, PlannerHarness
-from shunter_scheduler.core.settings import HeadRoom, Moves
+from shunter_scheduler.core.settings import HeadRoom, MovePolicyName, Moves
 from shunter_scheduler.core.testing import make_instances, only
 from shunter_scheduler.domain.decisions import Move
 from shunter_scheduler.domain.events import Finished, MoveDone, Progress
@@ -59,7 +59,7 @@ def test_a_constant_even_load_never_moves() -> None:
 
 
 @pytest.mark.parametrize("policy", ["drain-only", "predicted-gain"])
-def test_nothing_moves_where_that_is_off(policy: str) -> None:
+def test_nothing_moves_where_that_is_off(policy: MovePolicyName) -> None:
     mode = "Off" if policy == "predicted-gain" else "Auto"
     pools = [make_pool("chat", spec={"migration": {"mode": mode}})]
     harness = uneven(pools=pools, moves=replace(MOVES, policy=policy))
@@ -183,8 +183,8 @@ def test_whatever_is_there_books_stay_exact_and_no_one_is_moved_twice(data: st.D
                 move = under_way.pop(request_id)
                 moved = data.draw(st.booleans())
                 epoch = move.epoch + moved
-                at = move.destination if moved else move.source
-                harness.apply(MoveDone(request_id, epoch, at, moved, move.rung))
+                owner = move.destination if moved else move.source
+                harness.apply(MoveDone(request_id, epoch, owner, moved, move.rung))
         for request_id, entry in list(harness.core._state.entries.items()):
             harness.apply(Progress(request_id, entry.epoch, entry.output_tokens + 10))
         harness.check_books()

@@ -27,7 +27,7 @@ def only_reason(moves: list[Move]) -> str:
 
 def test_slo_rescue_moves_who_would_miss_its_time_per_token() -> None:
     harness = PlannerHarness(policies=POLICIES)
-    first, second = harness.names
+    first, _second = harness.names
     ids = [f"r{i}" for i in range(14)]
     harness.load(first, ids, prompt_tokens=300, slo_class="interactive")
     moves = harness.plan()
@@ -77,7 +77,7 @@ def test_nothing_is_moved_for_a_head_that_would_not_fit_anyhow() -> None:
 
 def test_priority_headroom_moves_the_lower_class_away() -> None:
     harness = PlannerHarness(policies=POLICIES)
-    first, second = harness.names
+    first, _second = harness.names
     batch = [f"b{i}" for i in range(14)]
     harness.load(first, batch, prompt_tokens=300, slo_class="batch")
     harness.load(first, ["i0"], prompt_tokens=300, slo_class="interactive")

@@ -1,0 +1,56 @@
+"""A class keeps lower ones from slowing it beyond its target."""
+
+from shunter_api.testing import make_policy
+from shunter_scheduler.core.planner.testing import PlannerHarness
+from shunter_scheduler.core.settings import HeadRoom, Moves
+from shunter_scheduler.core.testing import only
+from shunter_scheduler.domain.decisions import Assign, Hold
+from shunter_scheduler.domain.events import Finished
+
+CLASSES = [
+    {"name": "interactive", "priority": 100, "tpot": "45ms"},
+    {"name": "batch", "priority": 0, "deadline": "24h"},
+]
+
+
+def hosting(requests: int, tpot: str = "45ms", **head_room: bool) -> PlannerHarness:
+    """An A10's step takes 35 ms, and 0.65 ms and a little more for each request."""
+    classes = [{**CLASSES[0], "tpot": tpot}, CLASSES[1]]
+    harness = PlannerHarness(
+        1,
+        policies=[make_policy(classes=classes)],
+        moves=Moves(),
+        head_room=HeadRoom(**head_room),
+    )
+    ids = [f"i{n}" for n in range(requests)]
+    harness.load(harness.names[0], ids, 0, prompt_tokens=300, slo_class="interactive")
+    return harness
+
+
+def test_a_lower_class_waits_where_one_more_would_be_too_many_and_is_told_why() -> None:
+    harness = hosting(12)
+    (held,) = harness.submit("b", prompt_tokens=100, slo_class="batch")
+    assert isinstance(held, Hold)
+    explained = harness.core.explain("b", harness.now)
+    assert explained is not None
+    (candidate,) = explained.decisions[-1].candidates
+    assert "kept for a higher class" in candidate.excluded_because
+    assert "its target is 45 ms" in candidate.excluded_because
+    assert only(Assign, harness.submit("i", prompt_tokens=100, slo_class="interactive"))
+    harness.now += 19 * 0.043
+    ended = [Finished(f"i{n}", 1, 20, "stop") for n in range(11)]
+    assert [one.request_id for one in only(Assign, harness.after(*ended))] == ["b"]
+
+
+def test_below_the_target_load_all_share() -> None:
+    assert only(Assign, hosting(2).submit("b", prompt_tokens=100, slo_class="batch"))
+
+
+def test_a_target_that_is_missed_even_alone_keeps_nobody_out() -> None:
+    harness = hosting(12, tpot="10ms")
+    assert only(Assign, harness.submit("b", prompt_tokens=100, slo_class="batch"))
+
+
+def test_it_can_be_switched_off() -> None:
+    harness = hosting(12, for_priorities=False)
+    assert only(Assign, harness.submit("b", prompt_tokens=100, slo_class="batch"))
