@@ -5,8 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from shunter_api.base import Int, Resource
+from shunter_scheduler.core.settings import Moves
 from shunter_simulator.scenarios.values import Delay, Share
 
+CORE = Moves()  # what is not said is as in production
 MovePolicyName = Literal["none", "drain-only", "llumnix", "predicted-gain"]
 
 
@@ -41,12 +43,12 @@ class MoveSettings(Resource):
     interval_s: Annotated[Delay, Field(alias="interval", gt=0)] = 0.2
     """Between two looks for moves that pay, of llumnix and predicted-gain."""
 
-    hysteresis: Annotated[float, Field(ge=0, le=100)] = 0.5
+    hysteresis: Annotated[float, Field(ge=0, le=100)] = CORE.hysteresis
     """Of predicted-gain: a gain has to exceed so many times the cost more than the cost."""
 
-    settle_s: Annotated[Delay, Field(alias="settle")] = 10.0
+    settle_s: Annotated[Delay, Field(alias="settle")] = CORE.settle_s
     """Of predicted-gain: before a request that moved moves again."""
 
-    llumnix_freeness: Annotated[float, Field(ge=0, le=1e9)] = 48.0
+    llumnix_freeness: Annotated[float, Field(ge=0, le=1e9)] = CORE.llumnix_freeness
     """Of llumnix: KV tokens per request below which an instance gives requests away, and above
     which it takes them."""

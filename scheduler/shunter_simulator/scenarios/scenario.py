@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from shunter_api.base import SERVICE_NAME, DnsLabel, Duration, Int, Resource, check_unique
 from shunter_api.modelpool import Engine, ModelPool, ModelPoolSpec, PoolMetadata
 from shunter_api.routingpolicy import RoutingPolicySpec
+from shunter_scheduler.core import CoreSettings
 from shunter_simulator.scenarios.engines import EngineSettings
 from shunter_simulator.scenarios.faults import Fault
 from shunter_simulator.scenarios.moves import MoveSettings
@@ -15,6 +16,7 @@ from shunter_simulator.scenarios.values import Delay, ObserveEvery
 from shunter_simulator.workloads.spec import WorkloadSpec
 
 MAX_INSTANCES = 100_000
+CORE = CoreSettings()  # what is not said is as in production
 Count = Annotated[Int, Field(ge=0, le=MAX_INSTANCES)]
 
 
@@ -72,20 +74,23 @@ class Rejected(Resource):
 class SchedulerKnobs(Resource):
     """What can be set about the scheduler beside policies."""
 
-    count_sent: bool = True
+    count_sent: bool = CORE.count_sent
     """Policies that go by engines' own numbers (llumnix, queue-kv-prefix) add what was sent since
     the last look."""
 
-    priority_headroom: bool = True
+    priority_headroom: bool = CORE.head_room.for_priorities
     """A class keeps lower ones from slowing it beyond its TPOT target."""
 
-    max_requests: Annotated[Int, Field(ge=1, le=1_000_000)] = 256
+    memory_quantile: Annotated[float, Field(gt=0, lt=1)] = CORE.memory_quantile
+    """Of output lengths, that KV memory is reserved by: a low one overcommits."""
+
+    max_requests: Annotated[Int, Field(ge=1, le=1_000_000)] = CORE.head_room.max_requests
     """At once on one instance; more wait at the scheduler."""
 
-    max_queue_s: Annotated[Duration, Field(alias="maxQueue")] = 1.0
+    max_queue_s: Annotated[Duration, Field(alias="maxQueue")] = CORE.head_room.max_queue_s
     """Of prompts ahead on one instance; more wait at the scheduler."""
 
-    money_s_per_dollar: Annotated[float, Field(ge=0, le=1e9)] = 100.0
+    money_s_per_dollar: Annotated[float, Field(ge=0, le=1e9)] = CORE.money_s_per_dollar
     """Seconds of latency that a dollar is worth, of predicted-cost."""
 
 
