@@ -32,6 +32,7 @@ OTHERS_FIRST = "others go first"
 class Pick(Struct, eq=False, gc=False):
     instance: InstanceRecord
     predicted_ttft_s: float
+    prefill_s: float  # of it
     cached_tokens: int
     ranking: Ranking
     match: Match | None
@@ -104,8 +105,10 @@ def pick(entry: Entry, now: float, rng: Generator, barred: Barred) -> Pick | Non
     slot = int(score.argmin())
     cached = 0 if match is None else int(columns.cached_tokens.item(slot))
     ranking = _ranking(pool, policy, ask, barred, eligible, slot)
-    predicted_s = ttft_s(columns, slot, ask, cached)
-    return Pick(pool.at_slot(slot), predicted_s, cached, ranking, match)
+    record = pool.at_slot(slot)
+    prefill_s = record.model.rates.prefill_s(ask.prefill_tokens - cached, cached)
+    predicted_s = ttft_s(columns, slot, ask, prefill_s)
+    return Pick(record, predicted_s, prefill_s, cached, ranking, match)
 
 
 def nothing_fits(entry: Entry, now: float) -> Ranking:
@@ -176,7 +179,7 @@ def _ranking(
 def reserve_for(entry: Entry, picked: Pick, now: float) -> Reservation:
     """Books the pick: ledger, queue ahead, prefix index. The caller keeps the reservation."""
     record, pool = picked.instance, entry.pool
-    reservation = reserve_at(entry, record, picked.ranking.ask, picked.cached_tokens, now)
+    reservation = _book(entry, record, picked.ranking.ask, picked.prefill_s, now)
     if picked.match is not None:
         pool.prefix.insert(record.slot, entry.request.block_hashes, picked.match)
         if pool.kv is not None:
@@ -189,8 +192,14 @@ def reserve_at(
     entry: Entry, record: InstanceRecord, ask: Ask, cached_tokens: int, now: float
 ) -> Reservation:
     """Books an instance, but for the prefix index."""
+    prefill_s = record.model.prefill_s(ask.prefill_tokens - cached_tokens, cached_tokens)
+    return _book(entry, record, ask, prefill_s, now)
+
+
+def _book(
+    entry: Entry, record: InstanceRecord, ask: Ask, prefill_s: float, now: float
+) -> Reservation:
     pool, tokens = entry.pool, ask.prefill_tokens
-    prefill_s = record.model.prefill_s(tokens - cached_tokens, cached_tokens)
     outputs = math.ceil(ask.output_tokens)
     record.queue_starts(now, prefill_s)
     kv_tokens = tokens + math.ceil(left_to_store(entry))

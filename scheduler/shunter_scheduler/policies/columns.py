@@ -63,8 +63,9 @@ class InstanceColumns:
 
     A pick of a small pool costs as many NumPy calls as it makes, not what they work on. So what
     seldom matters is told by one number over all slots: `_least_free` and `_least_soft_free` are at
-    most the fewest KV tokens of a slot that is open, and are made exact only where they say that
-    memory may be short. `view` is there once a policy has asked for it.
+    most the fewest KV tokens of a slot that is open, `_most_...` at least the most of its column,
+    and they are made exact only where they say that memory may be short, or a target missed.
+    `view` is there once a policy has asked for it.
     """
 
     __slots__ = (
@@ -74,12 +75,16 @@ class InstanceColumns:
         "_excluded",
         "_least_free",
         "_least_soft_free",
+        "_most_misses_per_s",
+        "_most_queue_s",
+        "_most_tpot_s",
         "_open",
         "_packed",
         "_packed_bytes",
         "_queue_at",
         "_queue_s",
         "_seen",
+        "_slowest_prefill",
         "_standings",
         "_weights",
         "busy",
@@ -97,7 +102,6 @@ class InstanceColumns:
         "parts",
         "prefill",
         "prefill_multipliers",
-        "prefill_of",
         "prefill_s_per_square",
         "prefill_s_per_token",
         "queued_until",
@@ -134,8 +138,9 @@ class InstanceColumns:
         self.kv_free_tokens.fill(-1.0)
         self.kv_soft_free_tokens.fill(math.inf)
         self._least_free = self._least_soft_free = math.inf
+        self._most_tpot_s = self._most_misses_per_s = self._most_queue_s = 0.0
         self.prefill = np.zeros((3, capacity))
-        self.prefill_of = self.prefill.T  # by slot
+        self._slowest_prefill: tuple[float, float, float] | None = None  # None: rates have changed
         self.prefill_s_per_token, self.prefill_s_per_square = self.prefill[1:]
         self.step_s_per_sequence = np.zeros(capacity)
         self.step_s_per_context_token = np.zeros(capacity)
@@ -197,7 +202,14 @@ class InstanceColumns:
         if soft_free < self._least_soft_free:
             self._least_soft_free = soft_free
         queued_until, busy, step_s = row.queued_until, row.busy, row.step_s
-        self._queue_s[slot] = abs(queued_until - self._queue_at) * busy + step_s
+        misses_per_s = row.misses_per_s
+        self._queue_s[slot] = queue_s = abs(queued_until - self._queue_at) * busy + step_s
+        if queue_s > self._most_queue_s:
+            self._most_queue_s = queue_s
+        if tpot_s > self._most_tpot_s:
+            self._most_tpot_s = tpot_s
+        if misses_per_s > self._most_misses_per_s:
+            self._most_misses_per_s = misses_per_s
         slowed, price = n * w.slowdown, rates.price_s_per_s
         prefill_weight = 1.0 + slowed + price
         decode_weight = w.decode + price / (n + 1)
@@ -216,7 +228,7 @@ class InstanceColumns:
             soft_free,
             row.kv_wait_s_per_token,
             tpot_s,
-            row.misses_per_s,
+            misses_per_s,
             step_s,
         )
         self._columns[slot] = self._packed
@@ -225,7 +237,8 @@ class InstanceColumns:
         slot, because, rates = row.slot, row.blocked_because, row.rates
         self._standings[slot] = Standing(row.name, row.profile, slot, because, rates)
         self._set_blocked(slot, bool(because))
-        self.prefill_of[slot] = rates.prefill
+        self.prefill[:, slot] = rates.prefill
+        self._slowest_prefill = None
         self.step_s_per_sequence[slot] = rates.step_s_per_sequence
         self.step_s_per_context_token[slot] = rates.step_s_per_context_token
 
@@ -267,15 +280,49 @@ class InstanceColumns:
         return kv_tokens > self._least_soft_free
 
     def queue_s(self, now: float) -> Floats:
-        """Wait for the step in progress and the prefills ahead, as `InstanceRow.queue_s`. Kept up to
-        date for one instant: picks of one batch share it."""
+        """Wait for the step in progress and the prefills ahead, as `InstanceRow.queue_s`. Kept up
+        to date for one instant: picks of one batch share it."""
         if now != self._queue_at:
-            self._queue_at = now
+            self._queue_at, self._most_queue_s = now, math.inf
             np.subtract(self.queued_until, now, self._queue_s)
             np.abs(self._queue_s, self._queue_s)
             np.multiply(self._queue_s, self.busy, self._queue_s)
             np.add(self._queue_s, self.step_s, self._queue_s)
         return self._queue_s
+
+    def longest_queue_s(self, now: float) -> float:
+        """At least the most of `queue_s`."""
+        queue_s = self.queue_s(now)
+        if self._most_queue_s == math.inf:
+            self._most_queue_s = _most(queue_s)
+        return self._most_queue_s
+
+    def longest_prefill_s(self, tokens: float) -> float:
+        """At least what a prompt of which nothing is cached takes anywhere."""
+        slowest = self._slowest_prefill
+        if slowest is None:
+            base_s, s_per_token, s_per_square = self.prefill
+            slowest = (_most(base_s), _most(s_per_token), _most(s_per_square))
+            self._slowest_prefill = slowest
+        return slowest[0] + tokens * (slowest[1] + tokens * slowest[2])
+
+    def tpot_exceeds(self, limit_s: float) -> bool:
+        """Somewhere."""
+        if self._most_tpot_s <= limit_s:
+            return False
+        self._most_tpot_s = _most(self.tpot_s)
+        return self._most_tpot_s > limit_s
+
+    def any_misses(self) -> bool:
+        """Somebody's target is missed somewhere, or nearly so."""
+        if self._most_misses_per_s > 0.0:
+            self._most_misses_per_s = _most(self.misses_per_s)
+        return self._most_misses_per_s > 0.0
+
+
+def _most(values: Floats) -> float:
+    most: float = values.item(values.argmax())  # far cheaper than max()
+    return most
 
 
 def why_excluded(row: InstanceRow, ask: Ask) -> str:

@@ -40,12 +40,9 @@ def prefill_s(columns: InstanceColumns, ask: Ask, out: Floats, scratch: Floats) 
     subtract(out, scratch, out)
 
 
-def ttft_s(columns: InstanceColumns, slot: int, ask: Ask, cached_tokens: int) -> float:
-    """Predicted on one slot, by the terms `queue`, `prefill` and `kv_memory`."""
-    base_s, s_per_token, s_per_square = columns.prefill_of[slot].tolist()
-    whole, new = ask.prefill_tokens, ask.prefill_tokens - cached_tokens
-    ttft: float = columns.queue_s(ask.now).item(slot)
-    ttft += base_s + new * (s_per_token + (whole + cached_tokens) * s_per_square)
+def ttft_s(columns: InstanceColumns, slot: int, ask: Ask, prefill_s: float) -> float:
+    """Predicted on one slot, where the prefill takes `prefill_s`."""
+    ttft: float = columns.queue_s(ask.now).item(slot) + prefill_s
     if columns.memory_is_short(ask.kv_tokens):
         overflow = max(0.0, ask.kv_tokens - columns.kv_soft_free_tokens.item(slot))
         ttft += overflow * columns.kv_wait_s_per_token.item(slot)

@@ -1,12 +1,13 @@
 """The instance where the request costs the fewest predicted seconds, its own and others'.
 
-    queue     prefills ahead of it on the instance
-    prefill   of the prompt without the prefix that is cached there
-    kv_memory admission to KV memory that is nearly full
-    decode    expected output tokens x time per token
-    slowdown  inflicted on each request that runs there, by its prefill and by its share of steps
-    slo       seconds by which TTFT and TPOT targets would be missed, weighted
-    money     price of the instance's time that it takes up
+    queue       the step in progress and the prefills ahead of it on the instance
+    prefill     of the prompt without the prefix that is cached there
+    kv_memory   admission to KV memory that is nearly full
+    decode      expected output tokens x time per token
+    slowdown    inflicted on each request that runs there, by its prefill and its share of steps
+    slo         how likely it misses its own TTFT or TPOT target, weighted
+    others_slo  targets that those who run there are expected to miss for it, weighted
+    money       price of the instance's time that it takes up
 
 `_score` computes the sum for all instances at once and `_terms` the parts for one; the part that is
 linear in the request is kept ready in `InstanceColumns.linear`. Where NumPy takes output arrays by
@@ -20,7 +21,12 @@ from numpy.random import Generator
 
 from shunter_scheduler.policies.columns import Ask, Floats, InstanceColumns
 from shunter_scheduler.policies.first_token import cached_s, prefill_s, until_first_token, wait_s
-from shunter_scheduler.policies.misses import MARGIN, likely_missed, likely_missed_each
+from shunter_scheduler.policies.misses import (
+    MARGIN,
+    TTFT_MARGIN,
+    likely_missed,
+    likely_missed_each,
+)
 from shunter_scheduler.policies.policy import DispatchPolicy, Terms
 from shunter_scheduler.policies.rows import InstanceRow
 
@@ -40,8 +46,8 @@ def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:
     cached_s(columns, columns.linear_per_prefill_token, columns.linear_per_square, scratch)
     subtract(score, scratch, score)
     in_time = ask.ttft_budget_s > 0.0
-    limited = in_time and ask.ttft_budget_s < math.inf
-    harms = columns.misses_per_s.item(columns.misses_per_s.argmax()) > 0.0
+    limited = in_time and _may_be_late(columns, ask, wait is waited)
+    harms = columns.any_misses()
     if limited or harms:
         prefill_s(columns, ask, prefill, scratch)
     if harms:
@@ -49,7 +55,15 @@ def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:
     if limited:
         add(wait, prefill, waited)
     if in_time:
-        _add_misses(columns, ask, waited, scratch)
+        _add_misses(columns, ask, waited if limited else None, scratch)
+
+
+def _may_be_late(columns: InstanceColumns, ask: Ask, memory_is_short: bool) -> bool:
+    """For the first token, somewhere. Most are in time wherever they go, which takes no arrays."""
+    if memory_is_short or ask.ttft_budget_s == math.inf:
+        return ask.ttft_budget_s < math.inf
+    longest_s = columns.longest_queue_s(ask.now) + columns.longest_prefill_s(ask.prefill_tokens)
+    return longest_s > (1 - TTFT_MARGIN) * ask.ttft_budget_s
 
 
 def _add_harm(columns: InstanceColumns, ask: Ask, prefill: Floats, scratch: Floats) -> None:
@@ -64,23 +78,18 @@ def _add_harm(columns: InstanceColumns, ask: Ask, prefill: Floats, scratch: Floa
     add(score, scratch, score)
 
 
-def _add_misses(columns: InstanceColumns, ask: Ask, ttft: Floats, scratch: Floats) -> None:
-    """The request's own, of either target."""
+def _add_misses(columns: InstanceColumns, ask: Ask, ttft: Floats | None, scratch: Floats) -> None:
+    """The request's own, of either target. `ttft`: where it may be missed."""
     score, missed = columns.score, None
-    if ask.ttft_budget_s < math.inf and _exceeds(ttft, ask.ttft_budget_s):
-        likely_missed_each(ttft, ask.ttft_budget_s, ttft)
+    if ttft is not None:
+        likely_missed_each(ttft, ask.ttft_budget_s, ttft, TTFT_MARGIN)
         missed = ttft
-    if _exceeds(columns.tpot_s, ask.tpot_target_s):
+    if columns.tpot_exceeds((1 - MARGIN) * ask.tpot_target_s):
         likely_missed_each(columns.tpot_s, ask.tpot_target_s, scratch)
         missed = scratch if missed is None else maximum(missed, scratch, out=scratch)
     if missed is not None:
         multiply(missed, ask.weights.miss_s, scratch)
         add(score, scratch, score)
-
-
-def _exceeds(values: Floats, limit: float) -> bool:
-    """Somewhere so much of a target is used that it may be missed."""
-    return bool(values.item(values.argmax()) > (1 - MARGIN) * limit)  # far cheaper than max()
 
 
 def _terms(row: InstanceRow, ask: Ask, cached_tokens: int) -> Terms:
@@ -92,7 +101,7 @@ def _terms(row: InstanceRow, ask: Ask, cached_tokens: int) -> Terms:
     added = prefill / ask.output_tokens + rates.step_s_per_sequence + own_context_s
     missed = 0.0
     if ask.ttft_budget_s > 0.0:
-        late = likely_missed(queue + prefill + kv_memory, ask.ttft_budget_s)
+        late = likely_missed(queue + prefill + kv_memory, ask.ttft_budget_s, TTFT_MARGIN)
         missed = max(late, likely_missed(row.tpot_s, ask.tpot_target_s))
     return (
         ("queue", queue),

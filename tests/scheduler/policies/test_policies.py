@@ -183,7 +183,9 @@ def test_predicted_cost_never_rewards_load(rows: list[InstanceRow], ask: Ask) ->
 @given(row=instance_rows(), ask=asks)
 def test_a_prefix_hit_is_worth_its_prefill_at_least(row: InstanceRow, ask: Ask) -> None:
     hit, columns = ask.prefill_tokens - 1, columns_of([row], ask)
-    saved = ttft_s(columns, 0, ask, 0) - ttft_s(columns, 0, ask, hit)
+    whole_s = row.rates.prefill_s(ask.prefill_tokens)
+    rest_s = row.rates.prefill_s(ask.prefill_tokens - hit, hit)
+    saved = ttft_s(columns, 0, ask, whole_s) - ttft_s(columns, 0, ask, rest_s)
     worth = row.rates.prefill_s(hit) - row.rates.prefill_base_s
     assert saved == pytest.approx(worth, rel=1e-6, abs=1e-9)
     without = sum(value for _, value in cost_terms(row, ask, 0))
@@ -196,7 +198,8 @@ def test_the_predicted_ttft_is_the_sum_of_its_terms(row: InstanceRow, ask: Ask, 
     cached = int(hit * (ask.prefill_tokens - 1))
     terms = dict(cost_terms(row, ask, cached))
     total = terms["queue"] + terms["prefill"] + terms["kv_memory"]
-    assert ttft_s(columns_of([row], ask), 0, ask, cached) == pytest.approx(total)
+    found = ttft_s(columns_of([row], ask), 0, ask, terms["prefill"])
+    assert found == pytest.approx(total)
 
 
 @given(rows=fleets, asks=st.lists(asks, min_size=1, max_size=4), data=st.data())
