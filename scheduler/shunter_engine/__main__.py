@@ -12,6 +12,7 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 import structlog
 from aiohttp import web
 
+from shunter_engine.kv_publisher import open_publisher
 from shunter_engine.loading import EngineStartError, load
 from shunter_engine.options import BackendName, EngineOptions
 from shunter_engine.server import EngineServer, listen
@@ -81,6 +82,7 @@ async def serve(
 async def _serve_until(
     stop: asyncio.Event, options: EngineOptions, server: EngineServer, runner: web.AppRunner
 ) -> bool:
+    publisher = open_publisher(options.kv_events_config)
     stopping = asyncio.ensure_future(stop.wait())
     loading = asyncio.ensure_future(load(options))
     try:
@@ -89,6 +91,8 @@ async def _serve_until(
             return False
         parts = loading.result()
         try:
+            if publisher is not None:
+                parts.backend.watch_cache(publisher)
             server.load(parts)
             structlog.get_logger("shunter.engine").info("ready", model=options.model_name)
             await _stopped_or_failed(stopping, parts.backend)
@@ -101,6 +105,8 @@ async def _serve_until(
         loading.cancel()
         stopping.cancel()
         await asyncio.gather(loading, stopping, return_exceptions=True)
+        if publisher is not None:
+            await publisher.close()
 
 
 async def _stopped_or_failed(stopping: "asyncio.Task[Literal[True]]", backend: object) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from shunter_simulator.engine.kv_pool import CacheListener
 from shunter_simulator.engine.values import (
     EngineStats,
     PromptTooLong,
@@ -105,5 +106,8 @@ class Backend(Protocol):
 
     def abort(self, request_id: str) -> bool:
         """Free the sequence's blocks at once; its sink hears nothing more. False: not there."""
+
+    def watch_cache(self, listener: CacheListener) -> None:
+        """Tells of the prefix cache from now on; to be called between start and first request."""
 
     def stats(self) -> EngineStats: ...

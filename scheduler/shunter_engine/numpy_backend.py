@@ -27,7 +27,7 @@ from shunter_engine.numpy_model import Span
 from shunter_engine.numpy_products import set_blas_threads
 from shunter_engine.numpy_sampling import Context, Sampled
 from shunter_engine.numpy_steps import Loaded, NumpyOptions, Pick, embed, load, step
-from shunter_simulator.engine import BatchScheduler, StepPlan
+from shunter_simulator.engine import BatchScheduler, CacheListener, StepPlan
 
 __all__ = ["NumpyBackend", "NumpyOptions"]
 
@@ -111,6 +111,9 @@ class NumpyBackend:
         self._ready().scheduler.abort(request_id)
         self._wake.set()
         return True
+
+    def watch_cache(self, listener: CacheListener) -> None:
+        self._ready().scheduler.watch_cache(listener)
 
     def stats(self) -> EngineStats:
         return self._ready().scheduler.stats()

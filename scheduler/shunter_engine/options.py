@@ -27,6 +27,7 @@ class EngineOptions:
     block_tokens: int = 16
     kv_tokens: int = DEFAULT_KV_TOKENS  # numpy: tokens that its KV memory holds, taken as used
     blas_threads: int = 1  # numpy: of one matrix product
+    kv_events_config: str = ""  # JSON, as vLLM's option of that name; empty: no events
     seed: int = 0  # of requests that bring none
 
     @property

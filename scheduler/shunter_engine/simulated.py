@@ -10,7 +10,13 @@ from shunter_api.accelerators import accelerator
 from shunter_engine.backend import SequenceRequest, SequenceSink, TokenEvent
 from shunter_engine.options import EngineOptions
 from shunter_scheduler.costmodel import cost_model, model_shape
-from shunter_simulator.engine import EngineStats, SimulatedEngine, TokenRule, TokenSampling
+from shunter_simulator.engine import (
+    CacheListener,
+    EngineStats,
+    SimulatedEngine,
+    TokenRule,
+    TokenSampling,
+)
 from shunter_simulator.engine.model import engine_config
 from shunter_simulator.engine.values import NewToken
 
@@ -95,6 +101,9 @@ class SimulatedBackend:
         self._engine.abort(request_id)
         self._wake.set()  # its memory may be what another one waits for
         return self._sinks.pop(request_id, None) is not None
+
+    def watch_cache(self, listener: CacheListener) -> None:
+        self._engine.watch_cache(listener)
 
     def stats(self) -> EngineStats:
         return self._engine.stats()

@@ -32,6 +32,7 @@ from shunter_engine.options import EngineOptions
 from shunter_engine.server import EngineParts, EngineServer, listen
 from shunter_engine.simulated import simulated_backend
 from shunter_runtime.metrics import port_of
+from shunter_simulator.engine.kv_pool import CacheListener
 from shunter_text.sources import sim_tokenizer, sim_word_ids
 
 PROCESS_START_S = 20.0
@@ -83,6 +84,9 @@ class ScriptedBackend:
         if task is not None and task is not asyncio.current_task():
             task.cancel()
         return task is not None
+
+    def watch_cache(self, listener: CacheListener) -> None:
+        """It has no cache."""
 
     def stats(self) -> EngineStats:
         return EngineStats(len(self._tasks), 0, 100, len(self._tasks), 16, 0, 0, 0, 0, 0)

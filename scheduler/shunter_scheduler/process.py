@@ -32,6 +32,7 @@ from shunter_scheduler.options import SchedulerOptions, StartError, lease_or_def
 from shunter_scheduler.role import Role
 from shunter_scheduler.service.engines import EnginePoller
 from shunter_scheduler.service.errors import ShuttingDown
+from shunter_scheduler.service.kv_events import KvEventReader
 from shunter_scheduler.service.leadership import Leadership
 from shunter_scheduler.service.leaving import empty_leaving
 from shunter_scheduler.service.loop import Driver
@@ -51,6 +52,8 @@ SHUTDOWN_GRACE_S = 1.0
 __all__ = ["SchedulerOptions", "StartError", "main", "run", "serve"]
 
 log = structlog.get_logger(__name__)
+
+Looks = tuple[EnginePoller, KvEventReader]  # what looks at engines
 
 
 def run(options: SchedulerOptions) -> None:
@@ -83,17 +86,17 @@ async def serve(
         first = await _first(inputs.changes, stop)
         if first is None:
             return
-        parts, poller = build(options, provider, inputs.leadership)
+        parts, looks = build(options, provider, inputs.leadership)
         stack.push_async_callback(_close, parts)
-        _change(parts, poller, first)
+        _change(parts, looks, first)
         listening = await _listen(options, parts, stack, stop)
         role = Role(parts, listening, stop)
         async with asyncio.TaskGroup() as tasks:
             outlets = (parts.spans.decided, parts.sessions.route, parts.unary.resolve)
             owned = [
                 tasks.create_task(parts.driver.run(outlets)),
-                tasks.create_task(_follow(inputs.changes, parts, poller)),
-                tasks.create_task(poller.run()),
+                tasks.create_task(_follow(inputs.changes, parts, looks)),
+                *(tasks.create_task(look.run()) for look in looks),
                 tasks.create_task(role.run()),
             ]
             if inputs.election is not None:
@@ -143,7 +146,7 @@ async def _hand_over(election: LeaderElection, task: "asyncio.Task[None]") -> No
 
 def build(
     options: SchedulerOptions, provider: TracerProvider, leadership: Leadership
-) -> tuple[Parts, EnginePoller]:
+) -> tuple[Parts, Looks]:
     """The object graph, without any I/O."""
     settings = CoreSettings()
     telemetry = Telemetry(CollectorRegistry())
@@ -166,7 +169,8 @@ def build(
         telemetry=telemetry,
         leadership=leadership,
     )
-    return parts, EnginePoller(lambda: view.topology.instances, driver.tell, telemetry)
+    poller = EnginePoller(lambda: view.topology.instances, driver.tell, telemetry)
+    return parts, (poller, KvEventReader(lambda: view.topology, driver.put, telemetry))
 
 
 def _relax_garbage_collection() -> None:
@@ -204,21 +208,22 @@ async def _listen(
     return listening
 
 
-async def _follow(changes: Changes, parts: Parts, poller: EnginePoller) -> None:
+async def _follow(changes: Changes, parts: Parts, looks: Looks) -> None:
     async for change in changes:
         if isinstance(change, ConfigRefused):
             parts.view.config_error = str(change)
             parts.telemetry.config_refused.inc()
         else:
-            _change(parts, poller, change)
+            _change(parts, looks, change)
 
 
-def _change(parts: Parts, poller: EnginePoller, topology: Topology) -> None:
+def _change(parts: Parts, looks: Looks, topology: Topology) -> None:
     parts.view.change(topology)
     parts.driver.tell_now(TopologyChanged(topology))
     empty_leaving(parts)
     parts.sessions.broadcast(parts.view.message)
-    poller.look_now()
+    for look in looks:
+        look.look_now()
 
 
 def parse_arguments(arguments: list[str]) -> SchedulerOptions:

@@ -19,6 +19,12 @@ _KINDS: dict[type, str] = {
     Suspend: "suspend",
     Cancel: "cancel",
 }
+_PREFIX = {
+    "prompt": "Prompt tokens of requests that began to answer.",
+    "predicted": "Tokens of them that were predicted to be cached.",
+    "hit": "Tokens of them that engines reported as cached.",
+    "error": "Absolute differences between the two, request by request.",
+}
 _DECIDE_BUCKETS_S = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1.0)
 
 
@@ -69,6 +75,20 @@ class Telemetry:
             "shunter_engine_polls_failed",
             "Looks at an engine's health or metrics that failed.",
             labelnames=["reason"],
+            registry=registry,
+        )
+        self.kv_batches = Counter(
+            "shunter_kv_event_batches", "Batches of KV events applied.", registry=registry
+        )
+        self.kv_replays = Counter(
+            "shunter_kv_event_replays",
+            "Replays of KV events that engines were asked for.",
+            labelnames=["outcome"],
+            registry=registry,
+        )
+        self.kv_lost = Counter(
+            "shunter_kv_events_lost",
+            "Gaps that no replay closed: an instance's prefixes were forgotten.",
             registry=registry,
         )
         self.config_refused = Counter(
@@ -148,7 +168,13 @@ class ClusterCollector(Collector):
             "Share of answers that got longer than the memory reserved for them at first.",
             labels=["pool"],
         )
+        prefix = {
+            field: CounterMetricFamily(f"shunter_prefix_{field}_tokens", text, labels=["pool"])
+            for field, text in _PREFIX.items()
+        }
         for pool in status.pools:
+            for field, family in prefix.items():
+                family.add_metric([pool.name], getattr(pool, f"prefix_{field}_tokens"))
             waiting.add_metric([pool.name], pool.waiting)
             running.add_metric([pool.name], pool.running)
             ready.add_metric([pool.name], pool.ready_instances)
@@ -157,7 +183,17 @@ class ClusterCollector(Collector):
             attainment.add_metric([pool.name], pool.slo_attainment)
             length_error.add_metric([pool.name], pool.output_length_error_ratio)
             longer.add_metric([pool.name], pool.output_longer_share)
-        return waiting, running, ready, ttft, rate, attainment, length_error, longer
+        return (
+            waiting,
+            running,
+            ready,
+            ttft,
+            rate,
+            attainment,
+            length_error,
+            longer,
+            *prefix.values(),
+        )
 
     def _instances(self, status: ClusterStatus) -> Iterable[Metric]:
         names = ["pool", "instance"]

@@ -52,6 +52,12 @@ def engine(
     blas_threads: Annotated[
         int, typer.Option(min=1, max=256, help="NumPy: threads of one matrix product.")
     ] = 1,
+    kv_events_config: Annotated[
+        str,
+        typer.Option(
+            help="Publish the prefix cache's changes over ZeroMQ; JSON as vLLM's own option takes."
+        ),
+    ] = "",
     seed: Annotated[int, typer.Option(help="Of simulated tokens and of sampling.")] = 0,
 ) -> None:
     """Run one engine: simulated, or a real small model in NumPy.
@@ -82,6 +88,7 @@ def engine(
         block_tokens=block_tokens,
         kv_tokens=kv_tokens,
         blas_threads=blas_threads,
+        kv_events_config=kv_events_config,
         seed=seed,
     )
     try:

@@ -39,6 +39,10 @@ def _pool_status(pool: PoolRecord, waiting: int, running: int, now: float) -> Po
         slo_attainment=pool.level.attainment(now),
         output_length_error_ratio=pool.length_errors.error_ratio,
         output_longer_share=pool.length_errors.longer_share,
+        prefix_prompt_tokens=pool.hits.prompt_tokens,
+        prefix_predicted_tokens=pool.hits.predicted_tokens,
+        prefix_hit_tokens=pool.hits.hit_tokens,
+        prefix_error_tokens=pool.hits.error_tokens,
     )
 
 

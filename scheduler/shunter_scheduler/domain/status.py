@@ -37,6 +37,10 @@ class PoolStatus:
     slo_attainment: float
     output_length_error_ratio: float = 0.0  # mean absolute error over the mean length
     output_longer_share: float = 0.0  # of answers longer than the memory reserved for them
+    prefix_prompt_tokens: int = 0  # totals since the start; see core/prefix_hits.py
+    prefix_predicted_tokens: int = 0
+    prefix_hit_tokens: int = 0
+    prefix_error_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

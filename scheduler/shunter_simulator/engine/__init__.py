@@ -5,6 +5,7 @@ engine alike. `SimulatedEngine` adds predicted step times and made-up tokens.
 """
 
 from shunter_simulator.engine.batching import BatchScheduler
+from shunter_simulator.engine.kv_pool import CacheListener
 from shunter_simulator.engine.model import SimulatedEngine, SimulatedStep, engine_config
 from shunter_simulator.engine.tokens import TokenRule, TokenSampling
 from shunter_simulator.engine.values import (
@@ -21,6 +22,7 @@ from shunter_simulator.engine.values import (
 
 __all__ = [
     "BatchScheduler",
+    "CacheListener",
     "Chunk",
     "EngineConfig",
     "EngineStats",

@@ -9,7 +9,7 @@ from bisect import insort
 from collections.abc import Mapping
 from operator import attrgetter
 
-from shunter_simulator.engine.kv_pool import KvPool
+from shunter_simulator.engine.kv_pool import CacheListener, KvPool
 from shunter_simulator.engine.sequences import Sequence
 from shunter_simulator.engine.values import (
     Chunk,
@@ -45,6 +45,10 @@ class BatchScheduler:
         self._cache_queries = 0
         self._cache_hits = 0
         self._preemptions = 0
+
+    def watch_cache(self, listener: CacheListener) -> None:
+        """Tells of the prefix cache from now on; call it before the first step."""
+        self._pool.listener = listener
 
     def add(self, spec: SequenceSpec) -> None:
         """Raises `PromptTooLong`, `QueueFull`, and `ValueError` for a request id that is in use.
@@ -122,6 +126,8 @@ class BatchScheduler:
             if chunk.samples:
                 reason = finished.get(chunk.request_id)
                 tokens.append(self._append(sequence, sampled[chunk.request_id], reason))
+        if self._pool.listener is not None:
+            self._pool.listener.step_ended()
         return StepOutcome(tuple(tokens))
 
     def stats(self) -> EngineStats:

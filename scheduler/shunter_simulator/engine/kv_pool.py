@@ -1,6 +1,20 @@
 """Blocks of KV memory: shared by reference count, found again by content hash, evicted by LRU."""
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+
+class CacheListener(Protocol):
+    """Hears which blocks can be found by their hashes, in order; must not wait."""
+
+    def stored(
+        self, hashes: Sequence[bytes], parent: bytes | None, tokens: Sequence[int], size: int
+    ) -> None:
+        """Consecutive full blocks of `size` tokens; the first goes on from `parent`."""
+
+    def removed(self, block_hash: bytes) -> None: ...
+
+    def step_ended(self) -> None: ...
 
 
 class KvPool:
@@ -17,6 +31,7 @@ class KvPool:
         self._empty = list(range(blocks - 1, -1, -1))
         self._cached_free: dict[int, None] = {}  # in the order of last use, oldest first
         self._withheld = 0
+        self.listener: CacheListener | None = None
 
     @property
     def available(self) -> int:
@@ -69,11 +84,14 @@ class KvPool:
         self._references[block] = 1
         return block
 
-    def publish(self, block: int, block_hash: bytes) -> None:
-        """Makes a full, computed block findable. Of two equal blocks the first stays known."""
-        if block_hash not in self._block_of:
-            self._block_of[block_hash] = block
-            self._hash_of[block] = block_hash
+    def publish(self, block: int, block_hash: bytes) -> bool:
+        """Makes a full, computed block findable. Of two equal blocks the first stays known; False
+        for the second."""
+        if block_hash in self._block_of:
+            return False
+        self._block_of[block_hash] = block
+        self._hash_of[block] = block_hash
+        return True
 
     def release(self, blocks: Sequence[int]) -> None:
         """Gives one reference to each back. Ends of chains count as older than their beginnings."""
@@ -103,3 +121,5 @@ class KvPool:
         if block_hash is not None:
             del self._block_of[block_hash]
             self._hash_of[block] = None
+            if self.listener is not None:
+                self.listener.removed(block_hash)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from shunter_scheduler.costmodel import CostModel
 from shunter_simulator.engine.batching import BatchScheduler
+from shunter_simulator.engine.kv_pool import CacheListener
 from shunter_simulator.engine.tokens import TokenRule, TokenSampling, advance, state_of
 from shunter_simulator.engine.values import (
     Chunk,
@@ -59,6 +60,10 @@ class SimulatedEngine:
         self._rule = rule
         self._batch = BatchScheduler(config)
         self._answers: dict[str, _Answer] = {}
+
+    def watch_cache(self, listener: CacheListener) -> None:
+        """See `BatchScheduler.watch_cache`."""
+        self._batch.watch_cache(listener)
 
     def add(self, spec: SequenceSpec, sampling: TokenSampling | None = None) -> None:
         """Raises as `BatchScheduler.add` does."""

@@ -60,5 +60,15 @@ class Sequence:
         if first == end:
             return
         hashes = self.hashes(end, block_tokens)
+        begin = first
         for index in range(first, end):
-            pool.publish(self.block_table[index], hashes[index])
+            if not pool.publish(self.block_table[index], hashes[index]):
+                self._tell(pool, begin, index, block_tokens)
+                begin = index + 1
+        self._tell(pool, begin, end, block_tokens)
+
+    def _tell(self, pool: KvPool, begin: int, end: int, block_tokens: int) -> None:
+        if pool.listener is not None and begin < end:
+            parent = self._hashes[begin - 1] if begin else None
+            tokens = self.token_ids[begin * block_tokens : end * block_tokens]
+            pool.listener.stored(self._hashes[begin:end], parent, tokens, block_tokens)

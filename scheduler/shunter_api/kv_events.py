@@ -1,0 +1,81 @@
+"""Where an engine publishes the events of its KV cache: read from the engine's own arguments.
+
+vLLM's `--kv-events-config` is the one place to say it (https://docs.vllm.ai, KVEventsConfig);
+`shunter engine` takes the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+FLAG = "--kv-events-config"
+
+
+class KvEventsConfig(BaseModel):
+    """vLLM's fields and defaults; those that Shunter has no use for are let pass."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    enable_kv_cache_events: bool = False
+    publisher: Literal["zmq", "null"] | None = None
+    endpoint: str = "tcp://*:5557"
+    replay_endpoint: str | None = None
+    buffer_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    hwm: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
+    topic: str = ""
+
+    @property
+    def enabled(self) -> bool:
+        return self.enable_kv_cache_events and self.publisher != "null"
+
+
+@dataclass(frozen=True, slots=True)
+class KvEventsEndpoint:
+    """Of one engine, as a reader connects to it. `replay` is empty where there is none."""
+
+    events: str
+    replay: str
+    topic: str
+
+
+def parse_kv_events_config(text: str) -> KvEventsConfig:
+    """Raises `ValueError` with what is wrong."""
+    try:
+        return KvEventsConfig.model_validate_json(text)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, one['loc'])) or 'value'}: {one['msg']}" for one in error.errors()
+        )
+        raise ValueError(f"{FLAG}: {problems}") from error
+
+
+def kv_events_of(args: Sequence[str]) -> KvEventsConfig | None:
+    """The configuration among an engine's arguments; None where it publishes nothing. The last one
+    counts. Raises `ValueError`."""
+    text = ""
+    for at, arg in enumerate(args):
+        if arg == FLAG and at + 1 < len(args):
+            text = args[at + 1]
+        elif arg.startswith(FLAG + "="):
+            text = arg[len(FLAG) + 1 :]
+    if not text:
+        return None
+    config = parse_kv_events_config(text)
+    return config if config.enabled else None
+
+
+def endpoint_of(config: KvEventsConfig, host: str) -> KvEventsEndpoint:
+    """Of an engine on `host`. Raises `ValueError` for what is no `tcp://HOST:PORT`."""
+    replay = _reached(config.replay_endpoint, host) if config.replay_endpoint else ""
+    return KvEventsEndpoint(_reached(config.endpoint, host), replay, config.topic)
+
+
+def _reached(endpoint: str, host: str) -> str:
+    """What an engine binds on all its addresses, or on its loopback, is reached on its host."""
+    scheme, _, rest = endpoint.partition("://")
+    _, _, port = rest.rpartition(":")
+    if scheme != "tcp" or not port.isdigit() or not 1 <= int(port) <= 65_535:
+        raise ValueError(f"{FLAG}: {endpoint!r} is no tcp://HOST:PORT")
+    return f"tcp://{host}:{port}"

@@ -1,0 +1,251 @@
+"""The reader of KV events against a real publisher on real sockets."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from shunter_api.kv_events import parse_kv_events_config
+from shunter_api.testing import make_pool
+from shunter_engine.kv_publisher import KvPublisher
+from shunter_scheduler.domain.cluster import Instance, Topology
+from shunter_scheduler.domain.events import KvBlocksStored, KvCleared
+from shunter_scheduler.service.kv_events import KvEventReader, endpoints_of
+from shunter_scheduler.service.kv_format import KvEvent
+from shunter_scheduler.telemetry import Telemetry
+from shunter_system import free_port
+
+
+def config_of(events: int, replay: int | None, **more: object) -> str:
+    config: dict[str, object] = {"enable_kv_cache_events": True, **more}
+    config["endpoint"] = f"tcp://127.0.0.1:{events}"
+    if replay:
+        config["replay_endpoint"] = f"tcp://127.0.0.1:{replay}"
+    return json.dumps(config)
+
+
+def topology_of(config: str, *addresses: str) -> Topology:
+    pool = make_pool("chat", spec={"engine": {"type": "simulated", "args": [f"{FLAG}={config}"]}})
+    instances = tuple(
+        Instance(f"e{i}", "chat", "h100", address, "vllm") for i, address in enumerate(addresses)
+    )
+    return Topology(1, (pool,), (), instances)
+
+
+FLAG = "--kv-events-config"
+
+
+@dataclass
+class Reading:
+    """What the core would be told: `held` as one plain set, with what was lost taken out."""
+
+    telemetry: Telemetry
+    held: set[int] = field(default_factory=set)
+    clears: int = 0
+
+    async def put(self, events: Sequence[KvEvent]) -> None:
+        for event in events:
+            if isinstance(event, KvCleared):
+                self.held.clear()
+                self.clears += 1
+            elif isinstance(event, KvBlocksStored):
+                self.held.update(event.hashes)
+            else:
+                self.held.difference_update(event.hashes)
+
+    async def until(self, held: set[int]) -> None:
+        async with asyncio.timeout(10):
+            while self.held != held:
+                await asyncio.sleep(0.005)
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.telemetry.registry.get_sample_value(name, labels) or 0.0
+
+
+@asynccontextmanager
+async def reading(config: str, cooldown_s: float = 30.0) -> AsyncIterator[Reading]:
+    seen = Reading(Telemetry(CollectorRegistry()))
+    topology = topology_of(config, "127.0.0.1:8000")
+    reader = KvEventReader(lambda: topology, seen.put, seen.telemetry, cooldown_s=cooldown_s)
+    task = asyncio.create_task(reader.run())
+    try:
+        yield seen
+        assert not task.done(), task.exception()
+        assert not seen.count("shunter_scheduler_internal_errors_total", place="kv_events")
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+@asynccontextmanager
+async def publishing(config: str) -> AsyncIterator[KvPublisher]:
+    publisher = KvPublisher(parse_kv_events_config(config))
+    try:
+        yield publisher
+    finally:
+        await publisher.close()
+
+
+def store(publisher: KvPublisher, *numbers: int) -> None:
+    """One batch for each number."""
+    for number in numbers:
+        publisher.stored([number.to_bytes(16, "big")], None, range(16), 16)
+        publisher.step_ended()
+
+
+class _Nowhere:
+    def send_multipart(self, *_: object) -> None:
+        """As a socket does whose reader is too slow."""
+
+
+@contextmanager
+def dropping(publisher: KvPublisher) -> Iterator[None]:
+    whole = publisher._pub
+    publisher._pub = _Nowhere()  # type: ignore[assignment]
+    yield
+    publisher._pub = whole
+
+
+@pytest.mark.parametrize("replays", [True, False])
+async def test_follows_what_is_stored_and_removed(replays: bool) -> None:
+    config = config_of(free_port(), free_port() if replays else None, topic="kv")
+    async with publishing(config) as publisher, reading(config) as seen:
+        async with asyncio.timeout(10):
+            while not seen.held:  # without replays only what is published from now on comes
+                store(publisher, 1)
+                await asyncio.sleep(0.02)
+        store(publisher, 2, 3)
+        publisher.removed((2).to_bytes(16, "big"))
+        publisher.step_ended()
+        await seen.until({1, 3})
+
+
+async def test_who_joins_midway_gets_what_was_before() -> None:
+    """Though the engine is idle."""
+    config = config_of(free_port(), free_port())
+    async with publishing(config) as publisher:
+        store(publisher, *range(500))
+        async with reading(config) as seen:
+            await seen.until(set(range(500)))
+            store(publisher, 500)
+            await seen.until(set(range(501)))
+        assert seen.count("shunter_kv_event_batches_total") == 501, "each batch counts once"
+        assert seen.count("shunter_kv_events_lost_total") == 0
+
+
+async def test_a_gap_is_asked_for_again_and_nothing_is_forgotten() -> None:
+    config = config_of(free_port(), free_port())
+    async with publishing(config) as publisher, reading(config) as seen:
+        store(publisher, 1)
+        await seen.until({1})
+        clears = seen.clears
+        with dropping(publisher):
+            store(publisher, 2, 3, 4)
+        store(publisher, 5)
+        await seen.until({1, 2, 3, 4, 5})
+        assert seen.clears == clears
+        assert seen.count("shunter_kv_event_replays_total", outcome="whole") >= 1
+
+
+@pytest.mark.parametrize("why", ["no replays", "not kept any more", "cool-down"])
+async def test_a_gap_that_stays_starts_the_instance_anew(why: str) -> None:
+    replay = None if why == "no replays" else free_port()
+    kept = {"buffer_steps": 2} if why == "not kept any more" else {}
+    config = config_of(free_port(), replay, **kept)
+    async with publishing(config) as publisher, reading(config) as seen:
+        async with asyncio.timeout(10):
+            while not seen.held:
+                store(publisher, 1)
+                await asyncio.sleep(0.02)
+        if why == "cool-down":
+            with dropping(publisher):
+                store(publisher, 2)
+            store(publisher, 3)
+            await seen.until({1, 2, 3})
+        with dropping(publisher):
+            store(publisher, 12, 13, 14)
+        store(publisher, 15)
+        await seen.until({14, 15} if why == "not kept any more" else {15})
+        assert seen.count("shunter_kv_events_lost_total") >= 1
+        store(publisher, 16)
+        await seen.until(seen.held | {16})
+
+
+async def test_an_engine_that_ends_is_forgotten_and_its_successor_followed() -> None:
+    config = config_of(free_port(), free_port())
+    async with reading(config) as seen:
+        async with publishing(config) as publisher:
+            store(publisher, 1, 2, 3)
+            await seen.until({1, 2, 3})
+        await seen.until(set())
+        async with publishing(config) as publisher:
+            store(publisher, 7)
+            await seen.until({7})
+            store(publisher, 8)
+            await seen.until({7, 8})
+
+
+async def test_a_sequence_that_begins_anew_is_another_engine() -> None:
+    """Behind a proxy that keeps the connection."""
+    config = config_of(free_port(), free_port())
+    async with publishing(config) as publisher, reading(config) as seen:
+        store(publisher, 1, 2, 3)
+        await seen.until({1, 2, 3})
+        store(publisher, 4)
+        await seen.until({1, 2, 3, 4})
+        publisher._sequence = 0
+        publisher._kept.clear()
+        store(publisher, 9)
+        await seen.until({9})
+        store(publisher, 10)
+        await seen.until({9, 10})
+
+
+async def test_what_is_no_batch_ends_nothing() -> None:
+    config = config_of(free_port(), free_port())
+    async with publishing(config) as publisher, reading(config) as seen:
+        store(publisher, 1)
+        await seen.until({1})
+        publisher._pub.send_multipart((b"", b"short", b""))
+        publisher._pub.send_multipart((b"", (1).to_bytes(8, "big"), b"\xc1"))
+        publisher._sequence = 2
+        store(publisher, 2)
+        await seen.until({2})
+
+
+async def test_instances_come_and_go() -> None:
+    config = config_of(free_port(), free_port())
+    seen = Reading(Telemetry(CollectorRegistry()))
+    topologies = [topology_of(config)]
+    reader = KvEventReader(lambda: topologies[-1], seen.put, seen.telemetry)
+    task = asyncio.create_task(reader.run())
+    async with publishing(config) as publisher:
+        store(publisher, 1)
+        topologies.append(topology_of(config, "127.0.0.1:8000"))
+        reader.look_now()
+        await seen.until({1})
+        topologies.append(topology_of(config))
+        reader.look_now()
+        async with asyncio.timeout(10):
+            while any(one.get_name() == "kv-e0" for one in asyncio.all_tasks()):
+                await asyncio.sleep(0.005)
+        store(publisher, 2)
+    task.cancel()
+    await asyncio.wait((task,))
+    assert seen.held == {1}
+
+
+def test_instances_on_one_host_cannot_be_told_apart() -> None:
+    config = config_of(5557, None)
+    addresses = ("10.0.0.1:8000", "10.0.0.2:8000", "10.0.0.2:8001")
+    found = endpoints_of(topology_of(config, *addresses))
+    assert {name: one.events for name, one in found.items()} == {"e0": "tcp://10.0.0.1:5557"}
+
+
+@pytest.mark.parametrize("config", ["{", '{"enable_kv_cache_events": true, "endpoint": "ipc://x"}'])
+def test_what_cannot_be_read_is_off(config: str) -> None:
+    assert not endpoints_of(topology_of(config, "10.0.0.1:8000"))
