@@ -37,7 +37,7 @@ class PoolRecord:
         self.prefix = PrefixIndex(settings.max_prefix_blocks)
         self.hits = PrefixHits()
         self.queue: AdmissionQueue[Entry] = AdmissionQueue(
-            Ageing(settings.ageing_step_s, settings.ageing_one_in), settings.fair_window_tokens
+            Ageing(settings.ageing_step_s, settings.ageing_share), settings.fair_window_tokens
         )
         self.headroom = PriorityHeadroom()
         self.newcomers: list[Entry] = []

@@ -6,8 +6,8 @@ Order: class, then tenant, then slack. The class is the rank of its priority. In
 
 Nobody starves. A class that has had a request waiting for `Ageing.step_s` per rank that another
 class is above it may go before that one: the class whose oldest request has waited longest goes
-first, by the request of the tenant in turn that has waited longest. One placement in
-`Ageing.one_in` goes so at most: a class that floods would else pass all others as it ages.
+first, by the request of the tenant in turn that has waited longest. At most the share
+`Ageing.share` of service goes so: a class that floods would else pass all others as it ages.
 """
 
 from bisect import insort
@@ -23,7 +23,7 @@ NOTHING: frozenset[str] = frozenset()
 @dataclass(frozen=True, slots=True)
 class Ageing:
     step_s: float = 10.0  # of waiting let a class go before the next higher one
-    one_in: int = 20  # placements goes so, at most
+    share: float = 0.05  # of the service of those that waited goes so, at most
 
 
 class Queueable(Protocol):
@@ -67,7 +67,8 @@ class AdmissionQueue(Generic[Item]):
     _items: dict[str, Item] = field(default_factory=dict)
     _classes: dict[int, Turns] = field(default_factory=dict)  # by rank
     _ranks: list[int] = field(default_factory=list)  # negated, of classes in which some wait
-    _in_order: int = 1 << 30  # placements since a class went before a higher one
+    # Service that classes which had aged took from higher ones, less their share of that since.
+    _owed: float = 0.0
 
     def __len__(self) -> int:
         return len(self._items)
@@ -111,7 +112,7 @@ class AdmissionQueue(Generic[Item]):
             found = self._classes[-negated].next(skip)
             if found is None:
                 continue
-            if self._in_order >= self.ageing.one_in - 1 and index + 1 < len(self._ranks):
+            if self._owed <= 0.0 and index + 1 < len(self._ranks):
                 aged = self._aged(index, now, skip)
                 if aged is not None:
                     return self._items[aged], True
@@ -130,9 +131,12 @@ class AdmissionQueue(Generic[Item]):
                     return found
         return None
 
-    def went(self, before_higher: bool) -> None:
+    def went(self, item: Item, before_higher: bool) -> None:
         """Who was next, as `next` said, was placed."""
-        self._in_order = 0 if before_higher else self._in_order + 1
+        if before_higher:
+            self._owed = item.expected_charge
+        elif self._owed > 0.0:
+            self._owed -= self.ageing.share * item.expected_charge
 
     def __iter__(self) -> Iterator[Item]:
         """In order, if no class goes before a higher one; do not change the queue meanwhile."""

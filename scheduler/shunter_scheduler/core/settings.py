@@ -59,7 +59,7 @@ class CoreSettings:
     max_prefix_blocks: int = 2_000_000  # per pool: 16 MB of hashes
     max_explanations: int = 8192  # of ended requests
     ageing_step_s: float = 10.0  # of waiting let a class go before the next higher one
-    ageing_one_in: int = 20  # placements goes before a higher class so, at most
+    ageing_share: float = 0.05  # of the service of those that waited goes so, at most
     fair_window_tokens: float = 8192.0  # of service by which tenants count as equally served
     hold_refresh_s: float = 1.0  # between two Hold decisions for one request
     lookahead: int = 16  # requests looked at behind one that fits nowhere

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from shunter_scheduler.core.fairness import Account
 from shunter_scheduler.core.queue import AdmissionQueue, Ageing, order_key
 
-AGEING = Ageing(step_s=10.0, one_in=4)
+AGEING = Ageing(step_s=10.0, share=0.25)
 WINDOW = 500.0
 
 
@@ -71,7 +71,7 @@ def take(queue: Queue, now: float) -> Item | None:
     queue.remove(item.request_id)
     assert item.account is not None
     item.account.take_turn(item.expected_charge)
-    queue.went(before_higher)
+    queue.went(item, before_higher)
     return item
 
 
@@ -143,12 +143,12 @@ def test_least_slack_goes_first_inside_a_class() -> None:
 def test_a_class_that_has_waited_goes_before_a_higher_one_now_and_then() -> None:
     queue = queue_of([Item(f"batch-{n}", 0, 0.0, 1e6) for n in range(9)])
     went = ""
-    for n in range(12):
+    for n in range(15):
         queue.push(Item(f"interactive-{n}", 1, 10.0))
         item = take(queue, 10.0)
         assert item is not None
         went += item.request_id[0]
-    assert went == "biiibiiibiii", "one placement in four"
+    assert went == "biiiibiiiibiiii", "a quarter of the service of the others"
 
 
 def test_a_class_ages_by_as_many_steps_as_it_lies_below_another() -> None:
@@ -166,22 +166,42 @@ def test_inside_a_class_that_aged_the_longest_wait_goes_first() -> None:
     assert found is not None and found[0] is old
 
 
-@given(st.integers(0, 3), st.integers(1, 4), st.floats(1.0, 1000.0))
-def test_nobody_starves_while_higher_classes_flood(rank: int, floods: int, charge: float) -> None:
+@given(st.integers(0, 3), st.integers(1, 4), st.floats(1.0, 1000.0), st.integers(1, 5))
+def test_nobody_starves_while_higher_classes_flood(
+    rank: int, floods: int, charge: float, count: int
+) -> None:
     """Every class above has a request waiting at any time; one goes every 0.1 s."""
-    lone = Item("lone", rank, 0.0, 1e9, tenant="quiet", expected_charge=charge)
-    queue = queue_of([lone])
-    tops = range(rank + 1, rank + 1 + floods)
-    now, number = 0.0, 0
-    while lone.request_id in queue:
+    lone = [
+        Item(f"lone-{n}", rank, 0.0, 1e9, tenant=f"t{n}", expected_charge=charge)
+        for n in range(count)
+    ]
+    queue, now, number = queue_of(lone), 0.0, 0
+    repaid_s = 0.1 * (charge / (AGEING.share * 100.0) + 2)  # what they take before others
+    while any(one.request_id in queue for one in lone):
         now += 0.1
-        for top in tops:
+        for top in range(rank + 1, rank + 1 + floods):
             number += 1
             queue.push(Item(f"flood-{number}", top, now, now))
-        take(queue, now)
-        # Each class below the highest may be served before it, each as seldom as that.
-        assert now < (floods * AGEING.step_s + 0.1 * AGEING.one_in * number), "starves"
-        assert now < 300.0
+        item = take(queue, now)
+        assert item is not None
+        # Each class between may be served before it, each as seldom as that.
+        assert now < floods * (AGEING.step_s + 1) + floods * count * repaid_s + 60.0, "starves"
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(1.0, 5000.0)), min_size=20, max_size=120))
+def test_classes_that_age_take_no_more_than_their_share(work: list[tuple[int, float]]) -> None:
+    """Everything has waited long; the highest class always has a request of each size waiting."""
+    queue = queue_of([Item(f"r{n}", r, 0.0, 0.0, "", c) for n, (r, c) in enumerate(work)])
+    before, in_order, largest, now = 0.0, 0.0, max(c for _, c in work), 1000.0
+    for n in range(200):
+        queue.push(Item(f"top-{n}", 9, now, 0.0, "", work[n % len(work)][1]))
+        item = take(queue, now)
+        assert item is not None
+        if item.rank < 9:
+            before += item.expected_charge
+        else:
+            in_order += item.expected_charge
+        assert before <= AGEING.share * in_order + largest + 1e-6
 
 
 # ------------------------------------------------------------ tenants
