@@ -33,6 +33,7 @@ class EngineSpec:
     backend: str = "simulated"
     model: str = "sim://llama-3.1-8b"
     extra: tuple[str, ...] = ("--speed", "1")
+    host: str = "127.0.0.1"
 
 
 def free_port() -> int:
@@ -119,7 +120,7 @@ class System:
             *self.gateway_args,
         )
         for spec in self.engines:
-            self.wait_http(f"http://127.0.0.1:{self.ports[spec.name]}/health", spec.name)
+            self.wait_http(f"http://{spec.host}:{self.ports[spec.name]}/health", spec.name)
         self.wait_ready()
 
     def start_engine(self, spec: EngineSpec) -> None:
@@ -129,6 +130,7 @@ class System:
             "engine",
             *("--backend", spec.backend, "--model", spec.model, "--served-name", spec.pool),
             *("--accelerator", spec.accelerator, "--port", str(self.ports[spec.name])),
+            *("--host", spec.host),
             *("--context-length", "8192", "--allow-faults", *spec.extra),
         )
 
@@ -156,7 +158,7 @@ class System:
                         "name": s.name,
                         "pool": s.pool,
                         "profile": s.profile,
-                        "address": f"127.0.0.1:{self.ports[s.name]}",
+                        "address": f"{s.host}:{self.ports[s.name]}",
                     }
                     for s in self.engines
                 ],

@@ -142,6 +142,7 @@ class KvStream:
                 await self._lost()
             await self._apply(batch)
             self._replayed = batch[0]
+        log.info("kv_events.caught_up", instance=self._instance, batches=len(batches))
 
     async def _ask(self, start: int) -> list[Batch]:
         import zmq
