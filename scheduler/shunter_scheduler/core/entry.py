@@ -91,7 +91,8 @@ class Entry(Struct, eq=False):
     @property
     def goes_on(self) -> bool:
         """It was placed before, and lost its engine or its room."""
-        return self.request.output_tokens > 0 or self.trail.failures > 0
+        request = self.request
+        return request.output_tokens > 0 or request.suspended or self.trail.failures > 0
 
     @property
     def new_prompt_tokens(self) -> int:

@@ -109,6 +109,14 @@ def test_one_that_goes_on_elsewhere_is_neither_refused_nor_charged_twice() -> No
     assert level(harness, "a") == pytest.approx(1200 - 1090)
 
 
+def test_one_that_was_suspended_before_its_first_token_is_not_charged_twice() -> None:
+    harness = harness_with({"name": "a", "tokensPerMinute": 1200})
+    harness.assign("r0", tenant="a")
+    assert only(Assign, harness.submit("r0", tenant="a", epoch=2, suspended=True))
+    harness.apply(Finished("r0", 2, 30, "stop"))
+    assert level(harness, "a") == pytest.approx(1200 - 1030)
+
+
 # ------------------------------------------------------------ requests at once
 
 
