@@ -105,11 +105,6 @@ class Entry(Struct, eq=False):
         return self.request.prompt_tokens + self.output_tokens
 
     @property
-    def stays(self) -> bool:
-        """Not on its way already, to another instance or into the queue."""
-        return self.state == "running" and not self.suspended_for
-
-    @property
     def started(self) -> bool:
         """The client has received something, from this or an earlier engine."""
         return self.first_token_at is not None or self.output_tokens > 0

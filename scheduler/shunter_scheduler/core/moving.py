@@ -29,9 +29,9 @@ class MoveOrder:
 
 def may_leave(entry: Entry, now: float) -> bool:
     """Before the first token everything can be started again elsewhere."""
-    if now < entry.move_not_before or not entry.stays:
+    if now < entry.move_not_before or entry.state != "running" or entry.suspended_for:
         return False
-    return not entry.started or not entry.request.unmovable_reason
+    return not entry.request.unmovable_reason or not entry.started
 
 
 def rung_between(entry: Entry, source: InstanceRecord, destination: InstanceRecord) -> Rung:

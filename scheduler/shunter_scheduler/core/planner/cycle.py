@@ -21,7 +21,7 @@ from shunter_scheduler.core.trail import Weighing
 from shunter_scheduler.domain.decisions import Rung
 from shunter_scheduler.domain.explanation import Candidate
 
-DESTINATIONS = 32  # weighed for one request, those with the shortest steps
+DESTINATIONS = 16  # weighed for one request, those with the shortest steps
 POLICY = "predicted-gain"
 
 
@@ -30,6 +30,8 @@ def plan_gains(state: CoreState, pool: PoolRecord, now: float) -> None:
     view = View(state, pool, fleet, Traffic(state, pool, fleet, now), now)
     for trigger in TRIGGERS:
         for case in trigger.cases(view):
+            if view.may_weigh <= 0:
+                break
             found = _best(view, case)
             if found is not None:
                 _order(view, case, found, trigger.reason)
@@ -49,6 +51,7 @@ def _best(view: View, case: Case) -> _Found | None:
     best: _Found | None = None
     margin = 1.0 + view.state.settings.moves.hysteresis
     queue_s, step_s = float(view.fleet.queue_s[case.source]), float(view.fleet.step_s[case.source])
+    view.may_weigh -= len(case.entries)
     for entry in case.entries:
         who = traveller(entry, queue_s, step_s, view.now)
         for rung in _rungs(view, entry, case):
@@ -65,7 +68,7 @@ def _rungs(view: View, entry: Entry, case: Case) -> tuple[Rung, ...]:
         return ("restart",)
     source = view.fleet.records[case.source]
     if source.value.kv_transport and entry.pool.spec.migration.mode == "Auto":
-        return ("kv", "replay")
+        return ("kv",) if view.fleet.copies_everywhere else ("kv", "replay")
     return ("replay",)
 
 
@@ -113,7 +116,10 @@ def _nearest(view: View, entry: Entry, allowed: Bools) -> Indices:
     """Those with the shortest steps among the allowed ones that have not refused this request."""
     fleet = view.fleet
     found = np.flatnonzero(allowed)
-    speed = (fleet.step_s + fleet.queue_s)[found]
+    speed = fleet.step_s[found] + fleet.queue_s[found]
+    if len(found) > 2 * DESTINATIONS:
+        best = np.argpartition(speed, 2 * DESTINATIONS)[: 2 * DESTINATIONS]
+        found, speed = found[best], speed[best]
     nearest: list[int] = []
     for index in found[np.argsort(speed, kind="stable")].tolist():
         name = fleet.records[index].name

@@ -45,16 +45,13 @@ class Fleet:
     base_s: Floats
     per_sequence_s: Floats
     per_token_s: Floats
+    step_s: Floats  # of a decode step there
     price: Floats  # of a second, in the seconds it is worth
+    copies_everywhere: bool  # KV, between any two
+    _prefills: tuple[int, Floats] = (-1, np.empty(0))
 
     def __len__(self) -> int:
         return len(self.records)
-
-    @property
-    def step_s(self) -> Floats:
-        """Of a decode step there."""
-        out: Floats = self.base_s + self.requests * self.per_sequence_s
-        return out + self.used * self.per_token_s
 
     def risk(self, of: Indices, more_tokens: float = 0.0) -> Floats:
         """Probability that memory runs out before a request ends there, with so many tokens more.
@@ -75,17 +72,24 @@ class Fleet:
 
     def prefill_s(self, tokens: int, of: Indices) -> Floats:
         """Of a prompt on some instances."""
-        per_model = np.array([model.prefill_s(tokens) for model in self.models])
-        return per_model[self.model_of[of]]
+        if self._prefills[0] != tokens:  # the same is asked for again and again
+            self._prefills = tokens, np.array([model.prefill_s(tokens) for model in self.models])
+        found: Floats = self._prefills[1][self.model_of[of]]
+        return found
 
     def shift(self, source: int, destination: int, context: float, left: float) -> None:
         """One request is on its way."""
-        for at, sign in ((source, -1.0), (destination, 1.0)):
-            self.requests[at] += sign
-            self.used[at] += sign * context
-            self.left[at] += sign * left
-            self.free[at] -= sign * context
-            self.room[at] -= sign * (context + left)
+        self.add(source, -1, context, left)
+        self.add(destination, 1, context, left)
+
+    def add(self, at: int, sign: int, context: float, left: float) -> None:
+        """One request comes, or goes where `sign` is -1."""
+        self.requests[at] += sign
+        self.used[at] += sign * context
+        self.left[at] += sign * left
+        self.free[at] -= sign * context
+        self.room[at] -= sign * (context + left)
+        self.step_s[at] += sign * (self.per_sequence_s[at] + context * self.per_token_s[at])
 
 
 def look(pool: PoolRecord, now: float) -> Fleet:
@@ -108,6 +112,7 @@ def look(pool: PoolRecord, now: float) -> Fleet:
         for m in models
     ]
     base_s, per_sequence_s, per_token_s, price = np.array(rates)[model_of].T.copy()
+    transport = _numbered([r.value.kv_transport for r in records])
     return Fleet(
         records,
         models,
@@ -123,14 +128,16 @@ def look(pool: PoolRecord, now: float) -> Fleet:
         target_s,
         target_rank,
         np.array([float(places.get(r.value.profile, 0)) for r in records]),
-        _numbered([r.value.kv_transport for r in records]),
+        transport,
         _numbered([r.value.revision for r in records]),
         np.array([not r.blocked_because(now, settings) for r in records]),
         np.array([r.healthy and r.drain is None and bool(r.requests) for r in records]),
         base_s,
         per_sequence_s,
         per_token_s,
+        base_s + requests * per_sequence_s + used * per_token_s,
         price,
+        bool(len(transport)) and 0 <= transport.min() == transport.max(),
     )
 
 

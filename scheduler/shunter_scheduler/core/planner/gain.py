@@ -110,8 +110,7 @@ def weigh(fleet: Fleet, who: Traveller, trip: Trip) -> Weighed:
     """The destination with the most gain less cost. `trip.destinations` is not empty."""
     gains = _gains(fleet, who, trip)
     costs = _costs(fleet, who, trip)
-    gain = np.sum([values for _, values in gains], axis=0)
-    cost = np.sum([values for _, values in costs], axis=0)
+    gain, cost = _total(gains), _total(costs)
     best = int(np.argmax(gain - cost))
     terms = [(name, -float(values[best])) for name, values in gains]
     terms += [(name, float(values[best])) for name, values in costs]
@@ -122,6 +121,13 @@ def weigh(fleet: Fleet, who: Traveller, trip: Trip) -> Weighed:
         float(cost[best]),
         tuple((name, value) for name, value in terms if value),
     )
+
+
+def _total(terms: list[tuple[str, Floats]]) -> Floats:
+    total = terms[0][1]
+    for _, values in terms[1:]:
+        total = total + values
+    return total
 
 
 def _gains(fleet: Fleet, who: Traveller, trip: Trip) -> list[tuple[str, Floats]]:
@@ -198,7 +204,8 @@ def _preempted_s(fleet: Fleet, who: Traveller, of: Indices) -> Floats:
     context = max(1.0, float(np.mean(fleet.used[of] / requests)))
     again_s = fleet.prefill_s(int(context), of)
     until_free_s = fleet.step_s[of] * left / requests
-    chances = np.clip(requests * np.minimum(who.ahead, left) / left, 1.0, MOST_CHANCES)
+    chances = requests * np.minimum(who.ahead, left) / left
+    chances = np.minimum(MOST_CHANCES, np.maximum(1.0, chances))
     seconds: Floats = chances * (again_s + until_free_s)
     return seconds
 

@@ -1,8 +1,11 @@
 """Where a higher class misses its TPOT target and nobody could be moved away, suspendable requests
 give their slot up until the step is short enough."""
 
+from heapq import nsmallest
+
 import numpy as np
 
+from shunter_scheduler.core.outlook import left_to_generate
 from shunter_scheduler.core.planner.headroom import spared_s
 from shunter_scheduler.core.planner.view import View
 from shunter_scheduler.core.suspension import give_way, least_lost, lost_s_of, may_give_way
@@ -22,11 +25,10 @@ def _relieve(view: View, source: int) -> None:
     rank, target_s = max(record.tpot_targets)
     margin = 1 + view.state.settings.moves.hysteresis
     lower = [e for e in view.on(source) if e.rank < rank and may_give_way(e, view.now)]
-    for entry in sorted(lower, key=least_lost)[:MOST_AT_ONCE]:
+    for entry in nsmallest(MOST_AT_ONCE, lower, key=least_lost):
         if fleet.step_s[source] <= target_s:
             return
         if spared_s(view, source) <= margin * lost_s_of(entry, record):
             return
         give_way(view.state, entry, f"a class with {target_s * 1000:.0f} ms a token", view.now)
-        fleet.requests[source] -= 1
-        fleet.used[source] -= entry.context_tokens
+        fleet.add(source, -1, entry.context_tokens, left_to_generate(entry))

@@ -1,7 +1,7 @@
 """What a trigger sees, and what it proposes."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,12 +15,15 @@ from shunter_scheduler.core.state import CoreState
 # Gateways report every half second (`progress_interval_s`) how far answers are.
 PREEMPTED_AFTER_S = 0.75
 # Sources that one trigger looks at in one cycle: this many, and one for so many instances more.
-MIN_SOURCES, INSTANCES_PER_SOURCE = 8, 32
-# Requests that one trigger weighs in one cycle, and at least of one source.
-LOOKED_AT, FEWEST = 128, 4
+MIN_SOURCES, INSTANCES_PER_SOURCE = 8, 64
+# Requests that one trigger weighs in one cycle, at least of one source, and all triggers together:
+# a cycle has an end, and the most urgent come first.
+LOOKED_AT, FEWEST, WEIGHED_AT_MOST = 96, 4, 128
+# Of an instance with more requests only so many are looked at, spread over all.
+SAMPLED = 48
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class View:
     """One pool in one cycle. `fleet` follows the moves that are ordered."""
 
@@ -29,13 +32,20 @@ class View:
     fleet: Fleet
     traffic: Traffic
     now: float
+    may_weigh: int = WEIGHED_AT_MOST
+    _on: dict[int, list[Entry]] = field(default_factory=dict)
 
     def on(self, source: int) -> list[Entry]:
         """What runs there and may leave, by the rules that hold for every move of the planner."""
-        record, entries = self.fleet.records[source], self.state.entries
-        found = [entries[request_id] for request_id in record.requests]
-        own = [e for e in found if e.instance is record]
-        return [e for e in awake(own) if may_travel(e, self.now)]
+        found = self._on.get(source)
+        if found is None:
+            record, entries = self.fleet.records[source], self.state.entries
+            ids = list(record.requests)
+            ids = ids[:: 1 + len(ids) // SAMPLED]
+            there = [entries[request_id] for request_id in ids]
+            own = [entry for entry in there if entry.instance is record]
+            found = self._on[source] = travellers(own, self.now)
+        return [entry for entry in found if entry.state == "running" and not entry.suspended_for]
 
     def varied(self, source: int) -> list[Entry]:
         """Some that have begun to answer, of the lowest class there, short ones and long ones."""
@@ -60,13 +70,14 @@ class View:
 
 def awake(entries: list[Entry]) -> list[Entry]:
     """Without those that were preempted: of what began to answer, they alone are silent."""
-    heard_at = max((entry.progressed_at for entry in entries), default=0.0)
-    since = heard_at - PREEMPTED_AFTER_S
-    return [e for e in entries if not e.started or e.progressed_at > since]
+    since = max([entry.progressed_at for entry in entries], default=0.0) - PREEMPTED_AFTER_S
+    return [e for e in entries if e.progressed_at > since or not e.started]
 
 
-def may_travel(entry: Entry, now: float) -> bool:
-    return now >= entry.rest_until and may_leave(entry, now)
+def travellers(entries: list[Entry], now: float) -> list[Entry]:
+    """Who may leave an instance where all of `entries` run, and has not moved or come back lately.
+    Thousands are looked at in one cycle."""
+    return [e for e in awake(entries) if now >= e.rest_until and may_leave(e, now)]
 
 
 @dataclass(frozen=True, slots=True)
