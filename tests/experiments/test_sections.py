@@ -122,6 +122,17 @@ def test_the_report_replaces_only_what_it_wrote(tmp_path: Path) -> None:
         replace_generated(unmarked, [])
 
 
+def test_tuning_is_held_against_the_best_alpha_of_each_load() -> None:
+    experiment = EXPERIMENTS["hexgen"]
+    rows: dict[tuple[str, str], dict[int, Outcome]] = {}
+    for cell in experiment.cells(FULL):
+        p95 = {"workload-balanced": 1.04, "alpha 0.4": 1.0}.get(cell.policy, 2.0)
+        rows.setdefault((cell.policy, cell.load), {})[cell.seed] = Outcome({"workflow_p95_s": p95})
+    first = experiment.section(Outcomes(rows)).targets[0]
+    assert first.reached and "1.040 of its P95 in the mean" in first.text
+    assert "alpha 0.4 is best there" in first.text
+
+
 def test_lengths_can_be_set_for_all_and_for_one(capsys: pytest.CaptureFixture[str]) -> None:
     def requests(*arguments: str) -> set[int]:
         options = _parser().parse_args(["run", *arguments])

@@ -68,7 +68,7 @@ def _look_closer(entry: Entry, ask: Ask) -> None:
     pool.look_closer()
     if entry.policy.tunes_alpha:
         if pool.tuner is None:
-            pool.tuner = AlphaTuner()
+            pool.tuner = AlphaTuner.of(pool.settings.alpha)
         ask.alpha = pool.tuner.alpha
     ask.high_priority = is_high(entry)
     blocks = min(PREFIX_KEY_TOKENS // pool.settings.block_tokens, len(hashes) // HASH_BYTES)

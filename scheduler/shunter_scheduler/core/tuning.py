@@ -30,6 +30,7 @@ class AlphaTuner:
     """State of one pool. A round compares all alphas on the window that there was at its start."""
 
     alpha: float = 0.5
+    tunes: bool = True
     fresh: int = 0
     rounds: int = 0
     runs: bool = False  # a timer is set
@@ -40,8 +41,15 @@ class AlphaTuner:
     _to_do: list[float] = field(default_factory=list)
     _tails_s: dict[float, float] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, alpha: float | None) -> "AlphaTuner":
+        """One that stays at `alpha`; that tunes where it is None."""
+        return cls() if alpha is None else cls(alpha, tunes=False)
+
     def ended(self, timers: Timers, entry: Entry, output_tokens: int, now: float) -> None:
         """Notes an answer; begins a round where there is enough to learn from."""
+        if not self.tunes:
+            return
         request = entry.request
         group = request.workflow or request.request_id
         self._window.append(

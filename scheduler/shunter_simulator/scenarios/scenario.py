@@ -81,6 +81,9 @@ class SchedulerKnobs(Resource):
     priority_headroom: bool = CORE.head_room.for_priorities
     """A class keeps lower ones from slowing it beyond its TPOT target."""
 
+    alpha: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Of workload-balanced; absent: tuned while it runs."""
+
     memory_quantile: Annotated[float, Field(gt=0, lt=1)] = CORE.memory_quantile
     """Of output lengths, that KV memory is reserved by: a low one overcommits."""
 

@@ -1,15 +1,18 @@
 """Alpha is tuned beside the decisions, in pieces, from what has ended."""
 
 from shunter_api.testing import make_policy, make_pool
+from shunter_scheduler.core.settings import CoreSettings
 from shunter_scheduler.core.testing import CoreHarness, make_instances
 from shunter_scheduler.core.tuning import ALPHAS, FRESH, WINDOW, AlphaTuner
 from shunter_scheduler.domain.events import Finished
 
 
-def harness_of(policy: str = "workload-balanced") -> CoreHarness:
+def harness_of(policy: str = "workload-balanced", alpha: float | None = None) -> CoreHarness:
     pool = make_pool("chat", profiles=("h100", "l4"))
     instances = (*make_instances(1), *make_instances(3, profile="l4"))
-    return CoreHarness(instances, pools=[pool], policies=[make_policy(dispatch={"policy": policy})])
+    policies = [make_policy(dispatch={"policy": policy})]
+    settings = CoreSettings(alpha=alpha)
+    return CoreHarness(instances, pools=[pool], policies=policies, settings=settings)
 
 
 def serve(harness: CoreHarness, count: int, gap_s: float) -> None:
@@ -52,6 +55,14 @@ def test_single_requests_one_after_the_other_all_go_to_the_fast_instance() -> No
     serve(harness, 3 * FRESH, gap_s=0.5)
     run_timers(harness)
     assert harness.assign("after").instance == "chat-h100-0"
+
+
+def test_an_alpha_that_is_set_stays() -> None:
+    harness = harness_of(alpha=0.3)
+    serve(harness, 2 * FRESH, gap_s=0.5)
+    run_timers(harness)
+    tuner = tuner_of(harness)
+    assert tuner is not None and (tuner.alpha, tuner.rounds, tuner.runs) == (0.3, 0, False)
 
 
 def test_other_policies_have_no_tuner() -> None:
