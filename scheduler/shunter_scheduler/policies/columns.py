@@ -22,7 +22,7 @@ class Weights:
     decode: float = 1.0
     slowdown: float = 1.0
     slo: float = 4.0  # a second beyond a target, to the move planner
-    miss_s: float = 10.0  # seconds that keeping a request's targets is worth to dispatch
+    miss_s: float = 15.0  # seconds that keeping a request's targets is worth to dispatch
 
 
 class Ask(Struct, eq=False, gc=False):

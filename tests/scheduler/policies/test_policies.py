@@ -1,7 +1,9 @@
 """Every policy: its terms add up to its score, and the pick is the lowest score that may win."""
 
 import math
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -292,3 +294,15 @@ def test_an_overdue_engine_becomes_less_attractive() -> None:
 def test_the_table_is_keyed_by_name() -> None:
     assert all(policy.name == name for name, policy in DISPATCH_POLICIES.items())
     assert tuple(DISPATCH_POLICIES) == get_args(DispatchPolicyName)
+
+
+DOCS = Path(__file__).resolve().parents[3] / "docs"
+
+
+def test_the_page_has_a_row_for_each_policy_and_names_its_parts() -> None:
+    page = (DOCS / "policies.md").read_text()
+    rows = re.findall(r"^\| `([a-z-]+)` \| ", page.split("\n## ")[0], re.MULTILINE)
+    assert rows == list(DISPATCH_POLICIES)
+    ask = make_ask()
+    for name, _ in cost_terms(make_row(0), ask, 0):
+        assert f"\n| `{name}` | " in page
