@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
+from shunter_scheduler.core.prefix_bytes import HASH_BYTES
 from shunter_text.blocks import block_hashes
-
-HASH_BYTES = 8
 
 
 class _Block(Struct, gc=False):

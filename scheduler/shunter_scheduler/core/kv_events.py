@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from shunter_scheduler.core.kv_chains import KvChains
-from shunter_scheduler.core.prefix import HASH_BYTES, PrefixIndex, common_bytes
+from shunter_scheduler.core.prefix import PrefixIndex
+from shunter_scheduler.core.prefix_bytes import HASH_BYTES, common_bytes
 from shunter_text.blocks import chain_root
 
 if TYPE_CHECKING:

@@ -13,7 +13,10 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-HASH_BYTES = 8
+from shunter_scheduler.core.prefix_bytes import HASH_BYTES, bits, common_bytes
+
+__all__ = ["HASH_BYTES", "Match", "PrefixIndex"]
+
 FEW = 4  # holders up to which one by one is faster than through an index array
 # A first node (a system prompt) that at least one slot in so many holds has a whole column ready,
 # which is faster; that is at most 8 x 16 bytes for each holder.
@@ -226,7 +229,7 @@ class PrefixIndex:
         """Blocks held per slot, of slots that hold any."""
         found = self.match(hashes)
         matched = found.matched_bytes // HASH_BYTES
-        return {slot: min(node.end, matched) for node in found.path for slot in _bits(node.holders)}
+        return {slot: min(node.end, matched) for node in found.path for slot in bits(node.holders)}
 
     def _split(self, node: _Node, at_bytes: int) -> _Node:
         """Cuts a node in two and returns the upper part, which is new."""
@@ -239,7 +242,7 @@ class PrefixIndex:
         node.blocks -= blocks
         node.parent, node._ones = upper, None  # only first nodes have a column
         upper.adopt(node)
-        for slot in _bits(node.holders):
+        for slot in bits(node.holders):
             self._held[slot].recent[upper] = None
         return upper
 
@@ -285,23 +288,3 @@ def _held_below(top: _Node, bit: int) -> Iterator[_Node]:
         held = [child for child in stack.pop().children.values() if child.holders & bit]
         yield from held
         stack += held
-
-
-def _bits(mask: int) -> Iterator[int]:
-    while mask:
-        low = mask & -mask
-        yield low.bit_length() - 1
-        mask ^= low
-
-
-def common_bytes(edge: bytes, hashes: bytes, at: int) -> int:
-    """Length of the common prefix of `edge` and `hashes[at:]`, in whole hashes: up to the lowest
-    bit in which the two, as little-endian numbers, differ."""
-    size = min(len(edge), len(hashes) - at)
-    differing = int.from_bytes(edge[:size], "little") ^ int.from_bytes(
-        hashes[at : at + size], "little"
-    )
-    if not differing:
-        return size
-    first_bit = (differing & -differing).bit_length() - 1
-    return first_bit // (8 * HASH_BYTES) * HASH_BYTES
