@@ -27,7 +27,7 @@ class PriorityHeadroom:
         self.clear(record.slot)
         if not record.tpot_targets:
             return
-        alone_s = record.model.decode_step_s(1, 0)  # what it misses even so, no room can give it
+        alone_s = record.model.alone_s  # what it misses even so, no room can give it
         slow = [key for key in record.tpot_targets if tpot_s > key[1] > alone_s]
         if slow:
             rank, target_s = max(slow)

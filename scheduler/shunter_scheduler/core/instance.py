@@ -1,5 +1,6 @@
 """One instance: its rates, its load, its health, and the row of columns that follows from them."""
 
+import math
 from dataclasses import dataclass, field
 
 from shunter_scheduler.core.costs import ProfileCost
@@ -12,7 +13,7 @@ from shunter_scheduler.costmodel.correction import Correction
 from shunter_scheduler.domain.cluster import Instance
 from shunter_scheduler.domain.events import InstanceObserved
 from shunter_scheduler.domain.status import InstanceState, InstanceStatus
-from shunter_scheduler.policies.misses import misses_per_s
+from shunter_scheduler.policies.misses import MARGIN, misses_per_s
 from shunter_scheduler.policies.rows import InstanceRow, Rates
 from shunter_scheduler.policies.view import Look
 
@@ -25,7 +26,15 @@ class ProfileModel:
     """Shared by the instances of one profile: the prior, what observations made of it, and the
     rates (seconds) that follow from both."""
 
-    __slots__ = ("_money_s_per_dollar", "cost", "decode", "prefill", "rates", "step_base_s")
+    __slots__ = (
+        "_money_s_per_dollar",
+        "alone_s",
+        "cost",
+        "decode",
+        "prefill",
+        "rates",
+        "step_base_s",
+    )
 
     def __init__(self, cost: ProfileCost, money_s_per_dollar: float = 0.0) -> None:
         self.cost = cost
@@ -48,16 +57,12 @@ class ProfileModel:
             prefill_s_per_pair,
             self.prefill.error,
         )
+        self.alone_s = self.step_base_s + step_s_per_sequence  # a decode step of one sequence
 
     @property
     def middling_step_s(self) -> float:
         """A decode step of a middling batch."""
         return self.decode_step_s(*MIDDLING_STEP[1:])
-
-    @property
-    def alone_s(self) -> float:
-        """A decode step of one short sequence."""
-        return self.step_base_s + self.rates.step_s_per_sequence
 
     def prefill_s(self, tokens: int, past_tokens: int = 0) -> float:
         """Computing `tokens` of a prompt after `past_tokens` that are cached."""
@@ -87,7 +92,8 @@ class Drain:
 @dataclass(slots=True)
 class InstanceRecord:
     """Mutable. `requests` are the ids with a reservation here, moves towards it included, and
-    `tpot_targets` counts them by rank of their class and its target."""
+    `tpot_targets` counts them by rank of their class and its target; `least_target_s` is the least
+    of the latter."""
 
     value: Instance
     slot: int
@@ -102,6 +108,7 @@ class InstanceRecord:
     prefills: PrefillRate = field(default_factory=PrefillRate)
     sent: Sent = field(default_factory=Sent)
     tpot_targets: dict[tuple[int, float], int] = field(default_factory=dict)
+    least_target_s: float = math.inf
     queued_until: float = 0.0
     prefilled_ns: int = 0  # of all prefills that ended here, as predicted
     probe: Probe = field(default_factory=Probe)
@@ -161,12 +168,15 @@ class InstanceRecord:
         """One more request with a reservation here, of a class of this rank and target."""
         key, targets = (rank, tpot_s), self.tpot_targets
         targets[key] = targets.get(key, 0) + 1
+        if tpot_s < self.least_target_s:
+            self.least_target_s = tpot_s
 
     def hosts_no_more(self, rank: int, tpot_s: float) -> None:
         key, targets = (rank, tpot_s), self.tpot_targets
         targets[key] -= 1
         if not targets[key]:
             del targets[key]
+            self.least_target_s = min((target_s for _, target_s in targets), default=math.inf)
 
     def failed(self, now: float, settings: CoreSettings) -> bool:
         """Counts a failure; True where it takes the instance out."""
@@ -227,7 +237,9 @@ class InstanceRecord:
         tpot_s = model.decode_step_s(requests + 1, used)
         if requests:  # with whom prefills share the steps
             tpot_s /= 1.0 - self.prefills.share
-        targets = self.tpot_targets
+        missed_per_s = 0.0
+        if tpot_s > (1 - MARGIN) * self.least_target_s:
+            missed_per_s = misses_per_s(self.tpot_targets, tpot_s, model.alone_s)
         kv_wait_s_per_token = 0.0
         if reserved and used:  # what is used now comes free over the mean time that is left
             kv_wait_s_per_token = tpot_s * load.decode_tokens / reserved / used
@@ -244,7 +256,7 @@ class InstanceRecord:
             capacity * room.kv_soft_limit - used,
             kv_wait_s_per_token,
             tpot_s,
-            misses_per_s(targets, tpot_s, model.alone_s) if targets else 0.0,
+            missed_per_s,
             tpot_s if requests else 0.0,
         )
 

@@ -20,5 +20,6 @@ class PrefillRate:
 
     def forget(self, now: float) -> None:
         """Brings `share` up to date."""
-        self.share *= exp((self._at - now) / self.WINDOW_S)
-        self._at = now
+        if now != self._at:
+            self.share *= exp((self._at - now) / self.WINDOW_S)
+            self._at = now
