@@ -159,6 +159,18 @@ def test_explain_shows_terms_that_add_up(fake: FakeScheduler, address: str) -> N
     assert "predicted first token after 42 ms, 9 in 10 within 62 ms" in result.output
 
 
+def test_explain_says_whose_it_is_and_why_it_waited(fake: FakeScheduler, address: str) -> None:
+    hold = pb.ExplainReply.Decision(kind="hold", reason="higher classes go first", slack_s=-1.25)
+    fake.explanations["r2"] = pb.ExplainReply(
+        request_id="r2", model="chat", pool="chat", slo_class="batch", state="waiting",
+        tenant="acme", level=1, workflow="wf-7", stage="revise", decisions=[hold],
+    )  # fmt: skip
+    result = shunter("explain", "r2", "--scheduler", address)
+    for shown in ("tenant acme, level 1, workflow wf-7, stage revise", "slack -1.2 s"):
+        assert shown in result.output
+    assert "hold: higher classes go first" in result.output
+
+
 def test_explain_of_an_unknown_request_says_where_ids_come_from(address: str) -> None:
     error = failure(shunter("explain", "nope", "--scheduler", address))
     assert "nope" in str(error)
