@@ -151,7 +151,7 @@ class KvFollower:
         for i in wanted or (range(1) if paths else ()):
             path = paths[i]
             self._mapped.setdefault(slot, set()).add(i)
-            self._prefix.insert(slot, path, self._prefix.match(path))
+            self._prefix.insert(slot, path, self._prefix.match(path), grow=True)
             for assumed in self._assumed.get(slot, {}).get(path[:HASH_BYTES], ()):
                 common = common_bytes(path, assumed.hashes, 0) // HASH_BYTES
                 assumed.kept = max(assumed.kept, common)

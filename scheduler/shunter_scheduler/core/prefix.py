@@ -172,9 +172,10 @@ class PrefixIndex:
             else:
                 out[node.slots()] = tokens
 
-    def insert(self, slot: int, hashes: bytes, found: Match) -> None:
+    def insert(self, slot: int, hashes: bytes, found: Match, grow: bool = False) -> None:
         """Notes that a slot holds `hashes`. `found` is their match, with no change since, and is
-        used up."""
+        used up. `grow`: what continues a leaf of this slot alone makes no new node: for answers,
+        that come block by block."""
         held = self._held[slot]
         if len(hashes) > held.capacity * HASH_BYTES:
             hashes = hashes[: held.capacity * HASH_BYTES]
@@ -189,11 +190,16 @@ class PrefixIndex:
             parent = path[-1] if path else self._root
             blocks = (len(hashes) - matched) // HASH_BYTES
             end = parent.end + blocks
-            leaf = _Node(hashes[matched:], parent, bit, blocks, end, _NO_CHILDREN)
-            parent.adopt(leaf)
             self.blocks += blocks
             held.blocks += blocks
-            recent[leaf] = None
+            if grow and path and parent.holders == bit and not parent.children:
+                parent.edge += hashes[matched:]
+                parent.blocks += blocks
+                parent.end = end
+            else:
+                leaf = _Node(hashes[matched:], parent, bit, blocks, end, _NO_CHILDREN)
+                parent.adopt(leaf)
+                recent[leaf] = None
         # From the leaf up, so that what continues a node never outlives it in the order.
         path.reverse()
         for node in path:

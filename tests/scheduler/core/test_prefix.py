@@ -12,7 +12,11 @@ SLOTS = 5
 chains = st.lists(st.integers(0, 2), min_size=0, max_size=12).map(tuple)
 Operation = tuple[str, int, tuple[int, ...]]
 operations = st.lists(
-    st.tuples(st.sampled_from(["insert"] * 6 + ["clear"]), st.integers(0, SLOTS - 1), chains),
+    st.tuples(
+        st.sampled_from(["insert"] * 4 + ["grow"] * 3 + ["cut", "clear"]),
+        st.integers(0, SLOTS - 1),
+        chains,
+    ),
     max_size=60,
 )
 
@@ -23,12 +27,27 @@ def pack(chain: tuple[int, ...]) -> bytes:
     return np.array(hashes, dtype="<u8").tobytes()
 
 
+def tell(naive: "NaiveIndex", operation: Operation) -> None:
+    name, slot, chain = operation
+    if name in ("insert", "grow"):
+        naive.insert(slot, chain)
+    elif name == "cut":
+        naive.cut(slot, chain)
+    else:
+        naive.held[slot].clear()
+
+
 class NaiveIndex:
     def __init__(self) -> None:
         self.held: dict[int, set[tuple[int, ...]]] = {slot: set() for slot in range(SLOTS)}
 
     def insert(self, slot: int, chain: tuple[int, ...]) -> None:
         self.held[slot].update(chain[: i + 1] for i in range(len(chain)))
+
+    def cut(self, slot: int, chain: tuple[int, ...]) -> None:
+        if chain:
+            size = len(chain)
+            self.held[slot] = {held for held in self.held[slot] if held[:size] != chain}
 
     def match(self, chain: tuple[int, ...]) -> dict[int, int]:
         found = {}
@@ -50,9 +69,11 @@ def index_of(capacity: int, max_blocks: int = 10_000) -> PrefixIndex:
 
 def run(index: PrefixIndex, operation: Operation) -> None:
     name, slot, chain = operation
-    if name == "insert":
-        hashes = pack(chain)
-        index.insert(slot, hashes, index.match(hashes))
+    hashes = pack(chain)
+    if name in ("insert", "grow"):
+        index.insert(slot, hashes, index.match(hashes), grow=name == "grow")
+    elif name == "cut":
+        index.cut(slot, hashes)
     else:
         index.clear(slot)
         index.open(slot, index_capacity(index))
@@ -69,10 +90,7 @@ def test_equals_the_naive_model_while_nothing_is_evicted(
     index, naive = index_of(10_000), NaiveIndex()
     for step in steps:
         run(index, step)
-        if step[0] == "insert":
-            naive.insert(step[1], step[2])
-        else:
-            naive.held[step[1]].clear()
+        tell(naive, step)
         for slot in range(SLOTS):
             assert index.held_blocks(slot) == len(naive.held[slot])
     assert index.blocks == len(set().union(*naive.held.values()))
@@ -87,10 +105,7 @@ def test_bounds_hold_and_nothing_is_invented(
     index, naive = index_of(capacity, max_blocks), NaiveIndex()
     for step in steps:
         run(index, step)
-        if step[0] == "insert":
-            naive.insert(step[1], step[2])
-        else:
-            naive.held[step[1]].clear()
+        tell(naive, step)
         assert index.blocks <= max_blocks
         assert all(index.held_blocks(slot) <= capacity for slot in range(SLOTS))
         for _, _, chain in steps:
