@@ -11,6 +11,7 @@ from shunter_scheduler.core.metering import meter
 from shunter_scheduler.core.outlook import look_ahead
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.state import CoreState, spec_of
+from shunter_scheduler.core.tenants import TenantLimits
 from shunter_scheduler.core.trail import Trail
 from shunter_scheduler.domain.decisions import RejectReason
 from shunter_scheduler.domain.request import Request
@@ -74,10 +75,12 @@ def admit(state: CoreState, request: Request, now: float) -> None:
         route = find_route(state, request)
         pool = route.pool
         _check(request, pool)
-        _check_revision(request, pool, trail)
+        if request.output_tokens and trail is not None:
+            _check_revision(request, pool, trail)
         _check_retry(state, request, pool, trail, now)
         entry = make_entry(state, request, route, trail, now)
-        _check_rate(entry, now)
+        if entry.limits is not None:
+            _check_rate(entry, entry.limits, now)
     except Refused as refused:
         trail = trail or make_trail(request, None)
         state.reject(request, trail, now, refused.reason, str(refused), refused.retry_after_s)
@@ -176,9 +179,9 @@ def _check(request: Request, pool: PoolRecord) -> None:
         )
 
 
-def _check_revision(request: Request, pool: PoolRecord, trail: Trail | None) -> None:
+def _check_revision(request: Request, pool: PoolRecord, trail: Trail) -> None:
     """What has begun to answer may not go on with other weights."""
-    if not request.output_tokens or trail is None or trail.revision is None or not pool.instances:
+    if trail.revision is None or not pool.instances:
         return
     if all(record.value.revision != trail.revision for record in pool.records()):
         raise Refused(
@@ -209,9 +212,8 @@ def _check_retry(
         )
 
 
-def _check_rate(entry: Entry, now: float) -> None:
-    limits = entry.limits
-    if limits is None or limits.bucket is None:
+def _check_rate(entry: Entry, limits: TenantLimits, now: float) -> None:
+    if limits.bucket is None:
         return
     wait_s = meter(entry, now)
     if wait_s:
@@ -280,7 +282,7 @@ def _latest_start(state: CoreState, entry: Entry) -> float:
     class's deadline bounds a workflow's stage too, and so does the request's own."""
     request, slo_class, model = entry.request, entry.slo_class, entry.pool.typical_model()
     tokens, arrived_at = entry.context_tokens, request.arrived_at
-    first_token_s = model.prefill_s(tokens) if model else 0.0
+    first_token_s = model.rates.prefill_s(tokens) if model else 0.0
     deadline_at = request.deadline_at
     if deadline_at is None and slo_class.deadline_s is not None:
         deadline_at = arrived_at + slo_class.deadline_s

@@ -23,6 +23,8 @@ EVERY = 64  # answers between two estimates, once there are as many
 MAX_KEYS = 4096
 MAX_MADE = 1024  # forecasts that are kept until the next estimate
 _GROWTH = 2.0 ** (1.0 / HALF_LIFE)
+_KEEP = 1.0 / _GROWTH
+NOBODY = 1e-300  # weight of so few that there are none
 
 Forecast = tuple[float, float]  # tokens of the whole answer: the mean, the quantile to reserve by
 Floats = NDArray[np.float64]
@@ -36,7 +38,7 @@ def bucket_of(tokens: float) -> int:
 
 
 _EDGES: Floats = np.exp2(np.arange(BUCKETS + 1) / PER_OCTAVE)
-_NUMBERS = np.arange(BUCKETS)
+_NEXT = np.arange(1, BUCKETS + 1)
 _MIDDLES: Floats = np.sqrt(_EDGES[:-1] * _EDGES[1:])
 
 
@@ -54,9 +56,7 @@ class LengthModel:
         """`quantile` is the one that memory is reserved by."""
         self.default_mean, self.quantile = default_mean, quantile
         # From each bucket on: probability, its part of the mean, the quantile of what is there.
-        self._tail: list[float] = []
-        self._tail_tokens: list[float] = []
-        self._reserved: list[float] = []
+        self._tail = self._tail_tokens = self._reserved = _EDGES
         self._made: dict[tuple[int, int], Forecast] = {}  # by bucket and limit
         self._ended: list[float] = _prior(default_mean).tolist()
         self._cut = [0.0] * BUCKETS
@@ -94,33 +94,35 @@ class LengthModel:
         return mean, mean
 
     def _forecast(self, at: int, limit: int) -> Forecast:
-        mean, reserved = self._mean(at, limit), self._reserved[at]
+        mean, reserved = self._mean(at, limit), float(self._reserved[at])
         return (min(mean, limit), min(reserved, limit)) if limit else (mean, reserved)
 
     def _mean(self, at: int, limit: int) -> float:
-        tail, tokens = self._tail, self._tail_tokens
-        if tail[at] <= 0.0:
+        tail, tokens = self._tail.item, self._tail_tokens.item
+        if tail(at) <= 0.0:
             return 0.0
         if not limit:
-            return tokens[at] / tail[at]
+            return tokens(at) / tail(at)
         end = max(at, bucket_of(limit))
-        return (tokens[at] - tokens[end] + limit * tail[end]) / tail[at]
+        return (tokens(at) - tokens(end) + limit * tail(end)) / tail(at)
 
     def _estimate(self) -> None:
         ended = np.array(self._ended)
-        at_risk = np.cumsum((ended + np.array(self._cut))[::-1])[::-1]
-        hazard = np.divide(ended, at_risk, out=np.zeros(BUCKETS), where=at_risk > 0)
-        survive = np.cumprod(1.0 - hazard)
-        share = np.concatenate(([1.0], survive[:-1])) - survive
+        at_risk = (ended + self._cut)[::-1].cumsum()[::-1]
+        survive = (1.0 - ended / np.maximum(at_risk, NOBODY)).cumprod()
+        share = -survive
+        share[0] += 1.0
+        share[1:] += survive[:-1]
         share[-1] += survive[-1]
-        rising = np.cumsum(share[::-1])  # the tail, from its end
-        tail = rising[::-1]
+        # Both from the end, with 0 beyond it.
+        rising, rising_tokens = np.zeros(BUCKETS + 1), np.zeros(BUCKETS + 1)
+        share[::-1].cumsum(out=rising[1:])
+        (share * _MIDDLES)[::-1].cumsum(out=rising_tokens[1:])
+        self._tail, self._tail_tokens = rising[::-1], rising_tokens[::-1]
         # Upper edge of the first bucket that no more than so much of the tail goes beyond.
-        beyond = np.searchsorted(rising, tail * (1.0 - self.quantile), side="right")
-        bucket = np.maximum(BUCKETS - 1 - beyond, _NUMBERS)
-        self._tail = [*tail.tolist(), 0.0]
-        self._tail_tokens = [*np.cumsum((share * _MIDDLES)[::-1])[::-1].tolist(), 0.0]
-        self._reserved = _EDGES[bucket + 1].tolist()
+        least = self._tail[:-1] * (1.0 - self.quantile)
+        beyond = rising[1:].searchsorted(least, side="right")
+        self._reserved = _EDGES[np.maximum(BUCKETS - beyond, _NEXT)]
         self._made = {}
 
 
@@ -154,11 +156,10 @@ class LengthErrors:
     _count: float = 0.0
 
     def observe(self, tokens: int, expected: float, reserved: float) -> None:
-        keep = 1.0 / _GROWTH
-        self._off = keep * self._off + abs(tokens - expected)
-        self._tokens = keep * self._tokens + tokens
-        self._longer = keep * self._longer + (tokens > reserved)
-        self._count = keep * self._count + 1.0
+        self._off = _KEEP * self._off + abs(tokens - expected)
+        self._tokens = _KEEP * self._tokens + tokens
+        self._longer = _KEEP * self._longer + (tokens > reserved)
+        self._count = _KEEP * self._count + 1.0
 
     @property
     def error_ratio(self) -> float:

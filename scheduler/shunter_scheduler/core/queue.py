@@ -51,7 +51,7 @@ Item = TypeVar("Item", bound=Queueable)
 
 def order_key(item: Queueable) -> tuple[int, float, float, str]:
     """Sorts the first to go first, of one tenant's requests. A strict total order: ids differ."""
-    return (-item.rank, *_sort_key(item))
+    return -item.rank, item.latest_start_at, item.queued_at, item.request_id
 
 
 def _sort_key(item: Queueable) -> SortKey:
