@@ -100,9 +100,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     parser.add_argument("--cycles", type=int, default=20)
     options = parser.parse_args()
-    print(
-        f"{'policy':16}{'instances':>10}{'requests':>10}{'rung':>8}{'median ms':>11}{'max ms':>9}{'moves':>7}"
-    )
+    heads = ("instances", "requests", "rung", "median ms", "max ms", "moves")
+    widths = (10, 10, 8, 11, 9, 7)
+    print(f"{'policy':16}" + "".join(f"{h:>{w}}" for h, w in zip(heads, widths, strict=True)))
     figures = []
     for policy in ("llumnix", "predicted-gain"):
         for instances, requests in SIZES:

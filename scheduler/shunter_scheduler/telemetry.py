@@ -46,6 +46,17 @@ class Telemetry:
         self._moves = Counter(
             "shunter_moves", "Moves ordered.", labelnames=["reason", "rung"], registry=registry
         )
+        self._move_gains = Counter(
+            "shunter_move_gain_seconds",
+            "Predicted gain of the moves ordered, less their cost, summed over all concerned.",
+            labelnames=["reason"],
+            registry=registry,
+        )
+        self._suspended = Counter(
+            "shunter_suspended_requests",
+            "Running requests that gave way to a higher class.",
+            registry=registry,
+        )
         self.decide_seconds = Histogram(
             "shunter_decide_seconds",
             "One cycle: events applied, decisions made and queued.",
@@ -109,6 +120,9 @@ class Telemetry:
                 self._rejected.labels(decision.reason).inc()
             elif type(decision) is Move:
                 self._moves.labels(decision.reason, decision.rung).inc()
+                self._move_gains.labels(decision.reason).inc(max(0.0, decision.gain_s))
+            elif type(decision) is Suspend:
+                self._suspended.inc()
 
 
 class ClusterCollector(Collector):

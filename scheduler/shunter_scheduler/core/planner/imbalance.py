@@ -12,17 +12,14 @@ MATERIAL = 0.1
 
 
 def _cases(view: View) -> Iterator[Case]:
-    """While requests wait only off instances that are likely to preempt: those who wait take
-    whatever room there is."""
+    """None while requests wait: they take whatever room a move would use."""
     fleet = view.fleet
-    if not fleet.open.any():
+    if view.pool.queue or not fleet.open.any():
         return
     step_s = fleet.step_s
     best_s = float(step_s[fleet.open].min())
     risk = fleet.risk(np.arange(len(fleet)))
-    score = np.where(risk > RISKY, risk, 0.0)
-    if not view.pool.queue:
-        score += np.maximum(0.0, step_s / best_s - 1 - MATERIAL)
+    score = np.maximum(0.0, step_s / best_s - 1 - MATERIAL) + np.where(risk > RISKY, risk, 0.0)
     for source in view.most(score):
         if view.traffic.may_give(source):
             yield Case(source, view.varied(source))
