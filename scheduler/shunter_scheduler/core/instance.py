@@ -176,7 +176,7 @@ class InstanceRecord:
         targets[key] -= 1
         if not targets[key]:
             del targets[key]
-            self.least_target_s = min((target_s for _, target_s in targets), default=math.inf)
+            self.least_target_s = min(key[1] for key in targets) if targets else math.inf
 
     def failed(self, now: float, settings: CoreSettings) -> bool:
         """Counts a failure; True where it takes the instance out."""
@@ -201,7 +201,7 @@ class InstanceRecord:
 
     def queue_starts(self, now: float, prefill_s: float) -> None:
         ahead = self.queued_until if self.load.prefilling else now
-        self.queued_until = max(ahead, now) + prefill_s
+        self.queued_until = (ahead if ahead > now else now) + prefill_s
 
     def queue_moves(self, now: float) -> None:
         """A prefill ended: the others ahead are still to be done."""

@@ -144,7 +144,8 @@ class PoolRecord:
         for slot in self._marked:
             record = self._slots[slot]
             if record is not None:
-                record.prefills.forget(now)
+                if record.prefills.at != now:
+                    record.prefills.forget(now)
                 row = record.row(now, self.settings)
                 self.columns.put(row)
                 if view is not None:

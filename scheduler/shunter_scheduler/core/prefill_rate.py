@@ -12,14 +12,15 @@ class PrefillRate:
     MOST = 0.8  # what is beyond does not hold: requests queue
 
     share: float = 0.0
-    _at: float = 0.0
+    at: float = 0.0  # of when `share` is
 
     def add(self, now: float, prefill_s: float) -> None:
-        self.forget(now)
-        self.share = min(self.MOST, self.share + prefill_s / self.WINDOW_S)
+        if now != self.at:
+            self.forget(now)
+        share = self.share + prefill_s / self.WINDOW_S
+        self.share = share if share < self.MOST else self.MOST
 
     def forget(self, now: float) -> None:
         """Brings `share` up to date."""
-        if now != self._at:
-            self.share *= exp((self._at - now) / self.WINDOW_S)
-            self._at = now
+        self.share *= exp((self.at - now) / self.WINDOW_S)
+        self.at = now

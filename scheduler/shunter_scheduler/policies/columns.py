@@ -49,17 +49,18 @@ class Ask(Struct, eq=False, gc=False):
 
 # Rows of the matrix behind `InstanceColumns`: what follows from a slot's numbers, these numbers in
 # the order of `InstanceRow`, what the present request finds there, and the parts of its score.
-_LINEAR, _NUMBERS, _CACHED, _SCORE = slice(0, 5), slice(5, 14), 14, 15
-_PARTS = slice(16, 16 + MAX_PARTS)
-_SEEN, _SEEN_WITH_PARTS = slice(5, 16), slice(5, 16 + MAX_PARTS)
-_PUT = struct.Struct("=14d")
+_LINEAR, _NUMBERS, _CACHED, _SCORE = slice(0, 6), slice(6, 15), 15, 16
+_PARTS = slice(17, 17 + MAX_PARTS)
+_SEEN, _SEEN_WITH_PARTS = slice(6, 17), slice(6, 17 + MAX_PARTS)
+_PUT = struct.Struct("=15d")
 
 
 class InstanceColumns:
     """Struct of arrays over the slots of one pool; a slot stays an instance's until it goes.
 
     `linear` holds, per slot, the part of the predicted cost that is linear in the request: the
-    multipliers are 1, prefill tokens, their square, output tokens, output x context tokens.
+    multipliers are 1, prefill tokens, their square, output tokens, output x context tokens, and 1
+    for `queue_s`, which has to be asked for first.
 
     A pick of a small pool costs as many NumPy calls as it makes, not what they work on. So what
     seldom matters is told by one number over all slots: `_least_free` and `_least_soft_free` are at
@@ -120,19 +121,20 @@ class InstanceColumns:
         self._weights = weights
         self.view: EngineView | None = None
         # One column on its way: packing is cheaper than a tuple, and a view is not made each time.
-        self._packed = np.empty(14)
+        self._packed = np.empty(15)
         self._packed_bytes = self._packed.data
         self._allocate(capacity)
 
     def _allocate(self, capacity: int) -> None:
         self.capacity = capacity
-        self._data = data = np.zeros((16 + MAX_PARTS, capacity))
-        self._columns = data[:14].T
+        self._data = data = np.zeros((17 + MAX_PARTS, capacity))
+        self._columns = data[:15].T
         self.linear = data[_LINEAR]
         self.linear_per_prefill_token, self.linear_per_square = data[1:3]
-        self.requests, self.queued_until, self.busy = data[5:8]
-        self.kv_free_tokens, self.kv_soft_free_tokens, self.kv_wait_s_per_token = data[8:11]
-        self.tpot_s, self.misses_per_s, self.step_s = data[11:14]
+        self._queue_s = data[5]
+        self.requests, self.queued_until, self.busy = data[6:9]
+        self.kv_free_tokens, self.kv_soft_free_tokens, self.kv_wait_s_per_token = data[9:12]
+        self.tpot_s, self.misses_per_s, self.step_s = data[12:15]
         self.cached_tokens, self.score = data[_CACHED], data[_SCORE]
         self.parts, self._seen = data[_PARTS], data[_SEEN]
         self.kv_free_tokens.fill(-1.0)
@@ -147,10 +149,9 @@ class InstanceColumns:
         self._standings: list[Standing | None] = [None] * capacity
         self._blocked = np.ones(capacity, dtype=np.bool_)
         self._open = 0
-        self._queue_s = np.zeros(capacity)
         self._queue_at = 0.0
         self.slots = np.arange(capacity)
-        self.multipliers = np.ones(5)
+        self.multipliers = np.ones(6)
         self.prefill_multipliers = self.multipliers[:3]
         self._excluded = np.empty(capacity, dtype=np.bool_)
         self.excluded = self._blocked
@@ -203,7 +204,7 @@ class InstanceColumns:
             self._least_soft_free = soft_free
         queued_until, busy, step_s = row.queued_until, row.busy, row.step_s
         misses_per_s = row.misses_per_s
-        self._queue_s[slot] = queue_s = abs(queued_until - self._queue_at) * busy + step_s
+        queue_s = abs(queued_until - self._queue_at) * busy + step_s
         if queue_s > self._most_queue_s:
             self._most_queue_s = queue_s
         if tpot_s > self._most_tpot_s:
@@ -221,6 +222,7 @@ class InstanceColumns:
             rates.prefill_s_per_square * prefill_weight,
             tpot_s * decode_weight + slowed * rates.step_s_per_sequence,
             rates.step_s_per_context_token * (decode_weight + slowed),
+            queue_s,
             n,
             queued_until,
             busy,
@@ -245,7 +247,6 @@ class InstanceColumns:
     def clear(self, slot: int) -> None:
         self._set_blocked(slot, True)
         self._standings[slot] = None
-        self._queue_s[slot] = 0.0
         self._data[:, slot] = 0.0
         self.kv_free_tokens[slot] = -1.0
         self.kv_soft_free_tokens[slot] = math.inf

@@ -40,13 +40,16 @@ def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:
     multipliers[2] = tokens * tokens
     multipliers[3] = outputs
     multipliers[4] = outputs * ask.context_tokens
+    more = wait is waited  # than the queue: memory is short
+    multipliers[5] = 0.0 if more else 1.0
     multipliers.dot(columns.linear, score)
-    add(score, wait, score)
+    if more:
+        add(score, wait, score)
     # `linear` counts the whole prompt: what is cached is taken off again
     cached_s(columns, columns.linear_per_prefill_token, columns.linear_per_square, scratch)
     subtract(score, scratch, score)
     in_time = ask.ttft_budget_s > 0.0
-    limited = in_time and _may_be_late(columns, ask, wait is waited)
+    limited = in_time and _may_be_late(columns, ask, more)
     harms = columns.any_misses()
     if limited or harms:
         prefill_s(columns, ask, prefill, scratch)
@@ -54,7 +57,7 @@ def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:
         _add_harm(columns, ask, prefill, scratch)
     if limited:
         add(wait, prefill, waited)
-    if in_time:
+    if in_time and (limited or columns.tpot_exceeds((1 - MARGIN) * ask.tpot_target_s)):
         _add_misses(columns, ask, waited if limited else None, scratch)
 
 
