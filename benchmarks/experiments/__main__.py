@@ -127,7 +127,8 @@ def _how_much(one: Chosen, outcomes: Outcomes) -> str:
     """What of the whole experiment the figures come from."""
     cells = one.cells
     done = sum(len(by_seed) for by_seed in outcomes.rows.values())
-    text = f"{one.form.seeds} seeds, {one.form.share:.0%} of each run's full length"
+    seeds = "1 seed" if one.form.seeds == 1 else f"{one.form.seeds} seeds"
+    text = f"{seeds}, {one.form.share:.0%} of each run's full length"
     text += "" if one.form.every_load else ", some of the loads"
     text += f"; {done} of {len(cells)} runs." if done < len(cells) else f"; {done} runs."
     return " ".join([text, *(f"Note: {note}." for note in outcomes.notes)])
