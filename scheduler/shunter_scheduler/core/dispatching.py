@@ -1,6 +1,5 @@
 """Admit and dispatch: waiting requests of a pool, in order, to instances with head room."""
 
-import math
 from collections.abc import Iterable
 
 from shunter_scheduler.core.admission import enqueue
@@ -9,22 +8,19 @@ from shunter_scheduler.core.dispatch import (
     Barred,
     Pick,
     barred_slots,
-    nothing_fits,
     pick,
     reserve_for,
     slot_to_keep,
 )
 from shunter_scheduler.core.entry import Entry
+from shunter_scheduler.core.holds import hold_first, phase_of, retry_after_s
 from shunter_scheduler.core.metering import begin, take_turn
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.queue import order_key
-from shunter_scheduler.core.starting import QUEUED, SCALING_UP
+from shunter_scheduler.core.starting import QUEUED
 from shunter_scheduler.core.state import CoreState
-from shunter_scheduler.domain.decisions import Hold, RejectReason
+from shunter_scheduler.domain.decisions import RejectReason
 
-MIN_RETRY_AFTER_S, MAX_RETRY_AFTER_S = 1.0, 30.0
-# A position changed materially when it fell to this share, or rose by the reverse.
-MATERIAL = 0.5
 SURELY = 0.5
 
 
@@ -87,9 +83,9 @@ def _after_placing(state: CoreState, pool: PoolRecord, newcomers: list[Entry], n
         _overflow(state, shed, now)
     for entry in newcomers:
         if _waits(state, entry) and entry.request_id in pool.queue:
-            _hold_first(state, entry, now)
+            hold_first(state, entry, now)
     if pool.holds_refresh_at is None:
-        pool.starting.told = _phase(pool)
+        pool.starting.told = phase_of(pool)
         pool.holds_refresh_at = now + state.settings.hold_refresh_s
         state.timers.push(pool.holds_refresh_at, "holds", pool.name)
 
@@ -209,7 +205,7 @@ def _overflow(state: CoreState, entry: Entry, now: float) -> None:
     if pool.from_zero is not None and not pool.any_in_service():
         reason = "hold_full"
         message = f"pool {pool.name} has no instance yet, and {waiting} requests wait for it"
-    state.reject(request, trail, now, reason, message, _retry_after_s(pool, waiting, now))
+    state.reject(request, trail, now, reason, message, retry_after_s(pool, waiting, now))
 
 
 def try_fallback(state: CoreState, entry: Entry) -> bool:
@@ -233,70 +229,6 @@ def try_fallback(state: CoreState, entry: Entry) -> bool:
     return False
 
 
-def _hold_first(state: CoreState, entry: Entry, now: float) -> None:
-    due = entry.timeout_at
-    if entry.request.deadline_at is not None:
-        due = min(due, entry.request.deadline_at)
-    state.timers.push(due, "timeout", entry.request_id)
-    ranking, reason = nothing_fits(entry, now), "no instance has head room"
-    if not entry.pool.any_in_service():
-        reason = f"no instance is in service: {_phase(entry.pool)}"
-    elif entry.limits is not None and entry.limits.full:
-        most = entry.limits.running
-        reason = f"tenant {entry.tenant!r} runs as many requests as it may: {most}"
-    elif ranking.eligible:
-        reason = f"{entry.pool.queue.who_goes_first(entry)} go first to the room that there is"
-    state.trace(entry, now, "hold", reason=reason, ranking=ranking)
-    hold(state, entry, entry.pool.queue.position(entry), now)
-
-
-def refresh_holds(state: CoreState, pool: PoolRecord, now: float) -> None:
-    """Tells waiting requests whose position changed materially."""
-    pool.holds_refresh_at = None
-    news = pool.starting.told != _phase(pool)
-    pool.starting.told = _phase(pool)
-    for position, entry in enumerate(pool.queue):
-        told = entry.held_position
-        if told is None or (position == told and not news):
-            continue
-        if news or position <= told * MATERIAL or position > told / MATERIAL + 1:
-            hold(state, entry, position, now)
-    if pool.queue:
-        state.busy[pool.name] = None
-
-
-def hold(state: CoreState, entry: Entry, position: int, now: float) -> None:
-    """Tells the gateway that the request waits, where, and for what."""
-    entry.held_position = position
-    pool, request = entry.pool, entry.request
-    phase = _phase(pool)
-    eta_s = _eta_s(pool, position, now) if phase == QUEUED else pool.starting.eta_s(now)
-    state.outbox.append(
-        Hold(entry.request_id, request.gateway_id, entry.epoch, position, eta_s, phase)
-    )
-
-
-def _phase(pool: PoolRecord) -> str:
-    """What requests wait for."""
-    if pool.from_zero is None or pool.any_in_service():
-        return QUEUED
-    return pool.starting.phase or ("starting" if pool.instances else SCALING_UP)
-
-
-def _retry_after_s(pool: PoolRecord, ahead: int, now: float) -> float:
-    """Of a pool that starts: until it serves, as far as that is known."""
-    if _phase(pool) == QUEUED:
-        return _eta_s(pool, ahead, now)
-    return pool.starting.eta_s(now) or MAX_RETRY_AFTER_S
-
-
-def _eta_s(pool: PoolRecord, ahead: int, now: float) -> float:
-    """From the rate at which requests lately left the queue."""
-    rate = pool.level.assign_rate(now)
-    eta_s = (ahead + 1) / rate if rate else math.inf
-    return min(MAX_RETRY_AFTER_S, max(MIN_RETRY_AFTER_S, eta_s))
-
-
 def timed_out(state: CoreState, entry: Entry, now: float) -> None:
     """A waiting request whose time is up."""
     request, trail, pool = entry.request, entry.trail, entry.pool
@@ -311,8 +243,8 @@ def timed_out(state: CoreState, entry: Entry, now: float) -> None:
     if now < entry.timeout_at:
         return
     served = pool.any_in_service()
-    eta_s = _retry_after_s(pool, len(pool.queue), now)
-    phase = _phase(pool)
+    eta_s = retry_after_s(pool, len(pool.queue), now)
+    phase = phase_of(pool)
     state.end(entry, now)
     pool.level.ended(now, False, 0)
     waited_s = now - entry.queued_at

@@ -12,8 +12,8 @@ from shunter_scheduler.core.admission import (
     make_route,
 )
 from shunter_scheduler.core.dispatch import is_high
-from shunter_scheduler.core.dispatching import hold
 from shunter_scheduler.core.entry import Entry
+from shunter_scheduler.core.holds import hold
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.ledger import NS, reserve
 from shunter_scheduler.core.outlook import left_to_generate, left_to_store, look_ahead

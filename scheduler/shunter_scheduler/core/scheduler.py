@@ -7,7 +7,8 @@ from numpy.random import Generator
 
 from shunter_scheduler.core import kv_events, lifecycle, moves, moving, topology
 from shunter_scheduler.core.costs import ProfileCosts, profile_cost
-from shunter_scheduler.core.dispatching import dispatch_pool, refresh_holds, timed_out
+from shunter_scheduler.core.dispatching import dispatch_pool, timed_out
+from shunter_scheduler.core.holds import refresh_holds
 from shunter_scheduler.core.lengths import OutputLengths
 from shunter_scheduler.core.planner.consolidation import surplus_of
 from shunter_scheduler.core.planner.run import arm, fired, plan_moves
