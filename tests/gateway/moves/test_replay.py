@@ -138,7 +138,7 @@ def test_move_before_the_first_token_starts_again() -> None:
     done = move_done(world)
     assert done.moved and done.rung == "restart"
     (first,) = world.scheduler.sent(pb.FirstToken)  # its prefill is no longer ahead of others
-    assert first.epoch == done.epoch
+    assert isinstance(first, pb.FirstToken) and first.epoch == done.epoch
     assert sink.token_ids == UNDISTURBED
 
 
