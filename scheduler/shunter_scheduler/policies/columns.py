@@ -131,7 +131,7 @@ class InstanceColumns:
         self._columns = data[:15].T
         self.linear = data[_LINEAR]
         self.linear_per_prefill_token, self.linear_per_square = data[1:3]
-        self._queue_s = data[5]
+        self._queue_s: Floats = data[5]
         self.requests, self.queued_until, self.busy = data[6:9]
         self.kv_free_tokens, self.kv_soft_free_tokens, self.kv_wait_s_per_token = data[9:12]
         self.tpot_s, self.misses_per_s, self.step_s = data[12:15]
