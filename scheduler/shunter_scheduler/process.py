@@ -25,6 +25,7 @@ from shunter_runtime.tls import TlsError, TlsFiles
 from shunter_runtime.tracing import build_tracer_provider, shutdown_tracing
 from shunter_scheduler.core import CoreSettings, SchedulerCore
 from shunter_scheduler.core.costs import profile_cost
+from shunter_scheduler.core.settings import Moves
 from shunter_scheduler.domain.cluster import Topology
 from shunter_scheduler.domain.events import TopologyChanged
 from shunter_scheduler.inputs import Changes, open_inputs
@@ -148,7 +149,7 @@ def build(
     options: SchedulerOptions, provider: TracerProvider, leadership: Leadership
 ) -> tuple[Parts, Looks]:
     """The object graph, without any I/O."""
-    settings = CoreSettings()
+    settings = CoreSettings(moves=Moves(policy="predicted-gain"))
     telemetry = Telemetry(CollectorRegistry())
     costs = partial(profile_cost, shape_of=partial(shape_of, environ=os.environ))
     core = SchedulerCore(settings, np.random.default_rng(), costs)
