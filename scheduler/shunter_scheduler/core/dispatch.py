@@ -87,7 +87,7 @@ def pick(entry: Entry, now: float, rng: Generator, barred: Barred) -> Pick | Non
     if policy.uses_view:
         _look_closer(entry, ask)
     pool.refresh(now)
-    if pool.headroom:
+    if pool.headroom.by_rank:
         barred = pool.headroom.kept_from(entry.rank, barred)
     columns = pool.columns
     eligible = columns.exclude(ask.kv_tokens, barred)

@@ -143,7 +143,7 @@ def place(state: CoreState, entry: Entry, now: float, kept: Barred = NOBODY) -> 
         return False
     if entry.request.deadline_at is not None and _is_lost(state, entry, picked, now):
         return True
-    record = picked.instance
+    record, name = picked.instance, picked.instance.name
     if entry.pool.queue.remove(entry.request_id):
         take_turn(entry)
     if entry.limits is not None:
@@ -151,7 +151,7 @@ def place(state: CoreState, entry: Entry, now: float, kept: Barred = NOBODY) -> 
     entry.placed_at = now
     entry.reservation = reserve_for(entry, picked, now)
     entry.instance = record
-    entry.instance_name = record.name
+    entry.instance_name = name
     entry.predicted_ttft_s = picked.predicted_ttft_s
     entry.cached_tokens = picked.cached_tokens
     if not entry.started:
@@ -163,7 +163,7 @@ def place(state: CoreState, entry: Entry, now: float, kept: Barred = NOBODY) -> 
         entry,
         now,
         "resume" if entry.request.output_tokens else "dispatch",
-        winner=record.name,
+        winner=name,
         reason="lowest score",
         ranking=picked.ranking,
         cached_tokens=picked.cached_tokens,
@@ -173,7 +173,7 @@ def place(state: CoreState, entry: Entry, now: float, kept: Barred = NOBODY) -> 
     if entry.trail.failures > entry.trail.resumes:
         entry.trail.resumes = entry.trail.failures
         state.resumed_total += 1
-    state.assign(entry, record.name)
+    state.assign(entry, name)
     return True
 
 

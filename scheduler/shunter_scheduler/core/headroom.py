@@ -11,16 +11,13 @@ from shunter_scheduler.core.instance import InstanceRecord
 
 
 class PriorityHeadroom:
-    """Of the instances of one pool, by slot. Most of the time nobody needs any."""
+    """Of the instances of one pool, by slot. Most of the time nobody needs any, and `by_rank` is
+    empty."""
 
-    __slots__ = ("_by_rank",)
+    __slots__ = ("by_rank",)
 
     def __init__(self) -> None:
-        self._by_rank: dict[int, dict[int, str]] = {}  # rank that has it -> slot -> why
-
-    def __bool__(self) -> bool:
-        """Somebody keeps an instance for itself."""
-        return bool(self._by_rank)
+        self.by_rank: dict[int, dict[int, str]] = {}  # rank that has it -> slot -> why
 
     def update(self, record: InstanceRecord, tpot_s: float) -> None:
         """`tpot_s`: of a step with one more request."""
@@ -32,16 +29,16 @@ class PriorityHeadroom:
         if slow:
             rank, target_s = max(slow)
             why = f"kept for a higher class: {tpot_s * 1000:.0f} ms a token, its target is"
-            self._by_rank.setdefault(rank, {})[record.slot] = f"{why} {target_s * 1000:.0f} ms"
+            self.by_rank.setdefault(rank, {})[record.slot] = f"{why} {target_s * 1000:.0f} ms"
 
     def clear(self, slot: int) -> None:
-        for rank, slots in list(self._by_rank.items()):
+        for rank, slots in list(self.by_rank.items()):
             if slots.pop(slot, None) is not None and not slots:
-                del self._by_rank[rank]
+                del self.by_rank[rank]
 
     def kept_from(self, rank: int, barred: Mapping[int, str]) -> Mapping[int, str]:
         """`barred`, and the slots that a class of this rank may not have."""
-        for above, slots in self._by_rank.items():
+        for above, slots in self.by_rank.items():
             if above > rank:
                 barred = {**slots, **barred}
         return barred

@@ -78,7 +78,7 @@ class LengthModel:
 
     def forecast(self, tokens: int, limit: int) -> Forecast:
         """Of an answer that has `tokens` already and may have `limit` (0: any)."""
-        key = (bucket_of(tokens), limit)
+        key = (bucket_of(tokens) if tokens else 0, limit)
         made = self._made.get(key)
         if made is None:
             made = self._forecast(*key) if tokens or self._seen else self._first(limit)

@@ -231,7 +231,9 @@ def _learn(state: CoreState, entry: Entry, event: Finished, now: float) -> None:
         met = met and (now - trail.first_token_at) / (tokens - 1) <= entry.slo_class.tpot_s
     pool.level.ended(now, met, tokens)
     record = entry.instance
-    if record is not None and decode_seen(record, entry, tokens, now, last=True):
+    if record is None or record.probe.of is not entry:
+        return
+    if decode_seen(record, entry, tokens, now, last=True):
         pool.corrected(record.model)
 
 

@@ -150,7 +150,7 @@ class PoolRecord:
                 self.columns.put(row)
                 if view is not None:
                     view.put(slot, record.look(self.settings))
-                if row.tpot_s > record.least_target_s or self.headroom:
+                if row.tpot_s > record.least_target_s or self.headroom.by_rank:
                     self._keep_headroom(record, row.tpot_s)
         self._marked.clear()
 

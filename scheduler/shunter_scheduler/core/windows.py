@@ -16,7 +16,9 @@ class RetryBudget:
     _retries: int = 0
 
     def count_request(self, now: float) -> None:
-        self._bucket(now)[1] += 1
+        buckets = self._buckets
+        latest = buckets[-1] if buckets and buckets[-1][0] == int(now) else self._bucket(now)
+        latest[1] += 1
         self._requests += 1
 
     def take_retry(self, now: float) -> bool:

@@ -64,7 +64,7 @@ class InstanceColumns:
 
     A pick of a small pool costs as many NumPy calls as it makes, not what they work on. So what
     seldom matters is told by one number over all slots: `_least_free` and `_least_soft_free` are at
-    most the fewest KV tokens of a slot that is open, `_most_...` at least the most of its column,
+    most the fewest KV tokens of a slot that is open, `most_...` at least the most of its column,
     and they are made exact only where they say that memory may be short, or a target missed.
     `view` is there once a policy has asked for it.
     """
@@ -76,9 +76,7 @@ class InstanceColumns:
         "_excluded",
         "_least_free",
         "_least_soft_free",
-        "_most_misses_per_s",
         "_most_queue_s",
-        "_most_tpot_s",
         "_open",
         "_packed",
         "_packed_bytes",
@@ -99,6 +97,8 @@ class InstanceColumns:
         "linear_per_prefill_token",
         "linear_per_square",
         "misses_per_s",
+        "most_misses_per_s",
+        "most_tpot_s",
         "multipliers",
         "parts",
         "prefill",
@@ -140,7 +140,7 @@ class InstanceColumns:
         self.kv_free_tokens.fill(-1.0)
         self.kv_soft_free_tokens.fill(math.inf)
         self._least_free = self._least_soft_free = math.inf
-        self._most_tpot_s = self._most_misses_per_s = self._most_queue_s = 0.0
+        self.most_tpot_s = self.most_misses_per_s = self._most_queue_s = 0.0
         self.prefill = np.zeros((3, capacity))
         self._slowest_prefill: tuple[float, float, float] | None = None  # None: rates have changed
         self.prefill_s_per_token, self.prefill_s_per_square = self.prefill[1:]
@@ -207,10 +207,10 @@ class InstanceColumns:
         queue_s = abs(queued_until - self._queue_at) * busy + step_s
         if queue_s > self._most_queue_s:
             self._most_queue_s = queue_s
-        if tpot_s > self._most_tpot_s:
-            self._most_tpot_s = tpot_s
-        if misses_per_s > self._most_misses_per_s:
-            self._most_misses_per_s = misses_per_s
+        if tpot_s > self.most_tpot_s:
+            self.most_tpot_s = tpot_s
+        if misses_per_s > self.most_misses_per_s:
+            self.most_misses_per_s = misses_per_s
         slowed, price = n * w.slowdown, rates.price_s_per_s
         prefill_weight = 1.0 + slowed + price
         decode_weight = w.decode + price / (n + 1)
@@ -291,34 +291,28 @@ class InstanceColumns:
             np.add(self._queue_s, self.step_s, self._queue_s)
         return self._queue_s
 
-    def longest_queue_s(self, now: float) -> float:
-        """At least the most of `queue_s`."""
-        queue_s = self.queue_s(now)
-        if self._most_queue_s == math.inf:
-            self._most_queue_s = _most(queue_s)
-        return self._most_queue_s
-
-    def longest_prefill_s(self, tokens: float) -> float:
-        """At least what a prompt of which nothing is cached takes anywhere."""
+    def longest_ttft_s(self, tokens: float) -> float:
+        """At least the most of `queue_s`, as asked for last, with a prompt of which nothing is
+        cached."""
+        queue_s = self._most_queue_s
+        if queue_s == math.inf:
+            queue_s = self._most_queue_s = _most(self._queue_s)
         slowest = self._slowest_prefill
         if slowest is None:
             base_s, s_per_token, s_per_square = self.prefill
             slowest = (_most(base_s), _most(s_per_token), _most(s_per_square))
             self._slowest_prefill = slowest
-        return slowest[0] + tokens * (slowest[1] + tokens * slowest[2])
+        return queue_s + slowest[0] + tokens * (slowest[1] + tokens * slowest[2])
 
     def tpot_exceeds(self, limit_s: float) -> bool:
-        """Somewhere."""
-        if self._most_tpot_s <= limit_s:
-            return False
-        self._most_tpot_s = _most(self.tpot_s)
-        return self._most_tpot_s > limit_s
+        """Somewhere, for all that `most_tpot_s` says."""
+        self.most_tpot_s = _most(self.tpot_s)
+        return self.most_tpot_s > limit_s
 
     def any_misses(self) -> bool:
-        """Somebody's target is missed somewhere, or nearly so."""
-        if self._most_misses_per_s > 0.0:
-            self._most_misses_per_s = _most(self.misses_per_s)
-        return self._most_misses_per_s > 0.0
+        """Somebody's target is missed somewhere, for all that `most_misses_per_s` says."""
+        self.most_misses_per_s = _most(self.misses_per_s)
+        return self.most_misses_per_s > 0.0
 
 
 def _most(values: Floats) -> float:

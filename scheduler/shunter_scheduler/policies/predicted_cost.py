@@ -48,25 +48,22 @@ def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:
     # `linear` counts the whole prompt: what is cached is taken off again
     cached_s(columns, columns.linear_per_prefill_token, columns.linear_per_square, scratch)
     subtract(score, scratch, score)
-    in_time = ask.ttft_budget_s > 0.0
-    limited = in_time and _may_be_late(columns, ask, more)
-    harms = columns.any_misses()
+    budget_s, tpot_limit_s = ask.ttft_budget_s, (1 - MARGIN) * ask.tpot_target_s
+    in_time = budget_s > 0.0
+    # Most are in time wherever they go, which takes no arrays to see.
+    limited = in_time and budget_s < math.inf
+    if limited and not more:
+        limited = columns.longest_ttft_s(tokens) > (1 - TTFT_MARGIN) * budget_s
+    harms = columns.most_misses_per_s > 0.0 and columns.any_misses()
     if limited or harms:
         prefill_s(columns, ask, prefill, scratch)
     if harms:
         _add_harm(columns, ask, prefill, scratch)
     if limited:
         add(wait, prefill, waited)
-    if in_time and (limited or columns.tpot_exceeds((1 - MARGIN) * ask.tpot_target_s)):
+    slow = in_time and columns.most_tpot_s > tpot_limit_s and columns.tpot_exceeds(tpot_limit_s)
+    if limited or slow:
         _add_misses(columns, ask, waited if limited else None, scratch)
-
-
-def _may_be_late(columns: InstanceColumns, ask: Ask, memory_is_short: bool) -> bool:
-    """For the first token, somewhere. Most are in time wherever they go, which takes no arrays."""
-    if memory_is_short or ask.ttft_budget_s == math.inf:
-        return ask.ttft_budget_s < math.inf
-    longest_s = columns.longest_queue_s(ask.now) + columns.longest_prefill_s(ask.prefill_tokens)
-    return longest_s > (1 - TTFT_MARGIN) * ask.ttft_budget_s
 
 
 def _add_harm(columns: InstanceColumns, ask: Ask, prefill: Floats, scratch: Floats) -> None:
@@ -82,12 +79,12 @@ def _add_harm(columns: InstanceColumns, ask: Ask, prefill: Floats, scratch: Floa
 
 
 def _add_misses(columns: InstanceColumns, ask: Ask, ttft: Floats | None, scratch: Floats) -> None:
-    """The request's own, of either target. `ttft`: where it may be missed."""
+    """The request's own, of either target. `ttft`: None where that is not missed anywhere."""
     score, missed = columns.score, None
     if ttft is not None:
         likely_missed_each(ttft, ask.ttft_budget_s, ttft, TTFT_MARGIN)
         missed = ttft
-    if columns.tpot_exceeds((1 - MARGIN) * ask.tpot_target_s):
+    if columns.most_tpot_s > (1 - MARGIN) * ask.tpot_target_s:
         likely_missed_each(columns.tpot_s, ask.tpot_target_s, scratch)
         missed = scratch if missed is None else maximum(missed, scratch, out=scratch)
     if missed is not None:
