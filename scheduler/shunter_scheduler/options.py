@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shunter_runtime.tls import TlsFiles
+from shunter_scheduler.domain.decisions import MovePolicyName
 from shunter_scheduler.service.sessions import GRACE_S
 from shunter_scheduler.service.unary import LEASE_S
 
@@ -21,7 +22,7 @@ class SchedulerOptions:
 
     Configuration comes from files, or from a cluster (`kubernetes`; no `namespaces`: all of them).
     `lease` is [NAMESPACE/]NAME of the Lease by which one of several schedulers leads; empty: this
-    is the only one.
+    is the only one. `moves`: what moves running requests besides drains, which always do.
     """
 
     config: tuple[Path, ...] = ()
@@ -33,6 +34,7 @@ class SchedulerOptions:
     tls: TlsFiles | None = None
     grace_s: float = GRACE_S
     lease_s: float = LEASE_S
+    moves: MovePolicyName = "drain-only"
     log_level: str = "info"
 
     @property

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import structlog
@@ -27,6 +28,7 @@ from shunter_scheduler.core import CoreSettings, SchedulerCore
 from shunter_scheduler.core.costs import profile_cost
 from shunter_scheduler.core.settings import Moves
 from shunter_scheduler.domain.cluster import Topology
+from shunter_scheduler.domain.decisions import MovePolicyName
 from shunter_scheduler.domain.events import TopologyChanged
 from shunter_scheduler.inputs import Changes, open_inputs
 from shunter_scheduler.options import SchedulerOptions, StartError, lease_or_default
@@ -145,11 +147,15 @@ async def _hand_over(election: LeaderElection, task: "asyncio.Task[None]") -> No
     await election.release()
 
 
+def settings_of(options: SchedulerOptions) -> CoreSettings:
+    return CoreSettings(moves=Moves(policy=options.moves))
+
+
 def build(
     options: SchedulerOptions, provider: TracerProvider, leadership: Leadership
 ) -> tuple[Parts, Looks]:
     """The object graph, without any I/O."""
-    settings = CoreSettings(moves=Moves(policy="predicted-gain"))
+    settings = settings_of(options)
     telemetry = Telemetry(CollectorRegistry())
     costs = partial(profile_cost, shape_of=partial(shape_of, environ=os.environ))
     core = SchedulerCore(settings, np.random.default_rng(), costs)
@@ -240,6 +246,8 @@ def parse_arguments(arguments: list[str]) -> SchedulerOptions:
     add("--tls-cert", type=Path, help="PEM file; needs --tls-key")
     add("--tls-key", type=Path)
     add("--tls-ca", type=Path, help="clients must show a certificate signed by it")
+    moves = get_args(MovePolicyName)
+    add("--moves", choices=moves, default="drain-only", help="what moves requests besides drains")
     add("--log-level", default="info")
     given = parser.parse_args(arguments)
     tls = TlsFiles(given.tls_cert, given.tls_key, given.tls_ca) if given.tls_cert else None
@@ -251,6 +259,7 @@ def parse_arguments(arguments: list[str]) -> SchedulerOptions:
         listen=given.listen,
         metrics_port=given.metrics_port,
         tls=tls,
+        moves=given.moves,
         log_level=given.log_level,
     )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from shunter_scheduler.options import SchedulerOptions, StartError
-from shunter_scheduler.process import parse_arguments
+from shunter_scheduler.process import parse_arguments, settings_of
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,10 @@ def test_a_cluster_has_a_lease_unless_told_otherwise(arguments: list[str], lease
 def test_several_namespaces() -> None:
     options = parse_arguments(["--kubernetes", "--namespace", "a", "--namespace", "b"])
     assert options.namespaces == ("a", "b")
+
+
+def test_nothing_but_drains_moves_requests_unless_asked_for() -> None:
+    options = parse_arguments(["--config", "a.yaml"])
+    assert settings_of(options).moves.policy == "drain-only"
+    asked = parse_arguments(["--config", "a.yaml", "--moves", "predicted-gain"])
+    assert settings_of(asked).moves.policy == "predicted-gain"

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from shunter_scheduler.domain.decisions import MovePolicyName
+
 
 def scheduler(
     config: Annotated[
@@ -43,6 +45,14 @@ def scheduler(
         Path | None,
         typer.Option(help="PEM file; clients must show a certificate of it.", exists=True),
     ] = None,
+    moves: Annotated[
+        MovePolicyName,
+        typer.Option(
+            help="What moves running requests besides drains, which always do: nothing "
+            "(drain-only), or what gains more predicted seconds than it costs (predicted-gain; "
+            "llumnix is its baseline). See docs/moves.md.",
+        ),
+    ] = "drain-only",
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run the scheduler: it places, queues and moves the requests of all gateways.
@@ -73,6 +83,7 @@ def scheduler(
                 listen=listen,
                 metrics_port=metrics_port,
                 tls=tls,
+                moves=moves,
                 log_level=log_level,
             )
         )

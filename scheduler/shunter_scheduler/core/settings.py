@@ -1,11 +1,9 @@
 """What can be set about the core, grouped by meaning. Resources set the rest."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
+from shunter_scheduler.domain.decisions import MovePolicyName
 from shunter_scheduler.policies.columns import Weights
-
-MovePolicyName = Literal["drain-only", "llumnix", "predicted-gain"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ RejectReason = Literal[
     "rate_limited",
 ]
 Rung = Literal["kv", "replay", "restart"]
+MovePolicyName = Literal["drain-only", "llumnix", "predicted-gain"]
 
 
 class Assign(Value, frozen=True):

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from shunter_scheduler.core.planner.cycle import plan_gains
 from shunter_scheduler.core.planner.llumnix import plan_llumnix
 from shunter_scheduler.core.pool import PoolRecord
-from shunter_scheduler.core.settings import MovePolicyName
 from shunter_scheduler.core.state import CoreState
+from shunter_scheduler.domain.decisions import MovePolicyName
 
 MOVE_POLICIES: dict[MovePolicyName, Callable[[CoreState, PoolRecord, float], None] | None] = {
     "drain-only": None,
@@ -17,10 +17,9 @@ MOVE_POLICIES: dict[MovePolicyName, Callable[[CoreState, PoolRecord, float], Non
 
 def arm(state: CoreState, now: float) -> None:
     """The next cycle, if one is needed: nothing is left behind when the last request ends."""
-    planner = state.planner
-    if planner.armed or not state.entries or MOVE_POLICIES[state.settings.moves.policy] is None:
+    if not state.entries:
         return
-    planner.armed = True
+    state.planner.armed = True
     state.timers.push(now + state.settings.moves.interval_s, "plan", "")
 
 

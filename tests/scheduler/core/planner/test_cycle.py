@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from shunter_api.testing import make_pool
 from shunter_scheduler.core.planner.testing import MOVES, PlannerHarness
-from shunter_scheduler.core.settings import HeadRoom, MovePolicyName, Moves
+from shunter_scheduler.core.settings import HeadRoom, Moves
 from shunter_scheduler.core.testing import make_instances, only
-from shunter_scheduler.domain.decisions import Move
+from shunter_scheduler.domain.decisions import Move, MovePolicyName
 from shunter_scheduler.domain.events import Finished, MoveDone, Progress
 
 
