@@ -39,14 +39,14 @@ class Pick(Struct, eq=False, gc=False):
 
 
 def make_ask(entry: Entry, now: float) -> Ask:
-    pool, slo_class = entry.pool, entry.slo_class
+    pool, slo_class, request = entry.pool, entry.slo_class, entry.request
     ttft_s, tpot_s = slo_class.ttft_s, slo_class.tpot_s
-    tokens = entry.context_tokens
+    tokens = request.prompt_tokens + entry.output_tokens
     outputs = left_to_generate(entry)
     kv_tokens = tokens + left_to_store(entry)
     budget_s = math.inf
     if ttft_s is not None and not entry.started:
-        budget_s = ttft_s - (now - entry.request.arrived_at)
+        budget_s = ttft_s - (now - request.arrived_at)
     return Ask(
         now,
         tokens,

@@ -11,7 +11,7 @@ from shunter_scheduler.core.dispatching import dispatch_pool, timed_out
 from shunter_scheduler.core.holds import refresh_holds
 from shunter_scheduler.core.lengths import OutputLengths
 from shunter_scheduler.core.planner.consolidation import surplus_of
-from shunter_scheduler.core.planner.run import arm, fired, plan_moves
+from shunter_scheduler.core.planner.run import MOVE_POLICIES, arm, fired, plan_moves
 from shunter_scheduler.core.report import cluster_status
 from shunter_scheduler.core.scaling import advise
 from shunter_scheduler.core.settings import CoreSettings
@@ -53,6 +53,7 @@ class SchedulerCore:
     def __init__(
         self, settings: CoreSettings, rng: Generator, profile_costs: ProfileCosts = profile_cost
     ) -> None:
+        self._plans = MOVE_POLICIES[settings.moves.policy] is not None
         self._state = CoreState(
             settings,
             rng,
@@ -80,7 +81,7 @@ class SchedulerCore:
             moves.plan_drains(state, now)
         if state.planner.due:
             plan_moves(state, now)
-        if not state.planner.armed:
+        if self._plans and not state.planner.armed:
             arm(state, now)
         decided, state.outbox = state.outbox, []
         return decided
