@@ -47,6 +47,7 @@ class Account:
     turns: "Turns"
     limits: Limits | None = None
     counter: float = 0.0  # price of its tokens over its weight
+    floor: float = 0.0  # the counter it was lifted to last
     by_slack: list[SortKey] = field(default_factory=list)
     by_age: list[AgeKey] = field(default_factory=list)
 
@@ -64,8 +65,9 @@ class Account:
         self.charge(amount)
 
     def charge(self, amount: float) -> None:
-        """Less than 0: given back."""
-        self.turns.move(self, self.counter + amount / self.weight)
+        """Less than 0: given back, but not below where it came back to after it was idle: what was
+        charged before that is forgotten."""
+        self.turns.move(self, max(self.floor, self.counter + amount / self.weight))
 
 
 @dataclass(slots=True, eq=False)
@@ -95,7 +97,8 @@ class Turns:
     def push(self, account: Account, key: SortKey) -> None:
         if not account.by_slack:
             lowest = self.waiting[0][0] if self.waiting else self.last_counter
-            account.counter = max(account.counter, lowest)
+            if account.counter < lowest:
+                account.counter = account.floor = lowest
             insort(self.waiting, (account.counter, account.name))
         age = (key[1], key[2])
         insort(account.by_slack, key)

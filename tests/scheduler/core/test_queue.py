@@ -259,7 +259,7 @@ def test_corrections_keep_the_turns_in_order(corrections: list[tuple[int, float]
         account = items[3 * tenant].account
         assert account is not None
         account.charge(amount)
-        counters[names[tenant]] += amount
+        counters[names[tenant]] = max(0.0, counters[names[tenant]] + amount)
     found = queue.next(0.0)
     assert found is not None
     assert counters[found[0].tenant] <= min(counters.values()) + WINDOW + 1e-6
@@ -274,6 +274,21 @@ def test_who_was_idle_has_saved_nothing_up() -> None:
         queue.push(Item(f"b{n}", 0, 0.0, n, "b", 1000.0))
     went = [item.tenant for _ in range(10) if (item := take(queue, 0.0))]
     assert 4 <= went.count("a") <= 6, "equal from here on, nothing is made up for"
+
+
+def test_what_an_idle_tenant_gets_back_for_answers_of_before_is_no_credit() -> None:
+    """It was lifted to the others when it came back: what it was charged before is forgotten."""
+    early = [Item(f"b{n}", 0, 0.0, n, "b", 1000.0) for n in range(5)]
+    queue = queue_of([*early, *(Item(f"a{n}", 0, 0.0, n, "a", 1000.0) for n in range(50))])
+    for _ in range(30):
+        take(queue, 0.0)
+    for n in range(10):
+        queue.push(Item(f"later{n}", 0, 0.0, n, "b", 1000.0))
+    for one in early:  # they end, and were a tenth as long as predicted
+        assert one.account is not None
+        one.account.charge(-900.0)
+    went = [item.tenant for _ in range(10) if (item := take(queue, 0.0))]
+    assert 4 <= went.count("a") <= 6
 
 
 def test_a_tenant_that_runs_all_it_may_is_passed_over() -> None:
