@@ -240,7 +240,8 @@ def _learn(state: CoreState, entry: Entry, event: Finished, now: float) -> None:
 def _learn_stage(state: CoreState, entry: Entry, now: float) -> None:
     """What a stage of a workflow takes, where one instance did all of it."""
     request, record = entry.request, entry.instance
-    if record is not None and entry.placed_at and not entry.goes_on:
+    moved = entry.epoch != request.epoch
+    if record is not None and entry.placed_at and not entry.goes_on and not moved:
         seconds = now - entry.placed_at
         durations = state.workflows.durations
         durations.observe(request.model, request.stage, record.value.profile, seconds)

@@ -14,7 +14,7 @@ from shunter_scheduler.core.workflows import (
     Workflows,
 )
 from shunter_scheduler.domain.decisions import Assign
-from shunter_scheduler.domain.events import Finished
+from shunter_scheduler.domain.events import Finished, MoveDone
 from shunter_scheduler.domain.request import Request
 
 STAGES = ("extract", "generate", "revise", "evaluate")
@@ -158,3 +158,15 @@ def test_the_core_learns_stages_and_orders_by_their_deadlines() -> None:
     assert (explanation.workflow, explanation.stage) == ("first", "short")
     slack_s = explanation.decisions[-1].slack_s
     assert slack_s is not None and 0.0 < slack_s < 6.0
+
+
+def test_a_stage_that_moved_between_instances_teaches_nothing() -> None:
+    """Its time is neither profile's."""
+    harness = CoreHarness(make_instances(2))
+    harness.now = 1.0
+    source = harness.start("r", stage="a", workflow="w").instance
+    (destination,) = {one.name for one in harness.instances} - {source}
+    harness.apply(MoveDone("r", 2, destination, True, "replay"))
+    harness.now += 5.0
+    harness.apply(Finished("r", 2, 10, "stop"))
+    assert harness.core._state.workflows.durations.seconds("chat", "a") == 0.0
