@@ -6,6 +6,7 @@ from shunter_scheduler.core.entry import Entry, PendingMove
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.ledger import Reservation
 from shunter_scheduler.core.lifecycle import occupy
+from shunter_scheduler.core.metering import begin
 from shunter_scheduler.core.state import CoreState
 from shunter_scheduler.core.trail import Ranking, Weighing
 from shunter_scheduler.domain.decisions import Move, Rung, Suspend
@@ -111,6 +112,7 @@ def _moved(state: CoreState, entry: Entry, event: MoveDone, now: float) -> None:
     source, move = entry.instance, entry.move
     if entry.state == "waiting":  # the gateway's journal is the record: it runs
         entry.pool.queue.remove(entry.request_id)
+        begin(entry)
     if source is not None and entry.reservation is not None:
         state.give_back(entry, entry.reservation, source, now)
     entry.instance = entry.reservation = None

@@ -12,7 +12,7 @@ from shunter_scheduler.core.settings import CoreSettings, HeadRoom
 from shunter_scheduler.core.tenants import TenantLimits, TokenBucket
 from shunter_scheduler.core.testing import CoreHarness, make_instances, make_request, only
 from shunter_scheduler.domain.decisions import Assign, Hold, Reject
-from shunter_scheduler.domain.events import Failed, Finished, Progress, Running, Submitted
+from shunter_scheduler.domain.events import Failed, Finished, MoveDone, Progress, Running, Submitted
 
 ONE_AT_A_TIME = CoreSettings(head_room=HeadRoom(max_requests=1), fair_window_tokens=0.0)
 
@@ -164,6 +164,21 @@ def test_what_runs_already_counts_after_a_restart_and_under_new_limits() -> None
     assert only(Assign, harness.decide()), "no limits any more"
     for request_id in ("old", "new", "third"):
         harness.apply(Finished(request_id, 1, 5, "stop"))
+    harness.check_books()
+
+
+def test_one_that_is_reported_as_moved_while_it_waits_counts_as_running() -> None:
+    """The gateway's journal is the record; here the move is news."""
+    harness = harness_with({"name": "a", "maxConcurrent": 2})
+    for n in range(3):
+        harness.submit(f"r{n}", tenant="a")
+    harness.apply(MoveDone("r2", 2, "chat-h100-0", True, "replay"))
+    assert limits_of(harness, "a").running == 3
+    assert only(Hold, harness.submit("r3", tenant="a"))
+    placed = only(Assign, harness.after(Finished("r0", 1, 10, "stop")))
+    assert placed == [], "two of two still run"
+    harness.apply(*(Finished(f"r{n}", 1 + (n == 2), 10, "stop") for n in (1, 2)))
+    assert limits_of(harness, "a").running == 0
     harness.check_books()
 
 
