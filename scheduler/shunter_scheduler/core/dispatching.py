@@ -125,7 +125,8 @@ def _place_queued(state: CoreState, pool: PoolRecord, now: float) -> None:
             return
         entry, before_higher = found
         if place(state, entry, now, kept):
-            queue.went(entry, before_higher)
+            if entry.state == "running":
+                queue.went(entry, before_higher)
             continue
         if not pool.columns.exclude(0.0, NOBODY):
             return  # no instance takes anything: the others need not be tried

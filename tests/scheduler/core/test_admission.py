@@ -63,6 +63,19 @@ def test_an_aged_request_overtakes_a_higher_class() -> None:
     assert drain_queue(harness) == ["batch", "interactive"]
 
 
+def test_one_that_is_refused_takes_nothing_of_the_share_of_a_class_that_aged() -> None:
+    """Its deadline is lost: no service went before a higher class."""
+    harness = narrow(admission={"queueTimeout": "300s"})
+    harness.submit("lost", slo_class="batch", deadline_at=45.001)
+    harness.now = 1.0
+    harness.submit("batch", slo_class="batch")
+    harness.now = 45.0
+    harness.submit("interactive", slo_class="interactive", arrived_at=45.0)
+    decisions = harness.after(Finished("first", 1, 10, "stop"))
+    assert [reject.request_id for reject in only(Reject, decisions)] == ["lost"]
+    assert [assigned.request_id for assigned in only(Assign, decisions)] == ["batch"]
+
+
 def test_a_held_request_is_told_its_position_and_an_estimate() -> None:
     harness = narrow()
     holds = [only(Hold, harness.submit(f"r{i}"))[0] for i in range(3)]
