@@ -10,7 +10,8 @@ class CacheListener(Protocol):
     def stored(
         self, hashes: Sequence[bytes], parent: bytes | None, tokens: Sequence[int], size: int
     ) -> None:
-        """Consecutive full blocks of `size` tokens; the first goes on from `parent`."""
+        """Consecutive full blocks of `size` tokens; the first goes on from `parent`, which may have
+        been removed: two sequences had it, and the one whose block it was has ended."""
 
     def removed(self, block_hash: bytes) -> None: ...
 
