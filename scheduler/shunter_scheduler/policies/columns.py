@@ -49,10 +49,10 @@ class Ask(Struct, eq=False, gc=False):
 
 # Rows of the matrix behind `InstanceColumns`: what follows from a slot's numbers, these numbers in
 # the order of `InstanceRow`, what the present request finds there, and the parts of its score.
-_LINEAR, _NUMBERS, _CACHED, _SCORE = slice(0, 6), slice(6, 15), 15, 16
-_PARTS = slice(17, 17 + MAX_PARTS)
-_SEEN, _SEEN_WITH_PARTS = slice(6, 17), slice(6, 17 + MAX_PARTS)
-_PUT = struct.Struct("=15d")
+_LINEAR, _PREFILL_WEIGHT, _NUMBERS, _CACHED, _SCORE = slice(0, 6), 6, slice(7, 16), 16, 17
+_PARTS = slice(18, 18 + MAX_PARTS)
+_SEEN, _SEEN_WITH_PARTS = slice(7, 18), slice(7, 18 + MAX_PARTS)
+_PUT = struct.Struct("=16d")
 
 
 class InstanceColumns:
@@ -60,7 +60,8 @@ class InstanceColumns:
 
     `linear` holds, per slot, the part of the predicted cost that is linear in the request: the
     multipliers are 1, prefill tokens, their square, output tokens, output x context tokens, and 1
-    for `queue_s`, which has to be asked for first.
+    for `queue_s`, which has to be asked for first. `prefill_weight` is what a second of prefill
+    counts in the first three of them.
 
     A pick of a small pool costs as many NumPy calls as it makes, not what they work on. So what
     seldom matters is told by one number over all slots: `_least_free` and `_least_soft_free` are at
@@ -105,6 +106,7 @@ class InstanceColumns:
         "prefill_multipliers",
         "prefill_s_per_square",
         "prefill_s_per_token",
+        "prefill_weight",
         "queued_until",
         "requests",
         "score",
@@ -121,20 +123,21 @@ class InstanceColumns:
         self._weights = weights
         self.view: EngineView | None = None
         # One column on its way: packing is cheaper than a tuple, and a view is not made each time.
-        self._packed = np.empty(15)
+        self._packed = np.empty(16)
         self._packed_bytes = self._packed.data
         self._allocate(capacity)
 
     def _allocate(self, capacity: int) -> None:
         self.capacity = capacity
-        self._data = data = np.zeros((17 + MAX_PARTS, capacity))
-        self._columns = data[:15].T
+        self._data = data = np.zeros((18 + MAX_PARTS, capacity))
+        self._columns = data[:16].T
         self.linear = data[_LINEAR]
         self.linear_per_prefill_token, self.linear_per_square = data[1:3]
         self._queue_s: Floats = data[5]
-        self.requests, self.queued_until, self.busy = data[6:9]
-        self.kv_free_tokens, self.kv_soft_free_tokens, self.kv_wait_s_per_token = data[9:12]
-        self.tpot_s, self.misses_per_s, self.step_s = data[12:15]
+        self.prefill_weight = data[_PREFILL_WEIGHT]
+        self.requests, self.queued_until, self.busy = data[7:10]
+        self.kv_free_tokens, self.kv_soft_free_tokens, self.kv_wait_s_per_token = data[10:13]
+        self.tpot_s, self.misses_per_s, self.step_s = data[13:16]
         self.cached_tokens, self.score = data[_CACHED], data[_SCORE]
         self.parts, self._seen = data[_PARTS], data[_SEEN]
         self.kv_free_tokens.fill(-1.0)
@@ -223,6 +226,7 @@ class InstanceColumns:
             tpot_s * decode_weight + slowed * rates.step_s_per_sequence,
             rates.step_s_per_context_token * (decode_weight + slowed),
             queue_s,
+            prefill_weight,
             n,
             queued_until,
             busy,

@@ -42,12 +42,6 @@ def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:
     multipliers[4] = outputs * ask.context_tokens
     more = wait is waited  # than the queue: memory is short
     multipliers[5] = 0.0 if more else 1.0
-    multipliers.dot(columns.linear, score)
-    if more:
-        add(score, wait, score)
-    # `linear` counts the whole prompt: what is cached is taken off again
-    cached_s(columns, columns.linear_per_prefill_token, columns.linear_per_square, scratch)
-    subtract(score, scratch, score)
     budget_s, tpot_limit_s = ask.ttft_budget_s, (1 - MARGIN) * ask.tpot_target_s
     in_time = budget_s > 0.0
     # Most are in time wherever they go, which takes no arrays to see.
@@ -57,6 +51,15 @@ def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:
     harms = columns.most_misses_per_s > 0.0 and columns.any_misses()
     if limited or harms:
         prefill_s(columns, ask, prefill, scratch)
+        multiply(prefill, columns.prefill_weight, score)
+        add(score, multipliers[3:].dot(columns.linear[3:], scratch), score)
+    else:
+        multipliers.dot(columns.linear, score)
+        # `linear` counts the whole prompt: what is cached is taken off again
+        cached_s(columns, columns.linear_per_prefill_token, columns.linear_per_square, scratch)
+        subtract(score, scratch, score)
+    if more:
+        add(score, wait, score)
     if harms:
         _add_harm(columns, ask, prefill, scratch)
     if limited:
