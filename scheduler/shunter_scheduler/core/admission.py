@@ -10,6 +10,7 @@ from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.metering import meter
 from shunter_scheduler.core.outlook import look_ahead
 from shunter_scheduler.core.pool import PoolRecord
+from shunter_scheduler.core.slack import latest_start_at
 from shunter_scheduler.core.state import CoreState, spec_of
 from shunter_scheduler.core.tenants import TenantLimits
 from shunter_scheduler.core.trail import Trail
@@ -20,6 +21,7 @@ from shunter_scheduler.policies.policy import DispatchPolicy
 from shunter_scheduler.policies.predicted_cost import PREDICTED_COST
 
 NO_INSTANCE_RETRY_S = 5.0
+SUSPENDED_PATIENCE_S = 86_400.0  # it was served before, and has not asked to wait
 STANDARD = SloClass(name=DEFAULT_CLASS, priority=50)
 
 
@@ -271,30 +273,7 @@ def make_entry(
         output_tokens,
     )
     entry.predicted_tokens = look_ahead(entry)
-    entry.latest_start_at = _latest_start(state, entry)
+    entry.latest_start_at = latest_start_at(state, entry)
     if state.tenants:
         entry.limits = state.tenants.get(request.tenant)
     return entry
-
-
-def _latest_start(state: CoreState, entry: Entry) -> float:
-    """Deadline minus predicted service time. A class without a deadline has its TTFT target. A
-    class's deadline bounds a workflow's stage too, and so does the request's own."""
-    request, slo_class, model = entry.request, entry.slo_class, entry.pool.typical_model()
-    tokens, arrived_at = entry.context_tokens, request.arrived_at
-    first_token_s = model.rates.prefill_s(tokens) if model else 0.0
-    deadline_at = request.deadline_at
-    if deadline_at is None and slo_class.deadline_s is not None:
-        deadline_at = arrived_at + slo_class.deadline_s
-    if request.workflow or request.workflow_deadline_at is not None:
-        stage_at = state.workflows.stage_deadline_at(request)
-        if stage_at is not None and (deadline_at is None or stage_at < deadline_at):
-            deadline_at = stage_at
-    if deadline_at is None:
-        return arrived_at + (slo_class.ttft_s or PATIENCE_S) - first_token_s
-    per_token_s = model.decode_step_s(16, 16 * tokens) if model else 0.0  # in a middling batch
-    return deadline_at - first_token_s - entry.expected_tokens * per_token_s
-
-
-SUSPENDED_PATIENCE_S = 86_400.0  # it was served before, and has not asked to wait
-PATIENCE_S = 30.0  # of a class that has neither a deadline nor a TTFT target

@@ -50,6 +50,14 @@ def test_classes_go_by_priority_and_inside_by_slack() -> None:
     assert drain_queue(harness) == ["interactive", "standard-early", "standard-late", "batch"]
 
 
+def test_a_deadline_does_not_put_off_the_first_token() -> None:
+    harness = narrow()
+    harness.submit("late", slo_class="interactive", arrived_at=0.0)
+    harness.submit("bound", slo_class="interactive", arrived_at=-0.1, deadline_at=20.0)
+    harness.submit("urgent", slo_class="interactive", arrived_at=0.0, deadline_at=0.5)
+    assert drain_queue(harness) == ["urgent", "bound", "late"]
+
+
 def test_an_aged_request_overtakes_a_higher_class() -> None:
     harness = narrow()
     harness.submit("batch", slo_class="batch")

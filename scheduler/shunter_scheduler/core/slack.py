@@ -1,0 +1,31 @@
+"""When a request has to start to meet what its class, its workflow and its client ask for."""
+
+from shunter_scheduler.core.entry import Entry
+from shunter_scheduler.core.state import CoreState
+
+PATIENCE_S = 30.0  # of a class that has neither a deadline nor a TTFT target
+
+
+def latest_start_at(state: CoreState, entry: Entry) -> float:
+    """Deadline minus predicted service time. A class's deadline bounds a workflow's stage too, and
+    so does the request's own. The class's TTFT target counts beside a deadline, but for a stage: of
+    a workflow only the end matters."""
+    request, slo_class, model = entry.request, entry.slo_class, entry.pool.typical_model()
+    tokens, arrived_at, ttft_s = entry.context_tokens, request.arrived_at, slo_class.ttft_s
+    first_token_s = model.rates.prefill_s(tokens) if model else 0.0
+    deadline_at = request.deadline_at
+    if deadline_at is None and slo_class.deadline_s is not None:
+        deadline_at = arrived_at + slo_class.deadline_s
+    if request.workflow or request.workflow_deadline_at is not None:
+        stage_at = state.workflows.stage_deadline_at(request)
+        if stage_at is not None:
+            ttft_s = None
+            if deadline_at is None or stage_at < deadline_at:
+                deadline_at = stage_at
+    if deadline_at is None:
+        return arrived_at + (ttft_s or PATIENCE_S) - first_token_s
+    per_token_s = model.decode_step_s(16, 16 * tokens) if model else 0.0  # in a middling batch
+    latest_at = deadline_at - first_token_s - entry.expected_tokens * per_token_s
+    if ttft_s is None:
+        return latest_at
+    return min(latest_at, arrived_at + ttft_s - first_token_s)
