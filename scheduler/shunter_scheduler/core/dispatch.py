@@ -16,7 +16,7 @@ from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.prefix import HASH_BYTES, Match
 from shunter_scheduler.core.trail import MAX_CANDIDATES, Ranking
 from shunter_scheduler.core.tuning import AlphaTuner
-from shunter_scheduler.policies.columns import Ask
+from shunter_scheduler.policies.ask import Ask
 from shunter_scheduler.policies.first_token import ttft_s
 from shunter_scheduler.policies.policy import DispatchPolicy
 

@@ -12,7 +12,7 @@ from shunter_scheduler.core.probing import MIN_PREFILL_SHARE
 from shunter_scheduler.costmodel.correction import Correction
 from shunter_scheduler.domain.decisions import Reject
 from shunter_scheduler.domain.explanation import Candidate, DecisionRecord, Explanation
-from shunter_scheduler.policies.columns import Ask, why_excluded
+from shunter_scheduler.policies.ask import Ask, why_excluded
 from shunter_scheduler.policies.first_token import until_first_token
 from shunter_scheduler.policies.policy import DispatchPolicy
 from shunter_scheduler.policies.rows import InstanceRow, Seen

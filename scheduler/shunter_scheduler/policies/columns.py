@@ -1,50 +1,17 @@
-"""What a dispatch policy looks at: a pool's instances as columns, and what a request asks."""
+"""What a dispatch policy looks at: a pool's instances as columns."""
 
 import math
 import struct
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import numpy as np
-from msgspec import Struct
 from numpy.typing import NDArray
 
+from shunter_scheduler.policies.ask import Weights
 from shunter_scheduler.policies.rows import MAX_PARTS, InstanceRow, Seen, Standing
 from shunter_scheduler.policies.view import EngineView
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """How much a second of each term counts against a second of TTFT."""
-
-    decode: float = 1.0
-    slowdown: float = 1.0
-    slo: float = 4.0  # a second beyond a target, to the move planner
-    miss_s: float = 15.0  # seconds that keeping a request's targets is worth to dispatch
-
-
-class Ask(Struct, eq=False, gc=False):
-    """One request to place, in the numbers that policies use."""
-
-    now: float
-    prefill_tokens: int  # prompt and, for a replay, the tokens generated so far
-    output_tokens: float  # expected, still to come
-    kv_tokens: float  # to be reserved
-    ttft_budget_s: float  # until the class's target is missed; inf: no target
-    tpot_target_s: float  # inf: no target
-    turn: int  # slot after the last one picked
-    weights: Weights
-    # Set for the policies that look at engines (`DispatchPolicy.uses_view`).
-    high_priority: bool = False  # of a class above `standard`
-    prefix_key: int = 0  # equal where prompts begin alike; 0: too short to have one
-    alpha: float = 0.5  # of `workload-balanced`, as tuned for the pool
-
-    @property
-    def context_tokens(self) -> float:
-        """Mean length of the sequence while it decodes."""
-        return self.prefill_tokens + 0.5 * self.output_tokens
 
 
 # Rows of the matrix behind `InstanceColumns`: what follows from a slot's numbers, these numbers in
@@ -322,15 +289,3 @@ class InstanceColumns:
 def _most(values: Floats) -> float:
     most: float = values.item(values.argmax())  # far cheaper than max()
     return most
-
-
-def why_excluded(row: InstanceRow, ask: Ask) -> str:
-    """The reason in words; empty for an instance that could be picked."""
-    if row.blocked_because:
-        return row.blocked_because
-    if row.kv_free_tokens < ask.kv_tokens:
-        return (
-            f"no KV head room: {max(0, int(row.kv_free_tokens))} tokens free, "
-            f"{int(ask.kv_tokens)} needed"
-        )
-    return ""

@@ -10,7 +10,8 @@
 from numpy import add, multiply
 from numpy.random import Generator
 
-from shunter_scheduler.policies.columns import Ask, InstanceColumns
+from shunter_scheduler.policies.ask import Ask
+from shunter_scheduler.policies.columns import InstanceColumns
 from shunter_scheduler.policies.first_token import prefill_s, until_first_token, wait_s
 from shunter_scheduler.policies.policy import DispatchPolicy, Terms
 from shunter_scheduler.policies.rows import InstanceRow

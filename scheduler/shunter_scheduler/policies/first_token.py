@@ -7,7 +7,8 @@ call takes a quarter longer.
 
 from numpy import add, maximum, multiply, subtract
 
-from shunter_scheduler.policies.columns import Ask, Floats, InstanceColumns
+from shunter_scheduler.policies.ask import Ask
+from shunter_scheduler.policies.columns import Floats, InstanceColumns
 from shunter_scheduler.policies.rows import InstanceRow
 
 

@@ -16,7 +16,8 @@ as the engine will find it: the ledger knows, and without it a burst goes to one
 import numpy as np
 from numpy.random import Generator
 
-from shunter_scheduler.policies.columns import Ask, InstanceColumns
+from shunter_scheduler.policies.ask import Ask
+from shunter_scheduler.policies.columns import InstanceColumns
 from shunter_scheduler.policies.policy import DispatchPolicy
 
 WATERMARK = 0.01  # of the KV memory (its block manager's)

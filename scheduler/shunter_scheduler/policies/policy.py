@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from numpy.random import Generator
 
-from shunter_scheduler.policies.columns import Ask, InstanceColumns
+from shunter_scheduler.policies.ask import Ask
+from shunter_scheduler.policies.columns import InstanceColumns
 from shunter_scheduler.policies.rows import InstanceRow
 
 Terms = tuple[tuple[str, float], ...]

@@ -19,7 +19,8 @@ import math
 from numpy import add, maximum, multiply, subtract
 from numpy.random import Generator
 
-from shunter_scheduler.policies.columns import Ask, Floats, InstanceColumns
+from shunter_scheduler.policies.ask import Ask
+from shunter_scheduler.policies.columns import Floats, InstanceColumns
 from shunter_scheduler.policies.first_token import cached_s, prefill_s, until_first_token, wait_s
 from shunter_scheduler.policies.misses import (
     MARGIN,

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from shunter_scheduler.policies.columns import Ask, Floats, InstanceColumns
+from shunter_scheduler.policies.ask import Ask
+from shunter_scheduler.policies.columns import Floats, InstanceColumns
 from shunter_scheduler.policies.policy import DispatchPolicy
 
 LOAD_FACTOR = 1.25  # the paper's c

@@ -15,7 +15,8 @@ room admits at once, and the picker would otherwise leave a cached prefix for a 
 import numpy as np
 from numpy.random import Generator
 
-from shunter_scheduler.policies.columns import Ask, InstanceColumns
+from shunter_scheduler.policies.ask import Ask
+from shunter_scheduler.policies.columns import InstanceColumns
 from shunter_scheduler.policies.policy import DispatchPolicy
 
 QUEUE, KV, PREFIX = 2.0, 2.0, 3.0

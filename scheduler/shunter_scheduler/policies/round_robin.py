@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.random import Generator
 
-from shunter_scheduler.policies.columns import Ask, InstanceColumns
+from shunter_scheduler.policies.ask import Ask
+from shunter_scheduler.policies.columns import InstanceColumns
 from shunter_scheduler.policies.policy import DispatchPolicy, Terms
 from shunter_scheduler.policies.rows import InstanceRow
 

@@ -11,7 +11,8 @@ what is outstanding. Alpha is tuned for the pool while it runs (`replay.py`).
 import numpy as np
 from numpy.random import Generator
 
-from shunter_scheduler.policies.columns import Ask, InstanceColumns
+from shunter_scheduler.policies.ask import Ask
+from shunter_scheduler.policies.columns import InstanceColumns
 from shunter_scheduler.policies.policy import DispatchPolicy
 
 TINY_S = 1e-6  # of work: beside an idle reference any work is infinitely much

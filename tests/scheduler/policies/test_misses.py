@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from shunter_scheduler.policies.columns import Ask, InstanceColumns, Weights
+from shunter_scheduler.policies.ask import Ask, Weights
+from shunter_scheduler.policies.columns import InstanceColumns
 from shunter_scheduler.policies.misses import likely_missed, likely_missed_each, misses_per_s
 from shunter_scheduler.policies.predicted_cost import PREDICTED_COST
 from shunter_scheduler.policies.rows import InstanceRow, Rates

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from shunter_scheduler.policies import DISPATCH_POLICIES
-from shunter_scheduler.policies.columns import Ask, InstanceColumns, Weights
+from shunter_scheduler.policies.ask import Ask, Weights
+from shunter_scheduler.policies.columns import InstanceColumns
 from shunter_scheduler.policies.rows import InstanceRow, Rates
 from shunter_scheduler.policies.view import EngineView, Look
 

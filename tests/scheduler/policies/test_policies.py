@@ -14,7 +14,8 @@ from msgspec.structs import replace
 
 from shunter_api.routingpolicy import DispatchPolicyName
 from shunter_scheduler.policies import DISPATCH_POLICIES
-from shunter_scheduler.policies.columns import Ask, InstanceColumns, Weights, why_excluded
+from shunter_scheduler.policies.ask import Ask, Weights, why_excluded
+from shunter_scheduler.policies.columns import InstanceColumns
 from shunter_scheduler.policies.first_token import ttft_s
 from shunter_scheduler.policies.policy import Terms
 from shunter_scheduler.policies.predicted_cost import PREDICTED_COST
