@@ -8,9 +8,11 @@ from shunter_api.modelpool import Engine, ModelPool
 from shunter_api.positions import Path, YamlDocument
 from shunter_api.problems import Problem
 from shunter_api.routingpolicy import RoutingPolicy
+from shunter_api.rules import DEFAULT_CLASS
 from shunter_api.validate import Known, check, unknown_name
 from shunter_scheduler.sources.feasible import infeasible
 from shunter_simulator.scenarios.scenario import Scenario
+from shunter_simulator.workloads.spec import classes_of
 
 
 def scenario_problems(scenario: Scenario, document: YamlDocument) -> list[Problem]:
@@ -20,7 +22,7 @@ def scenario_problems(scenario: Scenario, document: YamlDocument) -> list[Proble
         why = "there is no pool; give `pools`, or `resources` with some"
         return [document.problem(("pools",), why)]
     problems = set(check(_documents(scenario, document), _known(scenario)))
-    for path, why in (*_named(scenario, pools), *_faults(scenario, pools)):
+    for path, why in (*_named(scenario, pools), *_faults(scenario, pools), *_classes(scenario)):
         problems.add(document.problem(path, why))
     return sorted(problems)
 
@@ -103,3 +105,11 @@ def _faults(scenario: Scenario, pools: dict[str, ModelPool]) -> Iterator[tuple[P
         chosen = sum(fault.profile in (None, profile) for profile, _ in there)
         if chosen < fault.count:
             yield (*at, "count"), f"asks for {fault.count} instances; there are {chosen}"
+
+
+def _classes(scenario: Scenario) -> Iterator[tuple[Path, str]]:
+    """Of the load: every request of a class that no policy has would be refused."""
+    known = {DEFAULT_CLASS, *(slo_class.name for slo_class in scenario.policy.classes)}
+    for path, name in classes_of(scenario.workload):
+        if name and name not in known:
+            yield ("workload", *path), unknown_name("class", name, known)

@@ -1,14 +1,17 @@
 """The `workload` of a scenario file."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from shunter_api.base import Duration, Resource
+from shunter_simulator.workloads.lengths import parse_length
 
 Rate = Annotated[float, Field(gt=0, le=1_000_000)]
 Variation = Annotated[float, Field(ge=0, le=100)]
 Requests = Annotated[int, Field(ge=1, le=10_000_000)]
+Lengths = Annotated[str, AfterValidator(lambda text: parse_length(text).text)]
 LengthName = Literal["S", "M", "L", "sharegpt", "burstgpt"]
 
 
@@ -71,8 +74,8 @@ class GeneratedWorkload(Resource):
     rate: Rate
     duration_s: Annotated[Duration, Field(alias="duration")]
     cv: Variation = 1.0
-    prompt: str = "lognormal/1155/0.96"
-    output: str = "lognormal/211/0.77"
+    prompt: Lengths = "lognormal/1155/0.96"
+    output: Lengths = "lognormal/211/0.77"
     labels: tuple[LabelSpec, ...] = ()
 
 
@@ -107,3 +110,17 @@ WorkloadSpec = Annotated[
     | StreamsWorkload,
     Field(discriminator="kind"),
 ]
+
+
+def classes_of(workload: WorkloadSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Classes that requests ask for, with the place of each; empty: the default."""
+    if isinstance(workload, LlumnixWorkload):
+        if workload.high_share:
+            yield ("highClass",), workload.high_class
+    elif isinstance(workload, AzureWorkload | GeneratedWorkload):
+        for index, label in enumerate(workload.labels):
+            yield ("labels", index, "class"), label.slo_class
+    elif isinstance(workload, StreamsWorkload):
+        for index, stream in enumerate(workload.streams):
+            yield ("streams", index, "class"), stream.slo_class
+        yield ("only",), workload.only

@@ -70,6 +70,22 @@ def test_resources_are_those_that_kubectl_takes() -> None:
         ("llama-3.1-8b", "lama-8", "s.yaml:3: pools[0].model.source: no architecture is known"),
         ("pools:", "pols:", "s.yaml:1: pols: unknown field; did you mean pools?"),
         ("kind: generated", "kind: unheard", "s.yaml:5: workload.kind: must be one of"),
+        ("60s}", "60s, prompt: long}", "s.yaml:5: workload.prompt: 'long' is not a length; write"),
+        (
+            "60s}",
+            "60s, labels: [{share: 1}, {share: 1, class: standart}]}",
+            "s.yaml:5: workload.labels[1].class: there is no class 'standart'; did you mean",
+        ),
+        (
+            "generated, rate: 5, duration: 60s",
+            "llumnix, prompts: S, outputs: S, rate: 5, highShare: 0.1",
+            "s.yaml:5: workload.highClass: there is no class 'high'; known: standard",
+        ),
+        (
+            "generated, rate: 5, duration: 60s",
+            "streams, duration: 60s, streams: [{rate: 1, class: batch}], only: batch",
+            "s.yaml:5: workload.only: there is no class 'batch'; known: standard",
+        ),
     ],
 )
 def test_a_problem_names_file_line_and_field(old: str, new: str, problem: str) -> None:
