@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import zmq.asyncio
 
 END = b"\xff" * 8
+TURN_BATCHES = 64  # of a replay, between two turns of the event loop
 
 
 def open_publisher(config: str) -> "KvPublisher | None":
@@ -59,6 +60,8 @@ class KvPublisher:
             if config.replay_endpoint:
                 router = zmq.asyncio.Context.shadow(self._context).socket(zmq.ROUTER)
                 self._sockets.append(router)
+                # A router drops what a reader is too slow for: a whole replay has to fit.
+                router.set_hwm(config.buffer_steps + 1)
                 _bind(router, config.replay_endpoint)
                 self._replaying = asyncio.create_task(self._replay(router), name="kv-replay")
         except OSError:
@@ -108,8 +111,10 @@ class KvPublisher:
         if len(frames) < 2 or len(frames[-1]) != 8:
             return
         asker, start = frames[0], int.from_bytes(frames[-1], "big")
-        for sequence, payload in [one for one in self._kept if one[0] >= start]:
+        for at, (sequence, payload) in enumerate([it for it in self._kept if it[0] >= start]):
             await router.send_multipart((asker, b"", sequence.to_bytes(8, "big"), payload))
+            if at % TURN_BATCHES == 0:  # a send that does not block does not yield
+                await asyncio.sleep(0)
         await router.send_multipart((asker, b"", END, b""))
 
 

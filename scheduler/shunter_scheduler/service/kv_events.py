@@ -9,7 +9,14 @@ import structlog
 
 from shunter_api.kv_events import KvEventsEndpoint, endpoint_of, kv_events_of
 from shunter_scheduler.domain.cluster import Topology
-from shunter_scheduler.service.kv_stream import COOLDOWN_S, KvStream, KvStreamParts, Put
+from shunter_scheduler.domain.events import KvCleared
+from shunter_scheduler.service.kv_stream import (
+    COOLDOWN_S,
+    HEARTBEAT_S,
+    KvStream,
+    KvStreamParts,
+    Put,
+)
 from shunter_scheduler.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -30,11 +37,14 @@ class KvEventReader:
         telemetry: Telemetry,
         *,
         cooldown_s: float = COOLDOWN_S,
+        heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
+        """`cooldown_s`: between two replays of one engine, or two runs of a stream that fails."""
         self._topology = topology
         self._put = put
         self._telemetry = telemetry
         self._cooldown_s = cooldown_s
+        self._heartbeat_s = heartbeat_s
         self._changed = asyncio.Event()
         self._changed.set()
 
@@ -46,7 +56,9 @@ class KvEventReader:
         """Until it is cancelled."""
         context: Context | None = None
         slots = asyncio.Semaphore(MAX_REPLAYS)
-        parts = KvStreamParts(self._put, self._telemetry, slots, self._cooldown_s)
+        parts = KvStreamParts(
+            self._put, self._telemetry, slots, self._cooldown_s, self._heartbeat_s
+        )
         reading: dict[tuple[str, KvEventsEndpoint], asyncio.Task[None]] = {}
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -58,6 +70,7 @@ class KvEventReader:
                         context = _new_context()
                     for gone in reading.keys() - wanted:
                         reading.pop(gone).cancel()
+                        await self._forget(gone[0])
                     for name, endpoint in wanted - reading.keys():
                         assert context is not None
                         stream = KvStream(name, endpoint, context, parts)
@@ -68,11 +81,18 @@ class KvEventReader:
                 context.destroy(linger=0)
 
     async def _follow(self, stream: KvStream, name: str) -> None:
-        try:
-            await stream.run()
-        except Exception:  # a task's outermost level: one odd engine must not end all streams
-            self._telemetry.internal_errors.labels("kv_events").inc()
-            log.exception("kv_events.failed", instance=name)
+        while True:
+            try:
+                await stream.run()
+            except Exception:  # a task's outermost level: one odd engine must not end all streams
+                self._telemetry.internal_errors.labels("kv_events").inc()
+                log.exception("kv_events.failed", instance=name)
+            await self._forget(name)
+            await asyncio.sleep(self._cooldown_s)
+
+    async def _forget(self, name: str) -> None:
+        """What is not followed only grows old: dispatches alone tell of it from here on."""
+        await self._put((KvCleared(name),))
 
 
 def _new_context() -> "Context":

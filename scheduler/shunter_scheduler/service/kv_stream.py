@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     import zmq.asyncio
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
-MAX_QUEUED = 10_000  # messages in the subscriber's socket; more are a gap
+MAX_QUEUED = 10_000  # messages in a socket; more are a gap
 MAX_REPLAYED = 1_000_000  # batches
+MAX_REPLAYED_BYTES = 256 * 1024 * 1024
 REPLAY_TIMEOUT_S = 10.0
 COOLDOWN_S = 30.0  # between two replays of one engine
+HEARTBEAT_S = 10.0  # a machine that loses its power closes no connection
+MAX_RECONNECT_S = 5.0  # between two attempts; the first comes after 0.1 s
 END = (1 << 64) - 1
 
 log = structlog.get_logger(__name__)
@@ -36,6 +39,7 @@ class KvStreamParts:
     telemetry: Telemetry
     replays: asyncio.Semaphore
     cooldown_s: float = COOLDOWN_S
+    heartbeat_s: float = HEARTBEAT_S
 
 
 class KvStream:
@@ -63,9 +67,10 @@ class KvStream:
         import zmq
         import zmq.asyncio
 
-        events = self._context.socket(zmq.SUB)
-        events.set(zmq.RCVHWM, MAX_QUEUED)
-        events.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        events = _socket(self._context, zmq.SUB, self._endpoint.events)
+        events.set(zmq.HEARTBEAT_IVL, round(self._parts.heartbeat_s * 1000))
+        events.set(zmq.HEARTBEAT_TIMEOUT, round(2 * self._parts.heartbeat_s * 1000))
+        events.set(zmq.RECONNECT_IVL_MAX, round(MAX_RECONNECT_S * 1000))
         events.subscribe(self._endpoint.topic)
         connection = events.get_monitor_socket(
             zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -129,14 +134,14 @@ class KvStream:
             return
         if start:
             self._replay_not_before = now + self._parts.cooldown_s
+        batches: list[Batch] = []
         try:
             async with self._parts.replays, asyncio.timeout(REPLAY_TIMEOUT_S):
-                batches = await self._ask(start)
-        except TimeoutError:
-            self._parts.telemetry.kv_replays.labels("timeout").inc()
-            return
-        whole = bool(batches) and batches[0][0] == start
-        self._parts.telemetry.kv_replays.labels("whole" if whole else "partial").inc()
+                await self._ask(start, batches)
+            outcome = "whole" if batches and batches[0][0] == start else "partial"
+        except TimeoutError:  # what came is as good as any; what did not is a gap
+            outcome = "timeout"
+        self._parts.telemetry.kv_replays.labels(outcome).inc()
         for batch in batches:
             if batch[0] != (self._expected or 0):
                 await self._lost()
@@ -144,21 +149,21 @@ class KvStream:
             self._replayed = batch[0]
         log.info("kv_events.caught_up", instance=self._instance, batches=len(batches))
 
-    async def _ask(self, start: int) -> list[Batch]:
+    async def _ask(self, start: int, batches: list[Batch]) -> None:
+        """Adds them as they come."""
         import zmq
 
-        asker = self._context.socket(zmq.DEALER)
+        asker = _socket(self._context, zmq.DEALER, self._endpoint.replay)
         try:
-            asker.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
             asker.connect(self._endpoint.replay)
             await asker.send_multipart((b"", start.to_bytes(8, "big")))
-            batches: list[Batch] = []
-            while len(batches) < MAX_REPLAYED:
+            size = 0
+            while len(batches) < MAX_REPLAYED and size < MAX_REPLAYED_BYTES:
                 batch = _batch(await asker.recv_multipart())
                 if batch is None or batch[0] == END or not batch[1]:
                     break
                 batches.append(batch)
-            return batches
+                size += len(batch[1])
         finally:
             asker.close(linger=0)
 
@@ -183,6 +188,17 @@ class KvStream:
     async def _forget(self) -> None:
         self._expected, self._replayed, self._replay_not_before = None, -1, 0.0
         await self._parts.put((KvCleared(self._instance),))
+
+
+def _socket(context: "zmq.asyncio.Context", kind: int, endpoint: str) -> "zmq.asyncio.Socket":
+    """Receives only so much. Not connected yet."""
+    import zmq
+
+    socket = context.socket(kind)
+    socket.set(zmq.RCVHWM, MAX_QUEUED)
+    socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+    socket.set(zmq.IPV6, int("[" in endpoint))
+    return socket
 
 
 def _batch(frames: Sequence[bytes]) -> Batch | None:

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import pytest
+import zmq
+import zmq.asyncio
 from prometheus_client import CollectorRegistry
 
 from shunter_api.kv_events import parse_kv_events_config
@@ -14,6 +16,7 @@ from shunter_api.testing import make_pool
 from shunter_engine.kv_publisher import KvPublisher
 from shunter_scheduler.domain.cluster import Instance, Topology
 from shunter_scheduler.domain.events import KvBlocksStored, KvCleared
+from shunter_scheduler.service import kv_stream
 from shunter_scheduler.service.kv_events import KvEventReader, endpoints_of
 from shunter_scheduler.service.kv_format import KvEvent
 from shunter_scheduler.telemetry import Telemetry
@@ -67,10 +70,18 @@ class Reading:
 
 
 @asynccontextmanager
-async def reading(config: str, cooldown_s: float = 30.0) -> AsyncIterator[Reading]:
+async def reading(
+    config: str, cooldown_s: float = 30.0, heartbeat_s: float = 10.0
+) -> AsyncIterator[Reading]:
     seen = Reading(Telemetry(CollectorRegistry()))
     topology = topology_of(config, "127.0.0.1:8000")
-    reader = KvEventReader(lambda: topology, seen.put, seen.telemetry, cooldown_s=cooldown_s)
+    reader = KvEventReader(
+        lambda: topology,
+        seen.put,
+        seen.telemetry,
+        cooldown_s=cooldown_s,
+        heartbeat_s=heartbeat_s,
+    )
     task = asyncio.create_task(reader.run())
     try:
         yield seen
@@ -236,7 +247,127 @@ async def test_instances_come_and_go() -> None:
         store(publisher, 2)
     task.cancel()
     await asyncio.wait((task,))
-    assert seen.held == {1}
+    assert not seen.held
+
+
+async def test_a_long_replay_to_a_slow_reader_is_whole() -> None:
+    """More and larger batches than sockets take at once."""
+    config, count = config_of(free_port(), free_port()), 3000
+    async with publishing(config) as publisher:
+        for number in range(count):
+            publisher.stored([number.to_bytes(16, "big")], None, range(8000), 8000)
+            publisher.step_ended()
+        async with reading(config) as seen:
+            await seen.until(set(range(count)))
+            assert seen.count("shunter_kv_event_replays_total", outcome="whole") == 1
+
+
+async def test_a_replay_that_does_not_end_counts_as_far_as_it_came(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kv_stream, "REPLAY_TIMEOUT_S", 0.5)
+    events, replay = free_port(), free_port()
+    async with publishing(config_of(events, None)) as publisher:
+        store(publisher, *range(10))
+        router = zmq.asyncio.Context.shadow(publisher._context).socket(zmq.ROUTER)
+        publisher._sockets.append(router)
+        router.bind(f"tcp://127.0.0.1:{replay}")
+        async with reading(config_of(events, replay)) as seen:
+            asker, *_ = await router.recv_multipart()
+            for sequence, payload in publisher._kept:
+                await router.send_multipart((asker, b"", sequence.to_bytes(8, "big"), payload))
+            await seen.until(set(range(10)))
+            assert seen.count("shunter_kv_event_replays_total", outcome="timeout") == 1
+
+
+async def test_a_stream_that_fails_begins_anew() -> None:
+    config = config_of(free_port(), free_port())
+    topology = topology_of(config, "127.0.0.1:8000")
+    seen = Reading(Telemetry(CollectorRegistry()))
+    failures = [RuntimeError("once")]
+
+    async def put(events: Sequence[KvEvent]) -> None:
+        if isinstance(events[0], KvBlocksStored) and failures:
+            raise failures.pop()
+        await seen.put(events)
+
+    async with publishing(config) as publisher:
+        store(publisher, 1, 2)
+        reader = KvEventReader(lambda: topology, put, seen.telemetry, cooldown_s=0.01)
+        task = asyncio.create_task(reader.run())
+        try:
+            await seen.until({1, 2})
+            assert seen.count("shunter_scheduler_internal_errors_total", place="kv_events") == 1
+        finally:
+            task.cancel()
+            await asyncio.wait((task,))
+
+
+async def test_what_is_not_read_any_more_is_forgotten() -> None:
+    """The instance stays, its events do not: what was known of its cache would only grow old."""
+    config = config_of(free_port(), free_port())
+    topologies = [topology_of(config, "127.0.0.1:8000")]
+    seen = Reading(Telemetry(CollectorRegistry()))
+    reader = KvEventReader(lambda: topologies[-1], seen.put, seen.telemetry)
+    task = asyncio.create_task(reader.run())
+    try:
+        async with publishing(config) as publisher:
+            store(publisher, 1)
+            await seen.until({1})
+            topologies.append(topology_of('{"enable_kv_cache_events": false}', "127.0.0.1:8000"))
+            reader.look_now()
+            await seen.until(set())
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+async def test_a_connection_that_went_silent_is_made_again() -> None:
+    """A machine that lost its power closes no connection."""
+    behind, before, replay = free_port(), free_port(), free_port()
+    async with (
+        silenced(before, behind) as silence,
+        publishing(config_of(behind, replay)) as publisher,
+        reading(config_of(before, replay), heartbeat_s=0.1) as seen,
+    ):
+        store(publisher, 1)
+        await seen.until({1})
+        silence()
+        store(publisher, 2)
+        await seen.until({1, 2})
+
+
+@asynccontextmanager
+async def silenced(port: int, behind: int) -> AsyncIterator[Callable[[], None]]:
+    """A TCP proxy; once told, what is connected stays so and hears nothing more."""
+    tasks: list[asyncio.Task[None]] = []
+    writers: list[asyncio.StreamWriter] = []
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        onward = await asyncio.open_connection("127.0.0.1", behind)
+        writers.extend((writer, onward[1]))
+        tasks.append(asyncio.create_task(copy(reader, onward[1])))
+        tasks.append(asyncio.create_task(copy(onward[0], writer)))
+
+    def silence() -> None:
+        for task in tasks:
+            task.cancel()
+
+    server = await asyncio.start_server(accepted, "127.0.0.1", port)
+    try:
+        yield silence
+    finally:
+        silence()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in writers:
+            writer.close()
+        server.close()
 
 
 def test_instances_on_one_host_cannot_be_told_apart() -> None:
