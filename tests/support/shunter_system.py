@@ -18,7 +18,7 @@ import yaml
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_proto.v1 import scheduler_pb2_grpc as pb_grpc
 
-START_S = 40.0
+START_S = 90.0  # for imports: a machine that does much else takes half a minute
 API = "shunter.dev/v1alpha1"
 
 
@@ -188,8 +188,9 @@ class System:
     def wait_http(self, url: str, name: str) -> None:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
-            if self.processes[name].poll() is not None:
-                raise RuntimeError(f"{name} ended at start:\n{self.log(name)[-3000:]}")
+            for one, process in list(self.processes.items()):  # it may wait for one that has ended
+                if process.poll() is not None:
+                    raise RuntimeError(f"{one} ended at start:\n{self.log(one)[-3000:]}")
             with (
                 contextlib.suppress(OSError),
                 urllib.request.urlopen(url, timeout=2) as answer,
