@@ -83,7 +83,8 @@ def suspend(state: CoreState, entry: Entry, sufferer: str, weighed: Weighing, no
     source = entry.instance
     assert source is not None
     entry.suspended_for = sufferer
-    state.timers.push(now + state.settings.moves.timeout_s, "move", entry.request_id)
+    entry.rest_until = now + state.settings.moves.timeout_s  # or until the gateway answers
+    state.timers.push(entry.rest_until, "move", entry.request_id)
     reason = f"room for {sufferer}"
     state.trace(entry, now, "suspend", winner=source.name, reason=reason, weighed=weighed)
     request = entry.request
@@ -177,5 +178,6 @@ def move_timed_out(state: CoreState, entry: Entry, now: float) -> None:
     if move is not None and now >= move.started_at + state.settings.moves.timeout_s:
         entry.refused_by += (move.destination.name,)
         _not_moved(state, entry, "no answer from the gateway", now)
-    elif move is None:
+    elif move is None and entry.suspended_for and now >= entry.rest_until:
         entry.suspended_for = ""
+        entry.rest_until = now + state.settings.moves.settle_s

@@ -177,6 +177,48 @@ def test_suspended_request_waits_and_goes_on() -> None:
     assert sink.token_ids == UNDISTURBED
 
 
+def test_a_new_scheduler_learns_that_it_waits_suspended() -> None:
+    world = World()
+    world.submit()
+    world.call_of().step(3)
+    world.scheduler.auto = False
+    world.scheduler.suspend("r1")
+    twice = pb.SchedulerCommand(suspend=pb.Suspend(request_id="r1", epoch=1))
+    world.scheduler.command(twice)  # by one that knows no better: stale
+    world.scheduler.events.clear()
+    world.dispatcher.on_session()
+    (submitted,) = [e for e in world.scheduler.events if isinstance(e, pb.Submitted)]
+    assert submitted.suspended and (submitted.epoch, submitted.output_tokens) == (2, 3)
+    assert world.scheduler.sent(pb.Running) == []
+
+
+def test_a_client_may_leave_while_its_request_is_suspended() -> None:
+    world = World()
+    handle, _ = world.submit()
+    world.call_of().step(3)
+    world.scheduler.auto = False
+    world.scheduler.suspend("r1")
+    submitted = world.scheduler.waiting["r1"]
+    handle.cancel()
+    (finished,) = [e for e in world.scheduler.events if isinstance(e, pb.Finished)]
+    assert (finished.epoch, finished.finish_reason) == (2, "cancelled")
+    world.scheduler.assign(submitted, "chat-1")
+    world.settle(3)
+    assert world.engine.live == []
+
+
+def test_a_suspended_request_goes_on_without_a_scheduler() -> None:
+    world = World()
+    _, sink = world.submit()
+    world.call_of().step(3)
+    world.scheduler.auto = False
+    world.scheduler.suspend("r1")
+    world.scheduler.lose()
+    world.settle(30)
+    world.run_out(10)
+    assert sink.token_ids == UNDISTURBED
+
+
 def test_only_the_wait_after_a_suspension_is_marked() -> None:
     world = World()
     world.submit()

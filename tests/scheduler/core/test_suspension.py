@@ -20,7 +20,7 @@ CLASSES = [
 def full(*batch: int, **spec: Any) -> CoreHarness:
     """One instance with as many places as requests of class batch; each has so many tokens."""
     settings = CoreSettings(head_room=HeadRoom(max_requests=len(batch)))
-    policies = [make_policy(classes=CLASSES)]
+    policies = [make_policy(classes=CLASSES, admission={"queueTimeout": "300s"})]
     pools = [make_pool("chat", spec=spec)]
     harness = CoreHarness(make_instances(1), pools=pools, policies=policies, settings=settings)
     for i, tokens in enumerate(batch):
@@ -127,6 +127,29 @@ def test_a_gateway_that_cannot_suspend_says_so() -> None:
     harness.check_books()
     harness.now += 1.0
     assert only(Suspend, harness.after()) == []  # it is left alone for a while
+
+
+def test_a_gateway_that_knows_no_suspensions_is_not_asked_for_the_same_one_again() -> None:
+    """An older one, as in a rolling update, says nothing."""
+    harness = full(900, 40, 500)
+    (first,) = ask(harness, "urgent", "interactive")
+    harness.now += CoreSettings().moves.timeout_s
+    (second,) = only(Suspend, harness.after())
+    assert first.request_id != second.request_id
+
+
+def test_an_old_timer_ends_no_later_suspension() -> None:
+    """Else a second one would give way for the same request."""
+    harness = full(900, 40)
+    moves = CoreSettings().moves
+    ask(harness, "urgent", "interactive")
+    began = harness.now
+    harness.apply(MoveDone("b1", 1, "chat-h100-0", False, "replay", "busy"))
+    harness.now = began + moves.settle_s + 1.0
+    suspended = only(Suspend, harness.after())
+    assert [one.request_id for one in suspended] == ["b1"]
+    harness.now = began + moves.timeout_s
+    assert only(Suspend, harness.after()) == []
 
 
 def test_a_suspended_request_outwaits_the_queue_timeout_and_is_never_shed() -> None:
