@@ -116,6 +116,15 @@ def test_a_file_that_cannot_be_written_is_a_failure(scenario: Path, tmp_path: Pa
     failure = CliRunner().invoke(build_app(), arguments).exception
     assert isinstance(failure, Failure)
     assert "cannot write" in str(failure)
+    assert "no folder" in str(failure)
+
+
+def test_what_cannot_be_drawn_is_said_before_the_run(scenario: Path, tmp_path: Path) -> None:
+    arguments = ["simulate", str(scenario), "--plot", str(tmp_path / "out.doc")]
+    result = CliRunner().invoke(build_app(), arguments)
+    assert isinstance(result.exception, Failure)
+    assert "ends in .png or .svg" in str(result.exception)
+    assert result.stdout == ""
 
 
 @pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.yaml")), ids=lambda path: path.stem)

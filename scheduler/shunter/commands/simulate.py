@@ -1,6 +1,6 @@
 """`shunter simulate`: what a scenario would do, in virtual time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
@@ -44,6 +44,8 @@ def simulate(
 
     Prints latencies, goodput, moves and cost. The same scenario and seed give the same bytes.
 
+    The fields of a scenario: docs/simulate.md; some to begin with: benchmarks/scenarios/samples.
+
     Example: `shunter simulate drain.yaml --policy round-robin --json out.json --plot out.png`
     """
     from shunter.failure import Failure
@@ -56,6 +58,7 @@ def simulate(
     from shunter_simulator.workloads import WorkloadError
 
     chosen = _read(scenario, policy)
+    _check_targets((json_out, requests_out, plot_out), plot_out)
     try:
         with _progress(err()) as on_progress:
             results = run(chosen, seed, on_progress=on_progress, data_folder=data)
@@ -88,6 +91,21 @@ def _read(path: Path, policy: str) -> "Scenario":
         for problem in error.problems:
             out().print(str(problem), markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
+
+
+def _check_targets(files: "Iterable[Path | None]", plot: Path | None) -> None:
+    """Before a run that may be long."""
+    from shunter.failure import Failure
+    from shunter_simulator.reports.plots import PlotError, check_plot
+
+    for file in files:
+        if file is not None and not file.parent.is_dir():
+            raise Failure(f"cannot write {file}: there is no folder {file.parent}")
+    try:
+        if plot is not None:
+            check_plot(plot)
+    except PlotError as error:
+        raise Failure(str(error), error.next_step) from error
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """Panels of plots. matplotlib is an optional extra: it is imported when something is drawn."""
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,7 +12,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Panel = Callable[["Axes"], object]
+Scale = Literal["linear", "log"]
 
+FORMATS = (".png", ".svg")
+_NO_MATPLOTLIB = ("plots need matplotlib", "pip install 'shunter[plots]'")
 _MAX_BINS = 120
 _MAX_POINTS = 2000
 
@@ -24,13 +28,21 @@ class PlotError(Exception):
         self.next_step = next_step
 
 
+def check_plot(path: Path) -> None:
+    """Raises `PlotError` where nothing could be drawn into `path` whatever the data."""
+    if path.suffix.lower() not in FORMATS:
+        raise PlotError(f"cannot write the plot {path}: its name ends in {' or '.join(FORMATS)}")
+    if find_spec("matplotlib") is None:
+        raise PlotError(*_NO_MATPLOTLIB)
+
+
 def save_panels(panels: Sequence[Panel], path: Path, title: str = "") -> None:
     """Two to a row, into a PNG or SVG. Raises `PlotError`."""
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise PlotError("plots need matplotlib", "pip install 'shunter[plots]'") from error
+        raise PlotError(*_NO_MATPLOTLIB) from error
     rows = -(-len(panels) // 2)
     with rc_context({"svg.hashsalt": "shunter"}):  # else each SVG has ids of its own
         figure = Figure(figsize=(11, 3.5 * rows), layout="constrained")
@@ -53,7 +65,11 @@ def _metadata(path: Path) -> dict[str, None]:
 
 
 def distribution(
-    axes: "Axes", label: str, lines: Sequence[tuple[str, ArrayLike]], target: float | None = None
+    axes: "Axes",
+    label: str,
+    lines: Sequence[tuple[str, ArrayLike]],
+    target: float | None = None,
+    scale: Scale = "linear",
 ) -> None:
     """Cumulative shares of each line's values; lines without a name get no legend."""
     for name, values in lines:
@@ -62,7 +78,9 @@ def distribution(
             axes.plot(x, y, label=name or None)
     if target is not None:
         axes.axvline(target, color="tab:red", linestyle="--", label="SLO")
-    axes.set(xlabel=label, ylabel="share of requests", ylim=(0, 1.02))
+    axes.set(xlabel=label, ylabel="share of requests", xscale=scale, ylim=(0, 1.02))
+    if scale == "log":
+        axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="lower right")
@@ -88,8 +106,13 @@ def load_panel(axes: "Axes", began_s: ArrayLike, ended_s: ArrayLike) -> None:
     right.plot(times, arrivals, color="tab:orange", alpha=0.7, label="arrivals/s")
     right.set(ylabel="arrivals per second", ylim=(0, None))
     axes.grid(alpha=0.3)
+    legend_of(axes, right)
+
+
+def legend_of(axes: "Axes", right: "Axes") -> None:
+    """One for the lines of both scales, in front of them."""
     lines = [*axes.get_lines(), *right.get_lines()]
-    axes.legend(lines, [str(line.get_label()) for line in lines], loc="upper right")
+    right.legend(lines, [str(line.get_label()) for line in lines], loc="upper right")
 
 
 def load_over_time(

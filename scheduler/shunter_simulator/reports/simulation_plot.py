@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shunter_simulator.reports.plots import Panel, distribution, load_panel, save_panels
+from shunter_simulator.reports.plots import (
+    Panel,
+    Scale,
+    distribution,
+    legend_of,
+    load_panel,
+    save_panels,
+)
 from shunter_simulator.reports.simulation import Floats, decode_latency_s, known
 from shunter_simulator.virtual.results import Results
 
@@ -22,12 +29,16 @@ Lines = list[tuple[str, Floats]]
 def save_plot(results: Results, path: Path) -> None:
     """Raises `PlotError` where matplotlib is missing or the file cannot be written."""
     columns = results.columns
+    latencies: tuple[tuple[str, Floats, Scale], ...] = (
+        ("TTFT (s)", columns["ttft_s"], "log"),
+        ("TPOT (s)", decode_latency_s(results), "linear"),
+        ("end to end (s)", columns["e2e_s"], "log"),
+    )
     panels: list[Panel] = [
-        partial(distribution, label="TTFT (s)", lines=_by_class(results, columns["ttft_s"])),
-        partial(
-            distribution, label="TPOT (s)", lines=_by_class(results, decode_latency_s(results))
+        *(
+            partial(distribution, label=label, lines=_by_class(results, values), scale=scale)
+            for label, values, scale in latencies
         ),
-        partial(distribution, label="end to end (s)", lines=_by_class(results, columns["e2e_s"])),
         partial(
             load_panel,
             began_s=columns["arrival_s"],
@@ -57,9 +68,10 @@ def _engines(axes: "Axes", results: Results) -> None:
         axes.fill_between(load.at_s, usage.min(axis=1), usage.max(axis=1), alpha=0.25)
         axes.plot(load.at_s, usage.mean(axis=1), label="mean; band: least to most")
         right = axes.twinx()
-        right.plot(load.at_s, load.waiting.sum(axis=1), color="tab:orange", alpha=0.7)
+        waiting = load.waiting.sum(axis=1)
+        right.plot(load.at_s, waiting, color="tab:orange", alpha=0.7, label="waiting")
         right.set(ylabel="waiting in engines", ylim=(0, None))
-        axes.legend(loc="upper right")
+        legend_of(axes, right)
     axes.set(xlabel="time (s)", ylabel="used share of KV memory", ylim=(0, 1.02))
     axes.grid(alpha=0.3)
 
@@ -75,5 +87,7 @@ def _moves(axes: "Axes", results: Results) -> None:
         reasons = sorted(at_s)
         axes.hist([at_s[r] for r in reasons], bins=edges.tolist(), stacked=True, label=reasons)
         axes.legend(loc="upper right")
+    else:
+        axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center")
     axes.set(xlabel="time (s)", ylabel="moves", xlim=(0, edges[-1]), ylim=(0, None))
     axes.grid(alpha=0.3)

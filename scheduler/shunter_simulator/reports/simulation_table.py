@@ -49,7 +49,7 @@ def _headline(report: SimulationReport) -> Text:
         warmup = f", {report.left_out} of the warm-up left out"
     return Text(
         f"{report.scenario}, policy {report.policy}, seed {report.seed}: {all_of_them.finished} of "
-        f"{all_of_them.requests} requests finished in {report.duration_s:.1f} s{warmup}: "
+        f"{all_of_them.requests} requests finished\nin {report.duration_s:.1f} s{warmup}: "
         f"{all_of_them.requests_per_s:.2f} requests/s, "
         f"{all_of_them.output_tokens_per_s:.0f} output tokens/s"
     )
@@ -58,6 +58,7 @@ def _headline(report: SimulationReport) -> Text:
 def _groups(title: str, groups: Mapping[str, Figures]) -> Table:
     columns = ("requests", "in SLO", "TTFT p50", "p99", "TPOT p50", "p99", "moves", "loss")
     table = titled_table(f"by {title} (ms)", columns)
+    table.collapse_padding = True  # nine columns
     for name, figures in list(groups.items())[:MAX_ROWS]:
         latencies = figures.latencies
         table.add_row(

@@ -20,7 +20,7 @@ def latency_table(title: str, rows: Iterable[tuple[str, Summary | None]]) -> Tab
 def titled_table(title: str, columns: Sequence[str]) -> Table:
     """The first column has names, all others figures."""
     table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     return table
