@@ -64,7 +64,10 @@ def cost(
         hardware = accelerator(gpu) if gpu else None
     except UnknownAccelerator as error:
         raise Failure(str(error)) from error
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        what = f"cannot read {error.filename}: {error.strerror}"
+        raise Failure(what, "a model's name needs no file; else --config FILE") from error
+    except ValueError as error:
         raise Failure(str(error), "or give its config.json: --config FILE") from error
     prices = _prices(dollars_per_hour or [], hardware)
     if hardware is None:

@@ -1,6 +1,7 @@
 """From a file to a `Scenario`, with the place of everything that is wrong."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -84,7 +85,7 @@ def with_policy(scenario: Scenario, name: str) -> Scenario:
     try:
         dispatch = Dispatch.model_validate(told)
     except ValidationError as error:
-        document = YamlDocument("--policy", told)
-        raise ConfigurationError(tuple(problems_of(document, Dispatch, error))) from error
+        found = problems_of(YamlDocument("--policy", told), Dispatch, error)
+        raise ConfigurationError(tuple(replace(one, field="") for one in found)) from error
     policy = scenario.policy.model_copy(update={"dispatch": dispatch})
     return scenario.model_copy(update={"policy": policy})

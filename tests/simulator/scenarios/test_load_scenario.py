@@ -159,5 +159,5 @@ def test_a_file_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
 def test_another_policy_can_be_chosen_by_its_name() -> None:
     scenario = parse(MINIMAL)
     assert with_policy(scenario, "round-robin").policy.dispatch.policy == "round-robin"
-    with pytest.raises(ConfigurationError, match="--policy: policy: must be one of"):
+    with pytest.raises(ConfigurationError, match="--policy: must be one of"):
         with_policy(scenario, "fastest")
