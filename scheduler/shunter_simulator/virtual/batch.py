@@ -48,7 +48,6 @@ class VirtualBatch:
         self.preemptions = 0
         self.preemption_loss_s = 0.0
         self.events: list[EngineEvent] = []
-        self._capacity_tokens = shape.kv_blocks * shape.block_tokens
         self.sequences: Final[dict[str, LiveSequence]] = {}
         self.disturbed = False  # by a preemption: the next plan may differ
         self.entering: Final[list[LiveSequence]] = []  # into the next step, their KV is here

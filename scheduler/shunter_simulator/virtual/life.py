@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from shunter_simulator.virtual.moving import Move
 
 State = Literal["waiting", "assigned", "streaming", "done"]
-NAN = float("nan")
 
 
 class Life:
