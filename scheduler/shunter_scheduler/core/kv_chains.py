@@ -14,6 +14,10 @@ from msgspec import Struct
 from shunter_scheduler.core.prefix_bytes import HASH_BYTES
 from shunter_text.blocks import block_hashes
 
+FEW = 8  # children up to which a tuple is as fast as a dictionary, and a quarter of its size
+
+_Children = tuple[int, ...] | dict[int, None]
+
 
 class _Block(Struct, gc=False):
     """`copies` is 0 where the block is gone and only links what continues it. `ends` are the
@@ -21,7 +25,7 @@ class _Block(Struct, gc=False):
 
     parent: int | None
     copies: int
-    children: tuple[int, ...]
+    children: _Children  # one for most blocks, thousands where a system prompt ends
     tail: bytes  # tokens behind the last end, as uint32
     ends: tuple[bytes, ...]
     last: bytes  # of `ends`, or of the nearest block above that has any
@@ -99,7 +103,7 @@ class KvChains:
         pending = array("I")
         if above is not None:
             pending.frombytes(above.tail)
-            above.children += (block_hash,)
+            above.children = _with(above.children, block_hash)
         pending.extend(content)
         full = len(pending) // self._index_tokens
         ends: tuple[bytes, ...] = ()
@@ -159,8 +163,23 @@ class KvChains:
             del self._blocks[at]
             if block.parent is not None:
                 above = self._blocks[block.parent]
-                above.children = tuple(one for one in above.children if one != at)
+                above.children = _without(above.children, at)
             at = block.parent
+
+
+def _with(children: _Children, one: int) -> _Children:
+    if isinstance(children, tuple):
+        both = (*children, one)
+        return both if len(both) <= FEW else dict.fromkeys(both)
+    children[one] = None
+    return children
+
+
+def _without(children: _Children, one: int) -> _Children:
+    if isinstance(children, tuple):
+        return tuple(child for child in children if child != one)
+    del children[one]
+    return children
 
 
 def _packed(numbers: Sequence[int]) -> bytes:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shunter_scheduler.core.kv_chains import KvChains
 from shunter_scheduler.core.kv_events import CONFIRM_S, DEFAULT_TENANT, MAX_ROOTS
 from shunter_scheduler.core.settings import CoreSettings
 from shunter_scheduler.core.testing import CoreHarness, make_instances, only
@@ -283,3 +284,18 @@ def test_the_destination_of_a_move_holds_the_prompt_then() -> None:
     (move,) = only(Move, core.after(DrainRequested(source, 100.0)))
     core.apply(MoveDone("r", 2, move.destination, moved=True, rung=move.rung))
     assert held(core, tokens) == {source: 10, move.destination: 10}
+
+
+def test_many_may_continue_one_block_and_go_again() -> None:
+    chains = KvChains([1], 64)
+    chains.max_blocks = 100
+    tokens = array("I", range(64))
+    chains.store([1], None, tokens, 64)
+    for block_hash in range(2, 40):
+        chains.store([block_hash], 1, tokens, 64)
+    assert len(chains.remove(1)) == 1
+    assert len(chains) == 39, "it links those that continue it"
+    assert len(chains.store([1], None, tokens, 64)) == 38, "all are there again"
+    for block_hash in range(1, 40):
+        chains.remove(block_hash)
+    assert len(chains) == 0
