@@ -68,8 +68,8 @@ class Entry(Struct, eq=False):
     runs: bool = False  # counts as one of its tenant's that run
     placed_at: float = 0.0
     predicted_tokens: Forecast = (0.0, 0.0)  # of the whole answer, when it was admitted
-    # Of output that was still to come when the request was submitted: the mean, and the quantile
-    # that memory is reserved by.
+    # Of output that was still to come when the request was submitted: the mean, and what memory is
+    # reserved for.
     expected_tokens: float = 0.0
     reserve_tokens: float = 0.0
     look_again_at: int = 0  # tokens there are when both are predicted anew

@@ -5,7 +5,7 @@ Lengths fall into buckets that grow by an eighth of a power of two, older answer
 one that a limit cut short only says that it would have been at least as long: the distribution is
 the product-limit estimate (Kaplan and Meier, Nonparametric Estimation from Incomplete Observations,
 JASA 1958). Time is predicted by the mean of what is left given what there is, memory is reserved by
-a quantile of it; ADR 0011 says why by that one.
+the peak of what the request is expected to use; ADR 0011 says why.
 """
 
 import math
@@ -26,7 +26,7 @@ _GROWTH = 2.0 ** (1.0 / HALF_LIFE)
 _KEEP = 1.0 / _GROWTH
 NOBODY = 1e-300  # weight of so few that there are none
 
-Forecast = tuple[float, float]  # tokens of the whole answer: the mean, the quantile to reserve by
+Forecast = tuple[float, float]  # tokens of the whole answer: the mean, what to reserve for it
 Floats = NDArray[np.float64]
 
 
@@ -38,8 +38,8 @@ def bucket_of(tokens: float) -> int:
 
 
 _EDGES: Floats = np.exp2(np.arange(BUCKETS + 1) / PER_OCTAVE)
-_NEXT = np.arange(1, BUCKETS + 1)
 _MIDDLES: Floats = np.sqrt(_EDGES[:-1] * _EDGES[1:])
+_PROMPTS: list[float] = _MIDDLES.tolist()
 
 
 def _prior(mean: float) -> Floats:
@@ -52,12 +52,11 @@ def _prior(mean: float) -> Floats:
 class LengthModel:
     """Of one model and class."""
 
-    def __init__(self, default_mean: float, quantile: float) -> None:
-        """`quantile` is the one that memory is reserved by."""
-        self.default_mean, self.quantile = default_mean, quantile
-        # From each bucket on: probability, its part of the mean, the quantile of what is there.
-        self._tail = self._tail_tokens = self._reserved = _EDGES
-        self._made: dict[tuple[int, int], Forecast] = {}  # by bucket and limit
+    def __init__(self, default_mean: float) -> None:
+        self.default_mean = default_mean
+        # From each bucket on: probability, its part of the mean.
+        self._tail = self._tail_tokens = _EDGES
+        self._made: dict[tuple[int, int, int], Forecast] = {}  # by bucket, limit, prompt's bucket
         self._ended: list[float] = _prior(default_mean).tolist()
         self._cut = [0.0] * BUCKETS
         self._seen = 0
@@ -76,9 +75,9 @@ class LengthModel:
         if self._seen <= 4 or self._seen % EVERY == 0 or self._seen in (8, 16, 32):
             self._estimate()
 
-    def forecast(self, tokens: int, limit: int) -> Forecast:
+    def forecast(self, tokens: int, limit: int, prompt_tokens: int) -> Forecast:
         """Of an answer that has `tokens` already and may have `limit` (0: any)."""
-        key = (bucket_of(tokens) if tokens else 0, limit)
+        key = (bucket_of(tokens) if tokens else 0, limit, bucket_of(prompt_tokens))
         made = self._made.get(key)
         if made is None:
             made = self._forecast(*key) if tokens or self._seen else self._first(limit)
@@ -93,9 +92,21 @@ class LengthModel:
         mean = min(self.default_mean, limit) if limit else self.default_mean
         return mean, mean
 
-    def _forecast(self, at: int, limit: int) -> Forecast:
-        mean, reserved = self._mean(at, limit), float(self._reserved[at])
+    def _forecast(self, at: int, limit: int, prompt: int) -> Forecast:
+        mean, reserved = self._mean(at, limit), self._peak(at, limit, prompt)
         return (min(mean, limit), min(reserved, limit)) if limit else (mean, reserved)
+
+    def _peak(self, at: int, limit: int, prompt: int) -> float:
+        """Greatest P(length >= n | there is `at`) * (prompt + n), less the prompt, over n from
+        there on: who has ended uses nothing. A bucket counts with its upper edge."""
+        alive = self._tail.item(at)
+        if alive <= 0.0:
+            return 0.0
+        end = max(at, bucket_of(limit)) + 1 if limit else BUCKETS
+        prompt_tokens = _PROMPTS[prompt]
+        used = _EDGES[at + 1 : end + 1] + prompt_tokens
+        used *= self._tail[at:end]
+        return float(used.max()) / alive - prompt_tokens
 
     def _mean(self, at: int, limit: int) -> float:
         tail, tokens = self._tail.item, self._tail_tokens.item
@@ -119,20 +130,16 @@ class LengthModel:
         share[::-1].cumsum(out=rising[1:])
         (share * _MIDDLES)[::-1].cumsum(out=rising_tokens[1:])
         self._tail, self._tail_tokens = rising[::-1], rising_tokens[::-1]
-        # Upper edge of the first bucket that no more than so much of the tail goes beyond.
-        least = self._tail[:-1] * (1.0 - self.quantile)
-        beyond = rising[1:].searchsorted(least, side="right")
-        self._reserved = _EDGES[np.maximum(BUCKETS - beyond, _NEXT)]
         self._made = {}
 
 
 class OutputLengths:
     """The length models, at most `MAX_KEYS`; further ones share one."""
 
-    __slots__ = ("_default", "_models", "_quantile")
+    __slots__ = ("_default", "_models")
 
-    def __init__(self, default_mean: float, quantile: float) -> None:
-        self._default, self._quantile = default_mean, quantile
+    def __init__(self, default_mean: float) -> None:
+        self._default = default_mean
         self._models: dict[tuple[str, str], LengthModel] = {}
 
     def of(self, model: str, slo_class: str) -> LengthModel:
@@ -142,7 +149,7 @@ class OutputLengths:
     def _add(self, key: tuple[str, str]) -> LengthModel:
         if len(self._models) >= MAX_KEYS:
             key = ("", "")
-        fresh = LengthModel(self._default, self._quantile)
+        fresh = LengthModel(self._default)
         return self._models.setdefault(key, fresh)
 
 

@@ -185,11 +185,15 @@ def _generated(entry: Entry, output_tokens: int) -> None:
     reservation, record = entry.reservation, entry.instance
     if reservation is None or record is None:
         return
-    kv_tokens = reservation.kv_tokens
     if output_tokens >= entry.look_again_at:
         look_ahead(entry)
-        kv_tokens = max(kv_tokens, entry.context_tokens + math.ceil(left_to_store(entry)))
-    reservation.resize(kv_tokens, math.ceil(left_to_generate(entry)), entry.context_tokens)
+    context_tokens, kv_tokens = entry.context_tokens, reservation.kv_tokens
+    needed = context_tokens + math.ceil(left_to_store(entry))
+    reservation.resize(
+        needed if needed > kv_tokens else kv_tokens,
+        math.ceil(left_to_generate(entry)),
+        context_tokens,
+    )
     entry.pool.mark(record)
 
 

@@ -5,22 +5,19 @@ from shunter_scheduler.core.lengths import Forecast
 
 # A request that runs longer than expected is taken to go on for at least this many tokens.
 SHORTEST_REST = 8
-# What is left is predicted anew at half of what was expected, and after each further quarter; and
-# where the answer outgrows what is reserved for it.
+# What is left is predicted anew at half of what was expected, and after each further quarter.
 FIRST_LOOK, LOOK_AGAIN_AFTER = 0.5, 0.25
 
 
 def look_ahead(entry: Entry) -> Forecast:
     """Predicts anew: the more there is of an answer, the longer it gets in all."""
     request, tokens = entry.request, entry.output_tokens
-    forecast = entry.lengths.forecast(tokens, request.max_output_tokens)
+    forecast = entry.lengths.forecast(tokens, request.max_output_tokens, request.prompt_tokens)
     expected, reserve = forecast
     carried = request.output_tokens
     entry.expected_tokens = expected - carried if expected - carried > 1.0 else 1.0
     entry.reserve_tokens = reserve - carried
     step = expected * (LOOK_AGAIN_AFTER if tokens else FIRST_LOOK)
-    if step > reserve - tokens:
-        step = reserve - tokens
     entry.look_again_at = tokens + (int(step) if step > SHORTEST_REST else SHORTEST_REST)
     return forecast
 
@@ -32,6 +29,6 @@ def left_to_generate(entry: Entry) -> float:
 
 
 def left_to_store(entry: Entry) -> float:
-    """Tokens, by the quantile that KV memory is reserved by."""
+    """Tokens that KV memory is reserved for: up to the peak of expected use."""
     rest = entry.reserve_tokens - entry.output_tokens + entry.request.output_tokens
     return rest if rest > SHORTEST_REST else SHORTEST_REST

@@ -58,7 +58,7 @@ class SchedulerCore:
             settings,
             rng,
             EndedTrails(settings.max_explanations),
-            OutputLengths(settings.default_output_tokens, settings.memory_quantile),
+            OutputLengths(settings.default_output_tokens),
             profile_costs,
         )
 

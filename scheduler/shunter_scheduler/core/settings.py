@@ -62,7 +62,6 @@ class CoreSettings:
     hold_refresh_s: float = 1.0  # between two Hold decisions for one request
     lookahead: int = 16  # requests looked at behind one that fits nowhere
     default_output_tokens: int = 256  # expected before anything was seen
-    memory_quantile: float = 0.5  # of output lengths that KV memory is reserved by: see ADR 0011
     alpha: float | None = None  # of workload-balanced; None: tuned for each pool while it runs
     count_sent: bool = True  # policies that go by engines' own numbers add what was sent since
     money_s_per_dollar: float = 100.0  # what a dollar is worth against latency

@@ -84,9 +84,6 @@ class SchedulerKnobs(Resource):
     alpha: Annotated[float, Field(ge=0, le=1)] | None = None
     """Of workload-balanced; absent: tuned while it runs."""
 
-    memory_quantile: Annotated[float, Field(gt=0, lt=1)] = CORE.memory_quantile
-    """Of output lengths, that KV memory is reserved by: a low one overcommits."""
-
     max_requests: Annotated[Int, Field(ge=1, le=1_000_000)] = CORE.head_room.max_requests
     """At once on one instance; more wait at the scheduler."""
 

@@ -174,7 +174,6 @@ def core_settings(scenario: Scenario) -> CoreSettings:
         max_explanations=MAX_EXPLANATIONS,
         count_sent=knobs.count_sent,
         alpha=knobs.alpha,
-        memory_quantile=knobs.memory_quantile,
         money_s_per_dollar=knobs.money_s_per_dollar,
         head_room=NO_QUEUE if scenario.queue_in == "engines" else room,
         moves=planned,

@@ -70,7 +70,6 @@ def test_the_scheduler_believes_what_the_scenario_lets_it_believe() -> None:
     [
         ({"scheduler": {"countSent": False}}, "count_sent", False),
         ({"scheduler": {"priorityHeadroom": False}}, "head_room.for_priorities", False),
-        ({"scheduler": {"memoryQuantile": 0.25}}, "memory_quantile", 0.25),
         ({"scheduler": {"alpha": 0.25}}, "alpha", 0.25),
         ({"scheduler": {"maxRequests": 5}}, "head_room.max_requests", 5),
         ({"scheduler": {"maxQueue": "3s"}}, "head_room.max_queue_s", 3.0),

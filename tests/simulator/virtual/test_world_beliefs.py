@@ -15,7 +15,7 @@ def after_two_minutes(prior: float, rate: float) -> ProfileModel:
     arrivals = [
         Arrival(float(at), int(rng.integers(20, 1500)), int(rng.integers(20, 300))) for at in at_s
     ]
-    engine = {"prior": prior, "kvTokens": 65_536, "maxBatchTokens": 2048, "maxNumSeqs": 64}
+    engine = {"prior": prior, "kvTokens": 65_536, "maxBatchTokens": 2048, "maxNumSeqs": 256}
     world = make_world(small_scenario(2, engine=engine), arrivals)
     world.run()
     return world.cell.core._state.pools["chat"].models["h100"]
