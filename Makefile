@@ -63,7 +63,7 @@ test-cluster: $(VENV)/.dev ## Run the tests on a Kubernetes cluster ($$SHUNTER_K
 soak: $(VENV)/.dev ## Ten minutes of load with an eye on memory
 	$(BIN)/python -m pytest -m soak --timeout=1200
 
-bench: $(VENV)/.dev ## Run the experiments in short form and print what came out (about ten minutes)
+bench: $(VENV)/.dev ## Run the experiments in short form and print what came out (tens of minutes)
 	PYTHONPATH=benchmarks $(BIN)/python -m experiments run $(ARGS)
 	PYTHONPATH=benchmarks $(BIN)/python -m experiments report $(ARGS)
 	$(BIN)/python benchmarks/cost_model.py

@@ -9,7 +9,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments import classes, failures, hexgen, llumnix, mixed_gpus, prefix
+from experiments import (
+    classes,
+    failures,
+    hexgen,
+    llumnix,
+    llumnix_cost,
+    llumnix_priorities,
+    mixed_gpus,
+    prefix,
+)
 from experiments.cells import ROOT, Cell, Store, code_version
 from experiments.definitions import FULL, SHORT, Experiment, Form
 from experiments.outcomes import Outcomes
@@ -21,8 +30,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     one.name: one
     for one in (
         llumnix.EXPERIMENT,
-        llumnix.COST,
-        llumnix.PRIORITIES,
+        llumnix_cost.EXPERIMENT,
+        llumnix_priorities.EXPERIMENT,
         hexgen.EXPERIMENT,
         prefix.EXPERIMENT,
         mixed_gpus.EXPERIMENT,

@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import pairwise
-from math import log
 from pathlib import Path
 from typing import Any
 
-from experiments.cells import Cell, merge
+from experiments.cells import Cell
 from experiments.definitions import (
     Experiment,
     Form,
@@ -18,10 +16,10 @@ from experiments.definitions import (
     scenario,
     variants,
 )
-from experiments.intervals import Interval, mean, median
+from experiments.intervals import Interval, median
 from experiments.measures import CURVE_SHARES
 from experiments.outcomes import Outcomes
-from experiments.page import figure, interval, paragraph, percent, table
+from experiments.page import figure, interval, paragraph, table
 from experiments.plots import draw, draw_curves
 
 OURS, LLUMNIX, INFAAS, ROBIN, BOUND = "ours", "llumnix", "INFaaS++", "round robin", "pooled (bound)"
@@ -45,12 +43,9 @@ _RATES: Mapping[tuple[str, str], Sequence[float]] = {
 # 10 blocks of 16 for two of the traces and 3 for the others.
 _FREENESS: Mapping[tuple[str, str], float] = {("M", "M"): 160.0, ("S", "L"): 160.0}
 _SATURATED = (1.1, 1.2, 1.3)
-_INSTANCES = (16, 15, 14, 13, 12, 11, 10, 9)
-_COST_RATE, _COST_P99_S = 2.0, 4.5
-_CVS = (2, 4, 6, 8)
 
 
-def _load(prompts: str, outputs: str, rate: float, form: Form) -> dict[str, Any]:
+def paper_load(prompts: str, outputs: str, rate: float, form: Form) -> dict[str, Any]:
     requests = round(10_000 * form.share)
     fields = {"prompts": prompts, "outputs": outputs, "rate": rate, "requests": requests}
     freeness = _FREENESS.get((prompts, outputs), 48.0)
@@ -66,10 +61,10 @@ def _loads(form: Form) -> dict[str, dict[str, Any]]:
     for (prompts, outputs), rates in _RATES.items():
         for rate in rates if form.every_load else rates[-1:]:
             name = _name(prompts, outputs, None, rate)
-            loads[name] = _load(prompts, outputs, rate, form)
+            loads[name] = paper_load(prompts, outputs, rate, form)
         for factor in _SATURATED if form.every_load else ():
             rate = round(rates[-1] * factor, 3)
-            loads[_name(prompts, outputs, factor, rate)] = _load(prompts, outputs, rate, form)
+            loads[_name(prompts, outputs, factor, rate)] = paper_load(prompts, outputs, rate, form)
     return loads
 
 
@@ -237,151 +232,3 @@ def _plot(outcomes: Outcomes, path: Path) -> None:
 
 
 EXPERIMENT = Experiment("llumnix", cells, section)
-
-
-def cost_cells(form: Form) -> list[Cell]:
-    base = merge(scenario("llumnix"), _load("L", "L", _COST_RATE, form))
-    base = merge(base, {"workload": {"cv": 2.0}})
-    policies = {name: POLICIES[name] for name in (INFAAS, LLUMNIX, OURS)}
-    counts = _INSTANCES if form.every_load else _INSTANCES[2:7:2]
-    loads = {str(n): {"instances": {"chat": {"a10": n}}} for n in counts}
-    return variants("llumnix-cost", base, policies, loads, range(form.seeds))
-
-
-def cost_section(outcomes: Outcomes) -> Section:
-    lines = [
-        paragraph(
-            f"""
-            How many instances keep the P99 of TTFT at {_COST_P99_S} s on the L-L trace at
-            {_COST_RATE:g}/s with CV 2 (the load of the paper's figure 15). The paper varies the
-            threshold of its autoscaler; here each run has a fixed number of instances, and the
-            number at the target is interpolated per seed, linear in the logarithm of the P99.
-            """
-        ),
-        "",
-    ]
-    policies, loads = outcomes.policies, sorted(outcomes.loads, key=int, reverse=True)
-    rows = [
-        [policy, *(interval(outcomes.median(policy, load, "ttft_p99_s")) for load in loads)]
-        for policy in policies
-        if all((policy, load) in outcomes.rows for load in loads)
-    ]
-    lines += table(["TTFT P99 s with", *loads], rows)
-    savings = {name: _saving(outcomes, loads, name) for name in (OURS, LLUMNIX) if name in policies}
-    targets = []
-    if savings.get(OURS) and savings.get(LLUMNIX):
-        ours, theirs = mean(savings[OURS]), mean(savings[LLUMNIX])
-        text = "instances saved against INFaaS++ at equal P99 more than 21 % and no fewer than"
-        text += f" `llumnix` saves: ours {interval(_hundred(ours))} %, `llumnix`"
-        text += f" {interval(_hundred(theirs))} %"
-        reached = ours.value > 0.21 and ours.value >= theirs.value
-        targets.append(Target(text, reached))
-    return Section("Instances at equal latency", lines, targets)
-
-
-def _hundred(share: Interval) -> Interval:
-    return Interval(100 * share.value, 100 * share.low, 100 * share.high, share.pairs)
-
-
-def _saving(outcomes: Outcomes, loads: Sequence[str], policy: str) -> list[float]:
-    """Per seed, 1 - instances / INFaaS++'s; seeds at which either never crosses are left out."""
-    saved = []
-    for seed in outcomes.seeds(loads[0], policy, INFAAS):
-        needed = [_needed(outcomes, loads, name, seed) for name in (policy, INFAAS)]
-        if needed[0] is not None and needed[1] is not None:
-            saved.append(1 - needed[0] / needed[1])
-    return saved
-
-
-def _needed(outcomes: Outcomes, loads: Sequence[str], policy: str, seed: int) -> float | None:
-    """Instances at which the P99 crosses the target, from many to few."""
-    points = [
-        (int(load), log(outcomes.rows[policy, load][seed].metrics["ttft_p99_s"]))
-        for load in loads
-        if seed in outcomes.rows.get((policy, load), {})
-    ]
-    goal = log(_COST_P99_S)
-    if not points or points[0][1] > goal:
-        return None
-    for (many, low), (few, high) in pairwise(points):
-        if high > goal:
-            return many - (many - few) * (goal - low) / (high - low)
-    return float(points[-1][0])  # the fewest that were tried are still enough
-
-
-COST = Experiment("llumnix-cost", cost_cells, cost_section)
-
-
-def priority_cells(form: Form) -> list[Cell]:
-    base = merge(
-        scenario("llumnix-priorities"), {"workload": {"requests": round(10_000 * form.share)}}
-    )
-    equal = {"policy": {"classes": [{"name": n, "priority": 50} for n in ("high", "standard")]}}
-    policies = {
-        "llumnix, no priorities": merge(POLICIES[LLUMNIX], equal),
-        LLUMNIX: POLICIES[LLUMNIX],
-        "ours, no priorities": equal,
-        OURS: {},
-    }
-    cvs = _CVS if form.every_load else (_CVS[0], _CVS[-1])
-    loads = {f"CV {cv}": {"workload": {"cv": float(cv)}} for cv in cvs}
-    return variants("llumnix-priorities", base, policies, loads, range(form.seeds))
-
-
-_PRIORITY_COLUMNS = {
-    "high: decode P99 ms": ("high.decode_p99_s", 1000),
-    "high: TTFT P99 s": ("high.ttft_p99_s", 1),
-    "high: e2e mean s": ("high.e2e_mean_s", 1),
-    "normal: e2e mean s": ("standard.e2e_mean_s", 1),
-}
-
-
-def priority_section(outcomes: Outcomes) -> Section:
-    rows = [
-        [
-            load,
-            policy,
-            *(
-                figure(outcomes.median(policy, load, metric).value * factor)
-                for metric, factor in _PRIORITY_COLUMNS.values()
-            ),
-        ]
-        for load in outcomes.loads
-        for policy in outcomes.policies
-        if outcomes.seeds(load, policy)
-    ]
-    lines = [
-        paragraph(
-            """
-            S-S at 26/s, a tenth of high priority. `no priorities` is the same policy with both
-            classes alike: what normal requests pay is measured against it, pair by pair.
-            """
-        ),
-        "",
-        *table(["bursts", "policy", *_PRIORITY_COLUMNS], rows),
-    ]
-    loads = [load for load in outcomes.loads if outcomes.seeds(load, OURS, "ours, no priorities")]
-    if not loads:
-        return Section("High priority", lines)
-    p99 = [outcomes.median(OURS, load, "high.decode_p99_s").value * 1000 for load in loads]
-    cost = {
-        load: outcomes.ratio(OURS, "ours, no priorities", load, "standard.e2e_mean_s")
-        for load in loads
-    }
-    dearest = max(cost, key=lambda load: cost[load].value)
-    targets = [
-        Target(
-            f"decode P99 of high priority flat from CV 2 to 8: {figure(min(p99))} to"
-            f" {figure(max(p99))} ms (flat: within 10 %; the paper has 66 to 68)",
-            max(p99) <= 1.1 * min(p99),
-        ),
-        Target(
-            f"normal requests' end-to-end mean grows by at most 4.5 %: at most"
-            f" {percent(cost[dearest].value - 1)} at {dearest} (ratio {interval(cost[dearest])})",
-            cost[dearest].value <= 1.045,
-        ),
-    ]
-    return Section("High priority", lines, targets)
-
-
-PRIORITIES = Experiment("llumnix-priorities", priority_cells, priority_section)

@@ -1,0 +1,84 @@
+"""Experiment 1: what a tenth of high-priority requests gains, and what the others pay for it."""
+
+from experiments.cells import Cell, merge
+from experiments.definitions import Experiment, Form, Section, Target, scenario, variants
+from experiments.llumnix import LLUMNIX, OURS, POLICIES
+from experiments.outcomes import Outcomes
+from experiments.page import figure, interval, paragraph, percent, table
+
+_CVS = (2, 4, 6, 8)
+
+
+def cells(form: Form) -> list[Cell]:
+    base = merge(
+        scenario("llumnix-priorities"), {"workload": {"requests": round(10_000 * form.share)}}
+    )
+    equal = {"policy": {"classes": [{"name": n, "priority": 50} for n in ("high", "standard")]}}
+    policies = {
+        "llumnix, no priorities": merge(POLICIES[LLUMNIX], equal),
+        LLUMNIX: POLICIES[LLUMNIX],
+        "ours, no priorities": equal,
+        OURS: {},
+    }
+    cvs = _CVS if form.every_load else (_CVS[0], _CVS[-1])
+    loads = {f"CV {cv}": {"workload": {"cv": float(cv)}} for cv in cvs}
+    return variants("llumnix-priorities", base, policies, loads, range(form.seeds))
+
+
+_PRIORITY_COLUMNS = {
+    "high: decode P99 ms": ("high.decode_p99_s", 1000),
+    "high: TTFT P99 s": ("high.ttft_p99_s", 1),
+    "high: e2e mean s": ("high.e2e_mean_s", 1),
+    "normal: e2e mean s": ("standard.e2e_mean_s", 1),
+}
+
+
+def section(outcomes: Outcomes) -> Section:
+    rows = [
+        [
+            load,
+            policy,
+            *(
+                figure(outcomes.median(policy, load, metric).value * factor)
+                for metric, factor in _PRIORITY_COLUMNS.values()
+            ),
+        ]
+        for load in outcomes.loads
+        for policy in outcomes.policies
+        if outcomes.seeds(load, policy)
+    ]
+    lines = [
+        paragraph(
+            """
+            S-S at 26/s, a tenth of high priority. `no priorities` is the same policy with both
+            classes alike: what normal requests pay is measured against it, pair by pair.
+            """
+        ),
+        "",
+        *table(["bursts", "policy", *_PRIORITY_COLUMNS], rows),
+    ]
+    loads = [load for load in outcomes.loads if outcomes.seeds(load, OURS, "ours, no priorities")]
+    if not loads:
+        return Section("High priority", lines)
+    p99 = [outcomes.median(OURS, load, "high.decode_p99_s").value * 1000 for load in loads]
+    cost = {
+        load: outcomes.ratio(OURS, "ours, no priorities", load, "standard.e2e_mean_s")
+        for load in loads
+    }
+    dearest = max(cost, key=lambda load: cost[load].value)
+    targets = [
+        Target(
+            f"decode P99 of high priority flat from CV 2 to 8: {figure(min(p99))} to"
+            f" {figure(max(p99))} ms (flat: within 10 %; the paper has 66 to 68)",
+            max(p99) <= 1.1 * min(p99),
+        ),
+        Target(
+            f"normal requests' end-to-end mean grows by at most 4.5 %: at most"
+            f" {percent(cost[dearest].value - 1)} at {dearest} (ratio {interval(cost[dearest])})",
+            cost[dearest].value <= 1.045,
+        ),
+    ]
+    return Section("High priority", lines, targets)
+
+
+EXPERIMENT = Experiment("llumnix-priorities", cells, section)
