@@ -141,9 +141,17 @@ async def test_status_says_that_a_quota_is_used_up(kube: Cluster) -> None:
         "spec": {"hard": {"pods": "0"}},
     }
     await kube.api.create(kube.path("resourcequotas"), quota)
+    # Until the API server has counted, pods may still slip through.
+    await kube.becomes(lambda: _counted(kube, "none"), {"pods": "0"})
     async with kube.operator():
         await kube.apply("chat", profiles=[profile("h100")])
         await kube.conditioned("chat", "Ready", "False", "QuotaExceeded")
+
+
+async def _counted(kube: Cluster, quota: str) -> dict[str, str]:
+    found = await kube.api.get(kube.path("resourcequotas", quota))
+    hard: dict[str, str] = found.get("status", {}).get("hard", {})
+    return hard
 
 
 @pytest.mark.parametrize(
