@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from hf_configs import LLAMA_31_8B
 from shunter.__main__ import build_app
 from shunter.cost_report import Costs, Misfit, compare, costs
 from shunter.failure import Failure
@@ -14,24 +15,12 @@ from shunter_api.accelerators import ACCELERATORS, accelerator
 from shunter_scheduler.costmodel import cost_model, model_shape
 from shunter_scheduler.costmodel.catalogue import SHAPES
 
-CONFIG = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "max_position_embeddings": 131072,
-    "num_attention_heads": 32,
-    "num_hidden_layers": 32,
-    "num_key_value_heads": 8,
-    "tie_word_embeddings": False,
-    "vocab_size": 128256,
-}
-
 
 @pytest.fixture
 def config_file(tmp_path: Path) -> Path:
     folder = tmp_path / "My-Llama"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "config.json").write_text(json.dumps(LLAMA_31_8B))
     return folder / "config.json"
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_configs import LLAMA_31_8B
 from shunter_api.accelerators import accelerator
 from shunter_scheduler.costmodel import (
     ModelShape,
@@ -18,21 +19,6 @@ from shunter_scheduler.costmodel import (
 )
 from shunter_scheduler.costmodel.precision import BF16
 
-LLAMA_31_8B = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "attention_bias": False,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "max_position_embeddings": 131072,
-    "num_attention_heads": 32,
-    "num_hidden_layers": 32,
-    "num_key_value_heads": 8,
-    "rope_scaling": {"factor": 8.0, "rope_type": "llama3"},
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-    "vocab_size": 128256,
-}
 QWEN25_7B = {
     "model_type": "qwen2",
     "hidden_size": 3584,

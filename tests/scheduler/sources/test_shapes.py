@@ -6,27 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from hf_configs import LLAMA_31_8B
 from shunter_api.testing import make_pool
 from shunter_scheduler.core.costs import profile_cost
 from shunter_scheduler.costmodel import UnknownModel, UnsupportedConfig, model_shape
 from shunter_scheduler.sources.shapes import shape_of
 
-CONFIG = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "max_position_embeddings": 131072,
-    "num_attention_heads": 32,
-    "num_hidden_layers": 32,
-    "num_key_value_heads": 8,
-    "tie_word_embeddings": False,
-    "vocab_size": 128256,
-}
-
 
 @pytest.fixture
 def config_file(tmp_path: Path) -> Path:
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_31_8B))
     return tmp_path / "config.json"
 
 
