@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from shunter.report_options import DataFolder, JsonFile
+
 
 def bench(
     url: Annotated[
@@ -64,15 +66,8 @@ def bench(
     timeout: Annotated[str, typer.Option(help="Of one request.")] = "10m",
     max_in_flight: Annotated[int, typer.Option(min=1)] = 4096,
     seed: Annotated[int, typer.Option(min=0, help="Of generated load, prompts and models.")] = 0,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="SHUNTER_DATA", help="Folder of trace files.", exists=True, file_okay=False
-        ),
-    ] = None,
-    json_out: Annotated[
-        Path | None, typer.Option("--json", help="Write the report as JSON.")
-    ] = None,
+    data: DataFolder = None,
+    json_out: JsonFile = None,
     plot_out: Annotated[
         Path | None, typer.Option("--plot", help="Draw distributions and load as PNG or SVG.")
     ] = None,

@@ -7,6 +7,8 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
+from shunter.report_options import DataFolder, JsonFile
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -23,15 +25,8 @@ def simulate(
     policy: Annotated[
         str, typer.Option(help="Dispatch policy in place of the scenario's.", show_default=False)
     ] = "",
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="SHUNTER_DATA", help="Folder of trace files.", exists=True, file_okay=False
-        ),
-    ] = None,
-    json_out: Annotated[
-        Path | None, typer.Option("--json", help="Write the report as JSON.")
-    ] = None,
+    data: DataFolder = None,
+    json_out: JsonFile = None,
     requests_out: Annotated[
         Path | None, typer.Option("--requests", help="Write one line per request, as CSV.")
     ] = None,
