@@ -23,7 +23,7 @@ class MoveSettings(Resource):
     """How what has begun moves: by copying its KV blocks, or by computing them anew elsewhere."""
 
     bandwidth_gb_s: Annotated[float, Field(gt=0, le=10_000)] = 3.0
-    """Of a copy, in 10^9 bytes a second."""
+    """Of an instance's link, in 10^9 bytes a second each way; copies at once share it."""
 
     downtime_s: Annotated[Delay, Field(alias="downtime")] = 0.02
     """What the last stage of a copy takes beside its bytes."""

@@ -1,6 +1,9 @@
 """The rung `kv`: blocks are copied in stages while the source goes on; it stops for the last one
 only (Sun et al., OSDI 2024, section 4.2)."""
 
+from collections.abc import Callable
+
+from shunter_simulator.virtual.links import Transfer
 from shunter_simulator.virtual.moving import Move, Rung
 
 
@@ -10,6 +13,7 @@ class KvMove(Move):
     _stages: int = 0
     _copying: bool = False
     _held: bool = False  # out of the source's batch, its blocks still there
+    _transfer: Transfer | None = None
 
     def start(self) -> None:
         if not self.life.entered:
@@ -36,7 +40,7 @@ class KvMove(Move):
             self._last_stage()
             return
         self._copied_tokens = tokens
-        self.later(self._copy_s(missing) + settings.stage_overhead_s, self._stage)
+        self.later(settings.stage_overhead_s, lambda: self._copy(missing, self._stage))
 
     def _last_stage(self) -> None:
         now = self.world.agenda.now
@@ -47,8 +51,9 @@ class KvMove(Move):
             return
         self._held = True
         self.stopped_at = export.at_s + self.world.engine_delay_s
-        copy_s = self._copy_s(export.context_tokens - self._copied_tokens)
-        self.later(export.at_s - now + copy_s + self.world.settings.downtime_s, self._commit)
+        missing = export.context_tokens - self._copied_tokens
+        began_s = export.at_s - now + self.world.settings.downtime_s
+        self.later(began_s, lambda: self._copy(missing, self._commit))
 
     def _commit(self) -> None:
         """The destination owns it from here on."""
@@ -72,9 +77,10 @@ class KvMove(Move):
         self.world.fleet.touch(self.source)
         self.world.fleet.touch(target)
 
-    def _copy_s(self, tokens: int) -> float:
-        carried = max(0, tokens) * self.source.kv_bytes_per_token
-        return carried / (self.world.settings.bandwidth_gb_s * 1e9)
+    def _copy(self, tokens: int, then: Callable[[], None]) -> None:
+        size_bytes = max(0, tokens) * self.source.kv_bytes_per_token
+        links, names = self.world.links, (self.source.name, self.target.name)
+        self._transfer = links.send(*names, size_bytes, then)
 
     def _reserve(self, tokens: int) -> bool:
         """The destination refuses rather than preempt for it. A step more may come meanwhile."""
@@ -101,6 +107,8 @@ class KvMove(Move):
 
     def clean_up(self) -> None:
         super().clean_up()
+        if self._transfer is not None:
+            self.world.links.stop(self._transfer)
         now, request_id = self.world.agenda.now, self.life.request_id
         self._end_copying()
         if self.target_lives:

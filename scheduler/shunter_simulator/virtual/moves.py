@@ -8,6 +8,7 @@ from shunter_simulator.virtual.agenda import Agenda
 from shunter_simulator.virtual.copies import KvMove
 from shunter_simulator.virtual.fleet import Fleet, Slot
 from shunter_simulator.virtual.life import Life
+from shunter_simulator.virtual.links import Links
 from shunter_simulator.virtual.moving import Move, MoveWorld, MovingGateway, Rung
 from shunter_simulator.virtual.results import MoveRecord
 from shunter_simulator.virtual.warm_ups import ReplayMove
@@ -29,7 +30,10 @@ class Mover:
         self._fleet = fleet
         self._gateway = gateway
         self._agenda = agenda
-        self._world = MoveWorld(agenda, fleet, gateway, settings, engine_delay_s, self._failed)
+        links = Links(agenda, settings.bandwidth_gb_s * 1e9)
+        self._world = MoveWorld(
+            agenda, fleet, gateway, links, settings, engine_delay_s, self._failed
+        )
         self.log: list[MoveRecord] = []
 
     def start(self, life: Life, command: MoveCommand) -> None:

@@ -9,6 +9,7 @@ from shunter_simulator.scenarios.moves import MoveSettings
 from shunter_simulator.virtual.agenda import Agenda
 from shunter_simulator.virtual.fleet import Fleet, Slot
 from shunter_simulator.virtual.life import Life
+from shunter_simulator.virtual.links import Links
 from shunter_simulator.virtual.values import EngineEvent, VirtualSequence
 
 Rung = Literal["kv", "replay", "restart"]
@@ -32,6 +33,7 @@ class MoveWorld:
     agenda: Agenda
     fleet: Fleet
     gateway: MovingGateway
+    links: Links
     settings: MoveSettings
     engine_delay_s: float
     failed: Callable[["Move", str], None]

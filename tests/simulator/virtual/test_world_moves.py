@@ -45,6 +45,15 @@ def test_a_copy_takes_as_long_as_its_bytes() -> None:
     assert fast.moves[0].at_s - 1.0 < 0.1
 
 
+def test_copies_from_one_instance_share_its_link() -> None:
+    slow = {"bandwidthGbS": 0.1, "stageOverhead": "0s"}
+    scenario = small_scenario(3, faults=[DRAIN], moves=slow)
+    alone, both = (make_world(scenario, LONG * count).run().moves for count in (1, 6))
+    assert (len(alone), len(both)) == (1, 2)  # of six requests two are on the one that drains
+    took_s = [moves[-1].at_s - 1.0 for moves in (alone, both)]
+    assert took_s[1] == pytest.approx(2 * took_s[0], rel=0.15)
+
+
 def test_a_replay_warms_the_destination_first() -> None:
     results = drained(LONG, moves={"transport": "replay"})
     (move,) = results.moves
