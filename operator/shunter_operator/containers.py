@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from shunter_api.modelpool import ModelPool, Profile
+from shunter_api.modelpool import ModelPool
+from shunter_api.profile import Profile
 from shunter_operator import engine_files, weights
 from shunter_operator.engines import CACHE_PATH, arguments, command, engine_image, engine_port
 from shunter_operator.names import ENGINE_CONTAINER, ENGINE_PORT_NAME

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from shunter_api.modelpool import EngineType, ModelPool, Profile
+from shunter_api.engine import EngineType
+from shunter_api.modelpool import ModelPool
+from shunter_api.profile import Profile
 from shunter_operator.names import DEFAULT_ENGINE_PORT
 from shunter_operator.values import Environment
 from shunter_operator.weights import model_path

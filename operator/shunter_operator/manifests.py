@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from shunter_api.modelpool import ModelPool, Profile
+from shunter_api.modelpool import ModelPool
+from shunter_api.profile import Profile
 from shunter_operator import engine_files, weights
 from shunter_operator.containers import STARTUP_BUDGET_S, engine_container
 from shunter_operator.merge import digest, sealed, strategic_merge

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from shunter_api.modelpool import Profile
+from shunter_api.profile import Profile
 from shunter_operator import draining, evictions, rollout, scaling
 from shunter_operator.draining import Situation, empty_victim, goes_first
 from shunter_operator.evictions import Evictions

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from shunter_api.modelpool import Profile
+from shunter_api.profile import Profile
 from shunter_operator.diagnose import unschedulable
 from shunter_operator.names import Ref, deployment_name
 from shunter_operator.reclaimed import reclaim_of

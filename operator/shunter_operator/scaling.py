@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from shunter_api.modelpool import ModelPool, Profile
+from shunter_api.modelpool import ModelPool
+from shunter_api.profile import Profile
 from shunter_operator.names import ANNOTATION_SPILLED, ANNOTATION_SURGE, Ref, deployment_name
 from shunter_operator.scheduler_view import InstanceLoad
 from shunter_operator.values import Desired, Enough, Manifest, Observed, Pod

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from shunter_api.modelpool import Profile
+from shunter_api.profile import Profile
 from shunter_operator.scaling import Count, current, own_replicas, stuck
 from shunter_operator.values import Desired, Observed, Pod
 

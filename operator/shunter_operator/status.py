@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 
-from shunter_api.modelpool import Profile
+from shunter_api.profile import Profile
 from shunter_api.status import (
     PoolStatus,
     ProfilePhase,

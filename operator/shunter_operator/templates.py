@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from shunter_api.modelpool import Profile
+from shunter_api.profile import Profile
 from shunter_operator.diagnose import cause_of
 from shunter_operator.draining import Situation
 from shunter_operator.manifests import pod_template, template_digest

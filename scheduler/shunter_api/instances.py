@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from shunter_api.base import ADDRESS, API_VERSION, ApiVersion, DnsLabel, DnsName, Metadata, Resource
-from shunter_api.modelpool import EngineType
+from shunter_api.engine import EngineType
 
 Address = Annotated[str, Field(pattern=ADDRESS, max_length=263)]
 

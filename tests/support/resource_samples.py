@@ -99,6 +99,12 @@ def _source(engine: str, source: str, schemes: str) -> Bad:
     return Bad(f"{engine} with {source}", POOL, ("spec",), value, "spec", says, rule)
 
 
+def _roles(name: str, roles: tuple[str, ...], more: Object, says: str) -> Bad:
+    profiles = [{"name": f"p{n}", "accelerator": "l4", "role": r} for n, r in enumerate(roles)]
+    return Bad(name, POOL, ("spec",), {**POOL["spec"], "profiles": profiles, **more}, "spec",
+               says, says)
+
+
 def _model(name: str, model: Object, says: str) -> Bad:
     """Of an engine that takes every source."""
     value = {**POOL["spec"], "engine": {"type": "openai"}, "model": model}
@@ -199,6 +205,19 @@ BY_RULE = (
               "/NAME.gguf")
         for engine in ("llamacpp", "numpy")
     ),
+    _roles("nobody who decodes", ("Prefill", "Prefill"), {},
+           "every profile has role Prefill, and none would decode; give one of them role Decode or "
+           "Any"),
+    _roles("nobody who prefills", ("Decode", "Decode"), {},
+           "every profile has role Decode, and none would take prompts; give one of them role "
+           "Prefill or Any"),
+    _roles("roles of an engine that keeps its requests", ("Prefill", "Decode"),
+           {"engine": {"type": "openai"}},
+           "engine type openai cannot hand a running request over, which a role asks for; leave "
+           "role out of the profiles, or change engine.type"),
+    _roles("a prefill profile without moves", ("Prefill", "Any"), {"migration": {"mode": "Off"}},
+           "a profile of role Prefill hands its requests over, and migration.mode Off moves none; "
+           "set migration.mode to Auto or Replay, or the role to Any"),
     _model("a path out of a claim", {"source": "pvc://weights/../x"},
            "expected pvc://CLAIM or pvc://CLAIM/PATH, no part of which begins with a dot"),
     _model("a bucket with capitals", {"source": "s3://Weights/llama"},

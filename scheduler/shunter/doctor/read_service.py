@@ -20,7 +20,8 @@ from shunter.doctor.facts import (
     Unread,
 )
 from shunter.doctor.reach import Reach, Target
-from shunter_api.modelpool import EngineType, ModelPool
+from shunter_api.engine import EngineType
+from shunter_api.modelpool import ModelPool
 from shunter_gateway.engines import llamacpp, openai, simulated, vllm
 from shunter_gateway.ports import Capabilities
 from shunter_gateway.tokenizer_checks import PROBE

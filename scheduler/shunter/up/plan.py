@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from shunter_api.instances import InstanceEntry
-from shunter_api.modelpool import EngineType, ModelPool, Profile
+from shunter_api.engine import EngineType
+from shunter_api.modelpool import ModelPool
+from shunter_api.profile import Profile
 from shunter_api.validate import Configuration
 
 # Engines that can be started here; others are found through an InstanceList.

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from shunter_api.modelpool import ModelPool, Profile
+from shunter_api.modelpool import ModelPool
+from shunter_api.profile import Profile
 from shunter_scheduler.core.engine_arguments import arguments_of
 from shunter_scheduler.costmodel import LinearRates, ModelShape, cost_model, model_shape
 

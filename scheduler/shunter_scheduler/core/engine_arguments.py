@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from shunter_api.modelpool import Engine
+from shunter_api.engine import Engine
 from shunter_scheduler.costmodel import ModelShape
 from shunter_scheduler.costmodel.precision import BF16, FP8, INT4, INT8_WEIGHTS, Precision
 from shunter_scheduler.costmodel.roofline import MEMORY_FOR_ENGINE

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shunter_api.durations import duration_text
-from shunter_api.modelpool import Profile
+from shunter_api.profile import Profile
 from shunter_scheduler.core.costs import ProfileCosts
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.instance import ProfileModel

@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from shunter_api.base import SERVICE_NAME, DnsLabel, Duration, Int, Resource, check_unique
-from shunter_api.modelpool import Engine, ModelPool, ModelPoolSpec, PoolMetadata
+from shunter_api.engine import Engine
+from shunter_api.modelpool import ModelPool, ModelPoolSpec, PoolMetadata
 from shunter_api.routingpolicy import RoutingPolicySpec
 from shunter_scheduler.core import CoreSettings
 from shunter_simulator.scenarios.engines import EngineSettings

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from math import inf
 
-from shunter_api.modelpool import ModelPool, Profile
+from shunter_api.modelpool import ModelPool
+from shunter_api.profile import Profile
 from shunter_scheduler.core import CoreSettings
 from shunter_scheduler.core.costs import ProfileCost, ProfileCosts, profile_cost
 from shunter_scheduler.core.settings import HeadRoom, Moves

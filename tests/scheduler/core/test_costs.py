@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shunter_api.modelpool import ModelPool, Profile
+from shunter_api.modelpool import ModelPool
+from shunter_api.profile import Profile
 from shunter_api.testing import make_pool
 from shunter_scheduler.core.costs import ProfileCost, profile_cost
 from shunter_scheduler.core.instance import ProfileModel

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from shunter_api.modelpool import ModelPool, Profile
+from shunter_api.modelpool import ModelPool
+from shunter_api.profile import Profile
 from shunter_api.routingpolicy import RoutingPolicy
 from shunter_api.testing import make_pool
 from shunter_scheduler.core.costs import ProfileCost
