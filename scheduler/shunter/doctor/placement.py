@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from shunter.doctor.facts import Object
-from shunter_api.load import parse_object
 from shunter_api.engine import EngineType
+from shunter_api.load import parse_object
 from shunter_api.modelpool import ModelPool
-from shunter_api.profile import Profile
 from shunter_api.problems import ConfigurationError
+from shunter_api.profile import Profile
 from shunter_operator.manifests import pod_template
 from shunter_operator.merge import quantity
 from shunter_operator.values import Desired, Environment

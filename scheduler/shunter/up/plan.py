@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from shunter_api.instances import InstanceEntry
 from shunter_api.engine import EngineType
+from shunter_api.instances import InstanceEntry
 from shunter_api.modelpool import ModelPool
 from shunter_api.profile import Profile
 from shunter_api.validate import Configuration

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterable, Iterator
 
 from shunter_api.base import Metadata
-from shunter_api.load import Documents, Located
 from shunter_api.engine import Engine
+from shunter_api.load import Documents, Located
 from shunter_api.modelpool import ModelPool
 from shunter_api.positions import Path, YamlDocument
 from shunter_api.problems import Problem
