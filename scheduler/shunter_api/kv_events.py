@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 FLAG = "--kv-events-config"
+RANKS_FLAGS = ("--data-parallel-size", "-dp")  # of vLLM
 
 
 class KvEventsConfig(BaseModel):
@@ -52,18 +53,32 @@ def parse_kv_events_config(text: str) -> KvEventsConfig:
 
 
 def kv_events_of(args: Sequence[str]) -> KvEventsConfig | None:
-    """The configuration among an engine's arguments; None where it publishes nothing. The last one
-    counts. Raises `ValueError`."""
-    text = ""
-    for at, arg in enumerate(args):
-        if arg == FLAG and at + 1 < len(args):
-            text = args[at + 1]
-        elif arg.startswith(FLAG + "="):
-            text = arg[len(FLAG) + 1 :]
-    if not text:
+    """The configuration among an engine's arguments; None where it publishes nothing. Raises
+    `ValueError`, also for an engine with data-parallel ranks: each has a cache of its own (and
+    publishes on port + rank), and the engine chooses the rank, so that what one of them holds does
+    not say what a request finds."""
+    text = _last(args, FLAG)
+    config = parse_kv_events_config(text) if text else None
+    if config is None or not config.enabled:
         return None
-    config = parse_kv_events_config(text)
-    return config if config.enabled else None
+    for flag in RANKS_FLAGS:
+        if (ranks := _last(args, flag)) not in ("", "1"):
+            raise ValueError(
+                f"{FLAG}: events of data-parallel ranks are not read ({flag} {ranks}): let each "
+                "rank be an engine of its own, as one more replica"
+            )
+    return config
+
+
+def _last(args: Sequence[str], flag: str) -> str:
+    """The last value counts; empty where there is none."""
+    value = ""
+    for at, arg in enumerate(args):
+        if arg == flag and at + 1 < len(args):
+            value = args[at + 1]
+        elif arg.startswith(flag + "="):
+            value = arg[len(flag) + 1 :]
+    return value
 
 
 def endpoint_of(config: KvEventsConfig, host: str) -> KvEventsEndpoint:

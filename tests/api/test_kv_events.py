@@ -32,6 +32,15 @@ def test_engines_that_publish_nothing_are_not_read(args: list[str]) -> None:
     assert kv_events_of(args) is None
 
 
+@pytest.mark.parametrize("ranks", [["-dp", "2"], ["--data-parallel-size=4"]])
+def test_ranks_with_a_cache_of_their_own_are_refused(ranks: list[str]) -> None:
+    args = ["--kv-events-config", json.dumps(ON)]
+    with pytest.raises(ValueError, match="events of data-parallel ranks are not read"):
+        kv_events_of([*args, *ranks])
+    assert kv_events_of([*args, "-dp", "1"]) is not None
+    assert kv_events_of(ranks) is None, "nothing is published, nothing is wrong"
+
+
 def test_ports_are_reached_on_the_engines_host() -> None:
     config = kv_events_of(
         [f"--kv-events-config={json.dumps({**ON, 'replay_endpoint': 'tcp://127.0.0.1:5558'})}"]

@@ -182,6 +182,8 @@ def test_selectors_find_the_pods_that_they_mean(objects: list[Object]) -> None:
         selector = named(objects, "Deployment", name)["spec"]["selector"]["matchLabels"]
         assert selector.items() <= labels.items()
     for value in of_kind(objects, "Service", "PodDisruptionBudget", "NetworkPolicy"):
+        if value["metadata"]["name"] == "shunter-engines":
+            continue  # whose pods the operator makes
         spec = value["spec"]
         selector = spec.get("podSelector") or spec["selector"]
         selector = selector.get("matchLabels", selector)

@@ -17,6 +17,7 @@ from helm_chart import (
     pod_specs,
 )
 from shunter_api.validate import load_configuration
+from shunter_operator.names import ENGINE_PORT_NAME, LABEL_POOL
 from shunter_scheduler.sources.files import KNOWN
 
 
@@ -205,6 +206,26 @@ def test_network_policies_let_in_who_must_come_in(helm: Helm) -> None:
     assert callers(narrow, gateway, "http") == {
         "web", "monitoring", "shunter-operator", "shunter-test",
     }, "shunter doctor and helm test ask it, too"  # fmt: skip
+
+
+def test_only_the_release_and_other_engines_reach_engines(helm: Helm) -> None:
+    """They ask for no key, and their KV events hold what was asked."""
+    metrics_from = "networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.name=monitoring"
+    objects = helm.template("networkPolicy.enabled=true", metrics_from)
+    policy = named(objects, "NetworkPolicy", "shunter-engines")["spec"]
+    engines = {"matchExpressions": [{"key": LABEL_POOL, "operator": "Exists"}]}
+    assert policy["podSelector"] == engines
+    inside, metrics = policy["ingress"]
+    parts = {
+        one["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
+        for one in inside["from"]
+        if "matchLabels" in one["podSelector"]
+    }
+    assert parts == {"gateway", "scheduler", "operator"}
+    assert {"podSelector": engines} in inside["from"]
+    assert metrics["ports"] == [{"port": ENGINE_PORT_NAME, "protocol": "TCP"}]
+    closed = named(helm.template("networkPolicy.enabled=true"), "NetworkPolicy", "shunter-engines")
+    assert len(closed["spec"]["ingress"]) == 1, "nobody else, unless it is said"
 
 
 def callers(objects: list[Object], policy: Object, port: str) -> set[str]:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
@@ -45,6 +46,7 @@ class KvEventReader:
         self._telemetry = telemetry
         self._cooldown_s = cooldown_s
         self._heartbeat_s = heartbeat_s
+        self._unread: Mapping[str, str] = {}
         self._changed = asyncio.Event()
         self._changed.set()
 
@@ -65,7 +67,7 @@ class KvEventReader:
                 while True:
                     await self._changed.wait()
                     self._changed.clear()
-                    wanted = set(endpoints_of(self._topology()).items())
+                    wanted = set(self._endpoints().items())
                     if wanted and context is None:
                         context = _new_context()
                     for gone in reading.keys() - wanted:
@@ -80,13 +82,22 @@ class KvEventReader:
             if context is not None:
                 context.destroy(linger=0)
 
+    def _endpoints(self) -> Mapping[str, KvEventsEndpoint]:
+        """Says once why what is configured is not read."""
+        found = endpoints_of(self._topology())
+        for name, reason in found.unread.items():
+            if self._unread.get(name) != reason:
+                log.warning("kv_events.not_read", pool=name, reason=reason)
+        self._unread = found.unread
+        return found.read
+
     async def _follow(self, stream: KvStream, name: str) -> None:
         while True:
             try:
                 await stream.run()
             except Exception:  # a task's outermost level: one odd engine must not end all streams
                 self._telemetry.internal_errors.labels("kv_events").inc()
-                log.exception("kv_events.failed", instance=name)
+                stream.log.exception("kv_events.failed")
             await self._forget(name)
             await asyncio.sleep(self._cooldown_s)
 
@@ -101,26 +112,33 @@ def _new_context() -> "Context":
     return Context()
 
 
-def endpoints_of(topology: Topology) -> Mapping[str, KvEventsEndpoint]:
-    """By instance. Where one host has several instances of a pool, which is whose is not known, and
+@dataclass(frozen=True, slots=True)
+class KvEndpoints:
+    """`read` by instance; `unread` says by pool why it publishes events that are let pass."""
+
+    read: Mapping[str, KvEventsEndpoint]
+    unread: Mapping[str, str]
+
+
+def endpoints_of(topology: Topology) -> KvEndpoints:
+    """Where one address would stand for several instances, which of them bound it is not known:
     none of them is read."""
-    found: dict[str, KvEventsEndpoint] = {}
+    found: dict[str, tuple[str, KvEventsEndpoint]] = {}  # pool and endpoint by instance
+    unread: dict[str, str] = {}
     for pool in topology.pools:
         try:
             config = kv_events_of(pool.spec.engine.args)
             if config is None:
                 continue
-            hosts = {
-                one.name: one.address.rpartition(":")[0]
-                for one in topology.instances
-                if one.pool == pool.name
-            }
-            count = Counter(hosts.values())
-            own = {n: endpoint_of(config, host) for n, host in hosts.items() if count[host] == 1}
+            for one in topology.instances:
+                if one.pool == pool.name:
+                    host = one.address.rpartition(":")[0]
+                    found[one.name] = pool.name, endpoint_of(config, host)
         except ValueError as error:
-            log.warning("kv_events.not_read", pool=pool.name, reason=str(error))
-            continue
-        if len(own) < len(hosts):
-            log.warning("kv_events.not_read", pool=pool.name, reason="several instances on a host")
-        found |= own
-    return found
+            unread[pool.name] = str(error)
+    sharing = Counter(endpoint.events for _, endpoint in found.values())
+    for pool_name, endpoint in found.values():
+        if sharing[endpoint.events] > 1:
+            unread[pool_name] = f"several instances are reached at {endpoint.events}"
+    read = {name: end for name, (_, end) in found.items() if sharing[end.events] == 1}
+    return KvEndpoints(read, unread)

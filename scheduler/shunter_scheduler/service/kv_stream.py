@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from shunter_api.kv_events import KvEventsEndpoint
+from shunter_runtime.log_limit import LimitedLog
 from shunter_scheduler.domain.events import KvCleared
 from shunter_scheduler.service.kv_format import KvEvent, KvFormat
 from shunter_scheduler.telemetry import Telemetry
@@ -53,6 +54,8 @@ class KvStream:
         context: "zmq.asyncio.Context",
         parts: KvStreamParts,
     ) -> None:
+        """Where an event loop runs."""
+        self.log = LimitedLog(log.bind(instance=instance), asyncio.get_running_loop().time)
         self._instance = instance
         self._endpoint = endpoint
         self._context = context
@@ -97,7 +100,7 @@ class KvStream:
         from zmq.utils.monitor import parse_monitor_message
 
         if parse_monitor_message(frames)["event"] == zmq.EVENT_DISCONNECTED:
-            log.info("kv_events.disconnected", instance=self._instance)
+            self.log.info("kv_events.disconnected")
             await self._forget()
         elif self._expected is None:  # what was there before is found out now, not by a first event
             await self._catch_up(0)
@@ -105,19 +108,17 @@ class KvStream:
     async def _received(self, frames: list[bytes]) -> None:
         batch = _batch(frames)
         if batch is None:
-            log.warning("kv_events.refused", instance=self._instance, reason="not three frames")
+            self.log.warning("kv_events.refused", reason="not three frames")
             return
         sequence = batch[0]
         if self._expected is None:
             if sequence:  # joins midway
                 await self._catch_up(0)
         elif sequence > self._expected:
-            log.info(
-                "kv_events.gap", instance=self._instance, expected=self._expected, got=sequence
-            )
+            self.log.info("kv_events.gap", expected=self._expected, got=sequence)
             await self._catch_up(self._expected)
         elif sequence < self._expected and sequence > self._replayed:
-            log.info("kv_events.restarted", instance=self._instance, got=sequence)
+            self.log.info("kv_events.restarted", got=sequence)
             await self._forget()
             await self._catch_up(0)
         if self._expected is not None and sequence < self._expected:
@@ -147,7 +148,7 @@ class KvStream:
                 await self._lost()
             await self._apply(batch)
             self._replayed = batch[0]
-        log.info("kv_events.caught_up", instance=self._instance, batches=len(batches))
+        self.log.info("kv_events.caught_up", batches=len(batches))
 
     async def _ask(self, start: int, batches: list[Batch]) -> None:
         """Adds them as they come."""
@@ -173,7 +174,7 @@ class KvStream:
         try:
             events = self._format.events(payload)
         except ValueError as error:
-            log.warning("kv_events.refused", instance=self._instance, reason=str(error))
+            self.log.warning("kv_events.refused", reason=str(error))
             await self._lost()
             return
         self._parts.telemetry.kv_batches.inc()
