@@ -7,6 +7,7 @@ engine alike. `SimulatedEngine` adds predicted step times and made-up tokens.
 from shunter_simulator.engine.batching import BatchScheduler
 from shunter_simulator.engine.kv_pool import CacheListener
 from shunter_simulator.engine.model import SimulatedEngine, SimulatedStep, engine_config
+from shunter_simulator.engine.moving import MovableBatch, NoRoom, NotDecoding, SequenceView
 from shunter_simulator.engine.tokens import TokenRule, TokenSampling
 from shunter_simulator.engine.values import (
     Chunk,
@@ -26,10 +27,14 @@ __all__ = [
     "Chunk",
     "EngineConfig",
     "EngineStats",
+    "MovableBatch",
     "NewToken",
+    "NoRoom",
+    "NotDecoding",
     "PromptTooLong",
     "QueueFull",
     "SequenceSpec",
+    "SequenceView",
     "SimulatedEngine",
     "SimulatedStep",
     "StepOutcome",

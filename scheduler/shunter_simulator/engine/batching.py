@@ -6,7 +6,8 @@ preempted, which frees its blocks and makes it wait again in its old place.
 """
 
 from bisect import insort
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Items
 from operator import attrgetter
 
 from shunter_simulator.engine.kv_pool import CacheListener, KvPool
@@ -24,7 +25,7 @@ from shunter_simulator.engine.values import (
     StepPlan,
 )
 
-_ORDER = attrgetter("order")
+ORDER = attrgetter("order")
 
 
 class BatchScheduler:
@@ -55,23 +56,10 @@ class BatchScheduler:
 
         `max_tokens` is cut to what the context length and the KV memory allow.
         """
-        limit = self.config.max_tokens_per_sequence
-        if not spec.token_ids:
-            raise ValueError(f"request {spec.request_id!r} has no tokens")
-        if spec.request_id in self._sequences:
-            raise ValueError(f"request id {spec.request_id!r} is in use")
-        if len(spec.token_ids) >= limit:
-            raise PromptTooLong(
-                f"the prompt has {len(spec.token_ids)} tokens; this engine holds {limit} tokens "
-                f"per sequence, prompt and answer together"
-            )
+        self._check(spec)
         if len(self._waiting) >= self.config.max_waiting:
             raise QueueFull(f"{len(self._waiting)} sequences wait already")
-        max_new_tokens = max(1, min(spec.max_tokens, limit - len(spec.token_ids)))
-        sequence = Sequence(spec, self._serial, max_new_tokens)
-        self._serial += 1
-        self._sequences[spec.request_id] = sequence
-        insort(self._waiting, sequence, key=_ORDER)
+        insort(self._waiting, self._enter(spec), key=ORDER)
 
     def abort(self, request_id: str) -> bool:
         """Frees the sequence at once; a step in flight ignores it. False: not there."""
@@ -150,11 +138,42 @@ class BatchScheduler:
 
     def check(self) -> None:
         """Raises `AssertionError` unless the books balance (for tests)."""
-        self._pool.check(s.block_table for s in self._sequences.values())
-        assert len(self._running) + len(self._waiting) == len(self._sequences)
+        self._pool.check(self._tables())
+        assert len(self._running) + len(self._waiting) + self._parked() == len(self._sequences)
         for queue in (self._running, self._waiting):
-            assert sorted(queue, key=_ORDER) == queue
+            assert sorted(queue, key=ORDER) == queue
         assert not any(s.block_table for s in self._waiting)
+
+    def _check(self, spec: SequenceSpec) -> None:
+        limit = self.config.max_tokens_per_sequence
+        if not spec.token_ids:
+            raise ValueError(f"request {spec.request_id!r} has no tokens")
+        if spec.request_id in self._sequences:
+            raise ValueError(f"request id {spec.request_id!r} is in use")
+        if len(spec.token_ids) >= limit:
+            raise PromptTooLong(
+                f"the prompt has {len(spec.token_ids)} tokens; this engine holds {limit} tokens "
+                f"per sequence, prompt and answer together"
+            )
+
+    def _enter(self, spec: SequenceSpec) -> Sequence:
+        room = self.config.max_tokens_per_sequence - len(spec.token_ids)
+        sequence = Sequence(spec, self._serial, max(1, min(spec.max_tokens, room)))
+        self._serial += 1
+        self._sequences[spec.request_id] = sequence
+        return sequence
+
+    def _held_places(self) -> int:
+        """Places of the batch that are kept for sequences which are not in it."""
+        return 0
+
+    def _tables(self) -> Iterator[Items[int]]:
+        """All lists of blocks that are referred to."""
+        return (s.block_table for s in self._sequences.values())
+
+    def _parked(self) -> int:
+        """Sequences that neither run nor wait."""
+        return 0
 
     def _plan_decodes(self, preempted: list[Sequence]) -> list[Sequence]:
         """Running sequences that lack one token, each with room for it in its blocks."""
@@ -175,12 +194,13 @@ class BatchScheduler:
     def _admit(self, budget: int) -> list[Sequence]:
         """Moves waiting sequences, first come first, to the running ones while all limits hold."""
         admitted: list[Sequence] = []
-        while budget > 0 and self._waiting and len(self._running) < self.config.max_num_seqs:
+        places = self.config.max_num_seqs - self._held_places()
+        while budget > 0 and self._waiting and len(self._running) < places:
             sequence = self._waiting[0]
             if not self._allocate_prompt(sequence):
                 break
             del self._waiting[0]
-            insort(self._running, sequence, key=_ORDER)
+            insort(self._running, sequence, key=ORDER)
             admitted.append(sequence)
             budget -= sequence.pending
         return admitted
@@ -237,7 +257,7 @@ class BatchScheduler:
         sequence.block_table = []
         sequence.computed = 0
         self._preemptions += 1
-        insort(self._waiting, sequence, key=_ORDER)
+        insort(self._waiting, sequence, key=ORDER)
         return sequence
 
     def _remove(self, sequence: Sequence) -> None:

@@ -1,6 +1,7 @@
 """A sequence inside the batch scheduler."""
 
 from array import array
+from collections.abc import Sequence as Tokens
 from hashlib import blake2b
 from typing import Final
 
@@ -18,6 +19,7 @@ class Sequence:
         "computed",
         "max_new_tokens",
         "order",
+        "output_offset",
         "produced",
         "request_id",
         "serial",
@@ -29,6 +31,7 @@ class Sequence:
         self.serial: Final = serial
         self.order: Final = (spec.priority, serial)
         self.max_new_tokens: Final = max_new_tokens
+        self.output_offset: Final = spec.output_offset
         self.token_ids = list(spec.token_ids)
         self.computed = 0
         self.produced = 0
@@ -43,16 +46,8 @@ class Sequence:
 
     def hashes(self, full_blocks: int, block_tokens: int) -> list[bytes]:
         """Names of the first full blocks: a digest of a block's tokens and all tokens before it."""
-        known = self._hashes
-        if len(known) < full_blocks:
-            tokens = self.token_ids[len(known) * block_tokens : full_blocks * block_tokens]
-            content = array("I", tokens).tobytes()
-            size = len(content) // (full_blocks - len(known))
-            parent = known[-1] if known else b""
-            for offset in range(0, len(content), size):
-                parent = blake2b(parent + content[offset : offset + size], digest_size=16).digest()
-                known.append(parent)
-        return known[:full_blocks]
+        extend_hashes(self._hashes, self.token_ids, full_blocks, block_tokens)
+        return self._hashes[:full_blocks]
 
     def publish_computed(self, pool: KvPool, before: int, block_tokens: int) -> None:
         """Makes the blocks that got full since `before` tokens were computed findable."""
@@ -72,3 +67,23 @@ class Sequence:
             parent = self._hashes[begin - 1] if begin else None
             tokens = self.token_ids[begin * block_tokens : end * block_tokens]
             pool.listener.stored(self._hashes[begin:end], parent, tokens, block_tokens)
+
+
+def block_hashes(token_ids: Tokens[int], full_blocks: int, block_tokens: int) -> list[bytes]:
+    """See `Sequence.hashes`."""
+    return extend_hashes([], token_ids, full_blocks, block_tokens)
+
+
+def extend_hashes(
+    known: list[bytes], token_ids: Tokens[int], full_blocks: int, block_tokens: int
+) -> list[bytes]:
+    """Adds to `known`, the names of the first blocks, those up to `full_blocks`."""
+    if len(known) < full_blocks:
+        tokens = token_ids[len(known) * block_tokens : full_blocks * block_tokens]
+        content = array("I", tokens).tobytes()
+        size = len(content) // (full_blocks - len(known))
+        parent = known[-1] if known else b""
+        for offset in range(0, len(content), size):
+            parent = blake2b(parent + content[offset : offset + size], digest_size=16).digest()
+            known.append(parent)
+    return known
