@@ -105,6 +105,11 @@ class AdmissionQueue(Generic[Item]):
             for account in turns.accounts.values():
                 account.limits = tenants.get(account.name)
 
+    def renumber(self, ranks: Mapping[int, int]) -> None:
+        """By old rank the new one, in the same order; the ranks of what waits are set already."""
+        self._classes = {ranks[old]: turns for old, turns in self._classes.items() if old in ranks}
+        self._ranks = [-ranks[-negated] for negated in self._ranks]
+
     def next(self, now: float, skip: Collection[str] = NOTHING) -> tuple[Item, bool] | None:
         """Who goes next, of those not in `skip` whose tenants may run more; and whether it goes
         before a higher class, because its own has waited long."""

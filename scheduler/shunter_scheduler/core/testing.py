@@ -1,5 +1,6 @@
 """A core with a small cluster, for tests: short to drive, and able to check its own books."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -138,8 +139,23 @@ class CoreHarness:
             values = (load.requests, load.kv_tokens, load.prefill_ns, load.decode_tokens)
             assert min(values) >= 0 and load.prefilling >= 0
         self._check_places()
+        self._check_ranks()
         self._check_tenants()
         self._check_columns()
+
+    def _check_ranks(self) -> None:
+        """All are ranked by the priorities that are known now, in queues and on instances."""
+        state = self.core._state
+        for entry in state.entries.values():
+            assert entry.rank == state.ranks[entry.slo_class.priority]
+        for record in state.instances.values():
+            hosted = (state.entries[one] for one in record.requests)
+            targets = ((e.rank, e.slo_class.tpot_s) for e in hosted if e.slo_class.tpot_s)
+            assert record.tpot_targets == Counter(targets)
+        for pool in state.pools.values():
+            places = {one.request_id: rank for rank, one in enumerate(pool.queue)}
+            by_rank = sorted(pool.queue, key=lambda one: (-one.rank, places[one.request_id]))
+            assert [one.request_id for one in by_rank] == list(places)
 
     def _check_tenants(self) -> None:
         """What runs of a tenant is counted once, and nothing waits under another's account."""

@@ -3,13 +3,12 @@
 from collections.abc import Iterable, Mapping
 
 from shunter_api.modelpool import ModelPool
-from shunter_api.routingpolicy import RoutingPolicy
 from shunter_api.rules import RouteTable
-from shunter_scheduler.core.admission import STANDARD
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.lifecycle import occupy
 from shunter_scheduler.core.metering import begin
 from shunter_scheduler.core.pool import PoolRecord
+from shunter_scheduler.core.ranks import renumber
 from shunter_scheduler.core.state import CoreState
 from shunter_scheduler.core.suspension import any_suspendable
 from shunter_scheduler.core.tenants import configured
@@ -23,7 +22,7 @@ def topology_changed(state: CoreState, event: TopologyChanged, now: float) -> No
         return
     state.topology = topology
     state.table = RouteTable(topology.policies, topology.pools)
-    state.ranks = ranks_of(topology.policies)
+    renumber(state, topology.policies)
     state.plain_routes = {}
     _set_tenants(state, now)
     state.may_suspend = any_suspendable(topology.policies)
@@ -35,13 +34,6 @@ def topology_changed(state: CoreState, event: TopologyChanged, now: float) -> No
         if name not in state.instances:
             _add_instance(state, value, now)
     _reattach(state)
-
-
-def ranks_of(policies: Iterable[RoutingPolicy]) -> dict[int, int]:
-    """Priorities in use, numbered from the lowest."""
-    priorities = {c.priority for policy in policies for c in policy.spec.classes}
-    priorities.add(STANDARD.priority)
-    return {priority: rank for rank, priority in enumerate(sorted(priorities))}
 
 
 def _set_tenants(state: CoreState, now: float) -> None:

@@ -6,11 +6,13 @@ decision is about a request that is there, at its present epoch.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from shunter_api.routingpolicy import RoutingPolicy
 from shunter_api.testing import make_policy, make_pool
 from shunter_scheduler.core.ledger import Load
 from shunter_scheduler.core.settings import CoreSettings, HeadRoom, Moves
@@ -35,15 +37,25 @@ POOLS = (
     make_pool("spare", contextLength=32768),
 )
 INSTANCES = make_instances(3) + make_instances(2, pool="spare")
-POLICY = make_policy(
-    classes=[
-        {"name": "interactive", "priority": 100, "ttft": "300ms"},
-        {"name": "standard", "priority": 50, "ttft": "2s", "tpot": "80ms"},
-        {"name": "batch", "priority": 0, "deadline": "1h"},
-    ],
-    rules=[{"name": "all", "route": [{"pool": "chat", "weight": 1}], "fallback": ["spare"]}],
-    admission={"maxQueued": 3, "queueTimeout": "8s"},
-    tenants=[{"name": "narrow", "maxConcurrent": 2, "tokensPerMinute": 9000}, {"name": "wide"}],
+INTERACTIVE = {"name": "interactive", "priority": 100, "ttft": "300ms", "tpot": "60ms"}
+STANDARD = {"name": "standard", "priority": 50, "ttft": "2s", "tpot": "80ms"}
+BATCH = {"name": "batch", "priority": 0, "deadline": "1h"}
+NARROW = {"name": "narrow", "maxConcurrent": 2, "tokensPerMinute": 9000}
+
+
+def policy_of(*classes: dict[str, Any], tenants: list[dict[str, Any]]) -> RoutingPolicy:
+    return make_policy(
+        classes=list(classes),
+        rules=[{"name": "all", "route": [{"pool": "chat", "weight": 1}], "fallback": ["spare"]}],
+        admission={"maxQueued": 3, "queueTimeout": "8s"},
+        tenants=tenants,
+    )
+
+
+POLICIES = (
+    policy_of(INTERACTIVE, STANDARD, BATCH, tenants=[NARROW, {"name": "wide"}]),
+    policy_of(INTERACTIVE, {**BATCH, "priority": 70}, tenants=[{**NARROW, "maxConcurrent": 1}]),
+    policy_of({**INTERACTIVE, "priority": 20}, {"name": "new", "priority": 60}, tenants=[]),
 )
 SETTINGS = CoreSettings(
     lookahead=2,
@@ -80,7 +92,7 @@ class Cluster(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        self.harness = CoreHarness(INSTANCES, pools=POOLS, policies=[POLICY], settings=SETTINGS)
+        self.harness = CoreHarness(INSTANCES, pools=POOLS, policies=POLICIES[:1], settings=SETTINGS)
 
     # ------------------------------------------------------------ gateways
 
@@ -201,6 +213,12 @@ class Cluster(RuleBasedStateMachine):
         self.harness.configure(pools=pools)
         for one in self.harness.instances:
             self.harness.observe(one.name)
+
+    @rule(policy=st.sampled_from(POLICIES))
+    def change_policy(self, policy: RoutingPolicy) -> None:
+        """Classes and tenants come, go and change their order."""
+        self.harness.policies = (policy,)
+        self.harness.configure()
 
     @rule(name=instances, timeout_s=st.sampled_from((0.0, 2.0, 60.0)))
     def drain(self, name: str, timeout_s: float) -> None:
