@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 from shunter_scheduler.cost_telemetry import cost_metrics
 from shunter_scheduler.domain.decisions import Assign, Cancel, Decision, Hold, Move, Reject, Suspend
 from shunter_scheduler.domain.status import ClusterStatus
+from shunter_scheduler.tenant_telemetry import tenant_metrics
 
 _KINDS: dict[type, str] = {
     Assign: "assign",
@@ -136,6 +137,7 @@ class ClusterCollector(Collector):
         yield from self._pools(status)
         yield from self._instances(status)
         yield from cost_metrics(status.costs)
+        yield from tenant_metrics(status.tenants)
         yield CounterMetricFamily(
             "shunter_resumed_requests",
             "Requests placed again after an engine failure.",

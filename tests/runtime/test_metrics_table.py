@@ -12,7 +12,13 @@ from shunter_engine.backend import EngineStats
 from shunter_engine.metrics import BackendCollector, EngineMetrics
 from shunter_gateway.telemetry import GatewayMetrics
 from shunter_operator.telemetry import Telemetry as OperatorTelemetry
-from shunter_scheduler.domain.status import ClusterStatus, CostStatus, InstanceStatus, PoolStatus
+from shunter_scheduler.domain.status import (
+    ClusterStatus,
+    CostStatus,
+    InstanceStatus,
+    PoolStatus,
+    TenantStatus,
+)
 from shunter_scheduler.telemetry import ClusterCollector, Telemetry
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
@@ -27,6 +33,7 @@ STATUS = ClusterStatus(
     resumed_total=0,
     topology_version=1,
     costs=(CostStatus("chat", "h", "prefill", 9, 1.0, 0.1, 0.05),),
+    tenants=(TenantStatus("acme", tokens_left=1.0),),
 )
 
 

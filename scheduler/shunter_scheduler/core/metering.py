@@ -3,6 +3,7 @@ corrected as it generates, settled once when it ends."""
 
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.fairness import OUTPUT_PRICE
+from shunter_scheduler.core.tenants import TenantUse
 
 
 def meter(entry: Entry, now: float) -> float:
@@ -60,6 +61,16 @@ def settle(entry: Entry, now: float) -> bool:
         limits.running -= 1
         entry.runs = False
     return was_full and not limits.full
+
+
+def count_use(entry: Entry, use: TenantUse) -> None:
+    """It ended here, with its answer or to go on elsewhere: then its prompt counts once."""
+    trail = entry.trail
+    if entry.instance_name and not trail.counted:
+        trail.counted = True
+        use.requests += 1
+        use.prompt_tokens += entry.request.prompt_tokens
+    use.output_tokens += entry.generated_tokens
 
 
 def _correct(entry: Entry, charged_tokens: float) -> None:

@@ -8,7 +8,7 @@ from shunter_scheduler.core.instance import MIDDLING_PREFILL, MIDDLING_STEP
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.state import CoreState
 from shunter_scheduler.costmodel.correction import Correction
-from shunter_scheduler.domain.status import ClusterStatus, CostStatus, PoolStatus
+from shunter_scheduler.domain.status import ClusterStatus, CostStatus, PoolStatus, TenantStatus
 
 
 def cluster_status(state: CoreState, now: float) -> ClusterStatus:
@@ -25,6 +25,7 @@ def cluster_status(state: CoreState, now: float) -> ClusterStatus:
         resumed_total=state.resumed_total,
         topology_version=state.topology.version,
         costs=tuple(cost for pool in state.pools.values() for cost in _costs(pool)),
+        tenants=tuple(_tenants(state, now)) if state.tenants else (),
     )
 
 
@@ -44,6 +45,26 @@ def _pool_status(pool: PoolRecord, waiting: int, running: int, now: float) -> Po
         prefix_hit_tokens=pool.hits.hit_tokens,
         prefix_error_tokens=pool.hits.error_tokens,
     )
+
+
+def _tenants(state: CoreState, now: float) -> Iterator[TenantStatus]:
+    others = state.other_tenants
+    there = Counter(
+        ((others if entry.limits is None else entry.limits.use).label, entry.state == "waiting")
+        for entry in state.entries.values()
+    )
+    left = {one.use.label: one.bucket.level(now) for one in state.tenants.values() if one.bucket}
+    for use in dict.fromkeys((others, *(one.use for one in state.tenants.values()))):
+        yield TenantStatus(
+            name=use.label,
+            running=there[use.label, False],
+            waiting=there[use.label, True],
+            tokens_left=None if use is others else left.get(use.label),
+            requests=use.requests,
+            rejected=use.rejected,
+            prompt_tokens=use.prompt_tokens,
+            output_tokens=use.output_tokens,
+        )
 
 
 def _costs(pool: PoolRecord) -> Iterator[CostStatus]:

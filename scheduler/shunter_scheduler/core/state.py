@@ -12,11 +12,11 @@ from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.ledger import Reservation
 from shunter_scheduler.core.lengths import OutputLengths
-from shunter_scheduler.core.metering import settle
+from shunter_scheduler.core.metering import count_use, settle
 from shunter_scheduler.core.planner.state import PlannerState
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.settings import CoreSettings
-from shunter_scheduler.core.tenants import TenantLimits
+from shunter_scheduler.core.tenants import TenantLimits, TenantUse
 from shunter_scheduler.core.timers import Timers
 from shunter_scheduler.core.trail import EndedTrails, Kind, Ranking, Trace, Trail, Weighing
 from shunter_scheduler.core.workflows import Workflows
@@ -43,6 +43,7 @@ class CoreState:
     table: RouteTable = field(default_factory=lambda: RouteTable((), ()))
     plain_routes: dict[str, "Route"] = field(default_factory=dict)  # per model, where no rules are
     tenants: dict[str, TenantLimits] = field(default_factory=dict)  # those that policies name
+    other_tenants: TenantUse = field(default_factory=TenantUse)
     workflows: Workflows = field(default_factory=Workflows)
     ranks: dict[int, int] = field(default_factory=dict)  # priority of a class -> rank
     pools: dict[str, PoolRecord] = field(default_factory=dict)
@@ -118,6 +119,8 @@ class CoreState:
             self.release(entry, now)
         if entry.charged_tokens is not None or entry.limits is not None:
             self._settle(entry, now)
+        if self.tenants:
+            count_use(entry, self.other_tenants if entry.limits is None else entry.limits.use)
         trail = entry.trail
         if entry.output_tokens > trail.output_tokens:
             trail.output_tokens = entry.output_tokens
@@ -182,6 +185,9 @@ class CoreState:
         message: str,
         retry_after_s: float = 0.0,
     ) -> None:
+        if self.tenants:
+            limits = self.tenants.get(request.tenant)
+            (self.other_tenants if limits is None else limits.use).rejected += 1
         trail.state = "failed"
         trail.ended_epoch = request.epoch
         queued_s = max(0.0, now - request.arrived_at)

@@ -1,11 +1,25 @@
-"""What tenants may use: tokens per minute, and requests at once. Only those that a policy names
-are known here; a scheduler that starts knows of nothing used before."""
+"""What tenants may use: tokens per minute, and requests at once; and what they have used. Only
+those that a policy names are known here; a scheduler that starts knows of nothing used before."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from shunter_api.tenants import Tenant
 
 SECONDS = 60.0  # that a bucket holds tokens for
+MAX_SHOWN = 100  # tenants with counters of their own: each is a time series
+OTHER = "other"
+
+
+@dataclass(slots=True, eq=False)
+class TenantUse:
+    """What has ended of one tenant, or of all others together, since the start."""
+
+    label: str = OTHER
+    requests: int = 0
+    rejected: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
 
 
 class TokenBucket:
@@ -52,11 +66,12 @@ class TokenBucket:
 class TenantLimits:
     """One configured tenant and what it uses."""
 
-    __slots__ = ("bucket", "name", "running", "tenant")
+    __slots__ = ("bucket", "name", "running", "tenant", "use")
 
-    def __init__(self, tenant: Tenant, now: float) -> None:
+    def __init__(self, tenant: Tenant, use: TenantUse, now: float) -> None:
         self.name = tenant.name
         self.running = 0
+        self.use = use
         self.bucket: TokenBucket | None = None
         self.configure(tenant, now)
 
@@ -80,14 +95,21 @@ class TenantLimits:
 
 
 def configured(
-    tenants: Mapping[str, Tenant], known: Mapping[str, TenantLimits], now: float
+    tenants: Mapping[str, Tenant],
+    known: Mapping[str, TenantLimits],
+    others: TenantUse,
+    now: float,
 ) -> dict[str, TenantLimits]:
-    """Those that stay keep what they have used."""
+    """Those that stay keep what they have used. Those with the highest weights are counted each by
+    itself, the rest with all `others`; who is counted by itself stays so."""
     made = {}
-    for name, tenant in tenants.items():
+    shown = sum(name in tenants and limits.use is not others for name, limits in known.items())
+    for name, tenant in sorted(tenants.items(), key=lambda one: -one[1].weight):
         limits = known.get(name)
         if limits is None:
-            limits = TenantLimits(tenant, now)
+            own = shown < MAX_SHOWN and name != OTHER
+            shown += own
+            limits = TenantLimits(tenant, TenantUse(name) if own else others, now)
         else:
             limits.configure(tenant, now)
         made[name] = limits

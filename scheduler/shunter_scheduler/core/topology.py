@@ -38,7 +38,8 @@ def topology_changed(state: CoreState, event: TopologyChanged, now: float) -> No
 
 def _set_tenants(state: CoreState, now: float) -> None:
     """What runs already counts against limits that are new."""
-    state.tenants = tenants = configured(state.table.tenants, state.tenants, now)
+    known, others = state.tenants, state.other_tenants
+    state.tenants = tenants = configured(state.table.tenants, known, others, now)
     for limits in tenants.values():
         limits.running = 0
     for entry in state.entries.values():

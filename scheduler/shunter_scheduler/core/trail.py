@@ -153,6 +153,7 @@ class Trail(Struct, eq=False, gc=False):
     level: int = 0  # rank of its class
     workflow: str = ""
     stage: str = ""
+    counted: bool = False  # among the requests of its tenant
 
     @property
     def traces(self) -> tuple[Trace, ...]:

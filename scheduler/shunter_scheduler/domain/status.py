@@ -60,6 +60,21 @@ class CostStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantStatus:
+    """Of one tenant that a policy names, or of all `other` ones together. Totals are of requests
+    that ended; `tokens_left` of its tokens per minute is None where it has no limit."""
+
+    name: str
+    running: int = 0
+    waiting: int = 0
+    tokens_left: float | None = None
+    requests: int = 0
+    rejected: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterStatus:
     pools: tuple[PoolStatus, ...]
     instances: tuple[InstanceStatus, ...]
@@ -68,6 +83,7 @@ class ClusterStatus:
     resumed_total: int
     topology_version: int
     costs: tuple[CostStatus, ...] = ()
+    tenants: tuple[TenantStatus, ...] = ()  # empty where no policy names any
 
 
 @dataclass(frozen=True, slots=True)

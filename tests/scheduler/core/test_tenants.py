@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from shunter_api.testing import make_policy, make_pool
 from shunter_scheduler.core.fairness import service_charge
 from shunter_scheduler.core.settings import CoreSettings, HeadRoom
-from shunter_scheduler.core.tenants import TenantLimits, TokenBucket
+from shunter_scheduler.core.tenants import MAX_SHOWN, TenantLimits, TokenBucket
 from shunter_scheduler.core.testing import CoreHarness, make_instances, make_request, only
 from shunter_scheduler.domain.decisions import Assign, Hold, Reject
 from shunter_scheduler.domain.events import Failed, Finished, MoveDone, Progress, Running, Submitted
+from shunter_scheduler.domain.status import TenantStatus
 
 ONE_AT_A_TIME = CoreSettings(head_room=HeadRoom(max_requests=1), fair_window_tokens=0.0)
 
@@ -180,6 +181,73 @@ def test_one_that_is_reported_as_moved_while_it_waits_counts_as_running() -> Non
     harness.apply(*(Finished(f"r{n}", 1 + (n == 2), 10, "stop") for n in (1, 2)))
     assert limits_of(harness, "a").running == 0
     harness.check_books()
+
+
+# ------------------------------------------------------------ what is told of them
+
+
+def told(harness: CoreHarness) -> dict[str, TenantStatus]:
+    return {one.name: one for one in harness.core.status(harness.now).tenants}
+
+
+def test_each_that_a_policy_names_is_counted_and_all_others_together() -> None:
+    limited = {"name": "a", "tokensPerMinute": 2400}
+    harness = harness_with(limited, {"name": "b"}, instances=make_instances(2))
+    harness.start("r0", tenant="a")
+    harness.start("r1", tenant="a")
+    assert only(Reject, harness.submit("r2", tenant="a"))
+    harness.start("r3", tenant="c")
+    harness.start("r4", tenant="d")
+    harness.apply(*(Finished(f"r{n}", 1, 30, "stop") for n in (1, 3, 4)))
+    assert told(harness) == {
+        "a": TenantStatus("a", 1, 0, 2400 - 1100 - 1030, 1, 1, 1000, 30),
+        "b": TenantStatus("b"),
+        "other": TenantStatus("other", 0, 0, None, 2, 0, 2000, 60),
+    }
+
+
+def test_one_that_fails_over_is_one_request_with_one_prompt() -> None:
+    harness = harness_with({"name": "a"}, instances=make_instances(2))
+    assigned = harness.start("r0", tenant="a")
+    harness.apply(Progress("r0", 1, 40), Failed("r0", 1, assigned.instance, "connection", 40))
+    assert only(Assign, harness.submit("r0", tenant="a", epoch=2, output_tokens=40, pool="chat"))
+    harness.apply(Finished("r0", 2, 90, "stop"))
+    assert told(harness)["a"] == TenantStatus("a", 0, 0, None, 1, 0, 1000, 90)
+
+
+def test_waiting_is_told_and_who_never_ran_used_nothing() -> None:
+    harness = harness_with({"name": "a", "maxConcurrent": 1})
+    harness.start("r0", tenant="a")
+    harness.submit("r1", tenant="a")
+    assert (told(harness)["a"].running, told(harness)["a"].waiting) == (1, 1)
+    harness.apply(Finished("r1", 1, 0, "cancelled"))
+    assert told(harness)["a"] == TenantStatus("a", running=1)
+
+
+def test_where_no_policy_names_any_nothing_is_told() -> None:
+    harness = harness_with()
+    harness.start("r0", tenant="a")
+    assert told(harness) == {}
+
+
+def test_series_are_bounded_and_who_has_one_keeps_it() -> None:
+    """The highest weights are shown; a counter never changes its series."""
+    many = [{"name": f"t{n}", "weight": 1 + n} for n in range(MAX_SHOWN + 20)]
+    harness = harness_with(*many)
+    shown = set(told(harness))
+    assert shown == {"other", *(one["name"] for one in many[20:])}
+    harness.start("low", tenant="t0")
+    harness.apply(Finished("low", 1, 30, "stop"))
+    assert told(harness)["other"].output_tokens == 30
+    heavier = [{**one, "weight": 1000} for one in many[:20]]
+    harness.policies = (make_policy(tenants=[*heavier, *many[20:], {"name": "other"}]),)
+    harness.configure()
+    assert set(told(harness)) == shown
+    harness.policies = (make_policy(tenants=[*heavier, *many[21:]]),)
+    harness.configure()
+    harness.policies = (make_policy(tenants=[*heavier, *many[21:], {"name": "new"}]),)
+    harness.configure()
+    assert set(told(harness)) == shown - {"t20"} | {"new"}, "a place came free"
 
 
 # ------------------------------------------------------------ shares
