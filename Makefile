@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help up test test-llamacpp test-cluster check proto crds format lint types imports soak bench bench-full wheel clean
+.PHONY: help up test test-llamacpp test-cluster check proto crds format lint types imports soak bench bench-ten bench-full wheel clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -68,9 +68,13 @@ bench: $(VENV)/.dev ## Run the experiments in short form and print what came out
 	PYTHONPATH=benchmarks $(BIN)/python -m experiments report $(ARGS)
 	$(BIN)/python benchmarks/cost_model.py
 
-bench-full: $(VENV)/.dev ## Run them in full, all cores, and write docs/benchmarks.md; goes on where it was broken off
-	PYTHONPATH=benchmarks $(BIN)/python -m experiments run --full $(ARGS)
-	PYTHONPATH=benchmarks $(BIN)/python -m experiments report --full --page docs/benchmarks.md $(ARGS)
+bench-ten: $(VENV)/.dev ## Run a part of them that ten seeds can judge and write docs/benchmarks.md (1 to 2 hours of CPU; resumes)
+	PYTHONPATH=benchmarks $(BIN)/python -m experiments run --form ten $(ARGS)
+	PYTHONPATH=benchmarks $(BIN)/python -m experiments report --form ten --page docs/benchmarks.md $(ARGS)
+
+bench-full: $(VENV)/.dev ## Run them in full, all cores, and write docs/benchmarks.md; goes on where it was broken off (a day of CPU)
+	PYTHONPATH=benchmarks $(BIN)/python -m experiments run --form full $(ARGS)
+	PYTHONPATH=benchmarks $(BIN)/python -m experiments report --form full --page docs/benchmarks.md $(ARGS)
 
 wheel: $(VENV)/.dev ## Build the wheel into dist/
 	rm -f dist/shunter-*.whl

@@ -10,17 +10,19 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments import (
+    cheapest_mix,
     classes,
     failures,
     hexgen,
     llumnix,
     llumnix_cost,
     llumnix_priorities,
+    llumnix_saturation,
     mixed_gpus,
     prefix,
 )
 from experiments.cells import ROOT, Cell, Store, code_version
-from experiments.definitions import FULL, SHORT, Experiment, Form
+from experiments.definitions import FORMS, SHORT, Experiment, Form
 from experiments.outcomes import Outcomes
 from experiments.page import replace_generated, section_lines
 from experiments.runner import run_cells
@@ -30,12 +32,13 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     one.name: one
     for one in (
         llumnix.EXPERIMENT,
+        llumnix_saturation.EXPERIMENT,
         llumnix_cost.EXPERIMENT,
         llumnix_priorities.EXPERIMENT,
         hexgen.EXPERIMENT,
         prefix.EXPERIMENT,
         mixed_gpus.EXPERIMENT,
-        mixed_gpus.MIX,
+        cheapest_mix.EXPERIMENT,
         classes.EXPERIMENT,
         failures.EXPERIMENT,
     )
@@ -63,9 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _form(name: str, options: argparse.Namespace) -> Form:
-    form = FULL if options.full else SHORT
+    form = FORMS[options.form]
     shares: dict[str, float] = dict(options.share)
-    share = shares.get(name, shares.get("", form.share))
+    whole = EXPERIMENTS[name].share if form.share is None else form.share
+    share = shares.get(name, shares.get("", whole))
     return replace(form, seeds=options.seeds or form.seeds, share=share)
 
 
@@ -79,7 +83,13 @@ def _share(text: str) -> tuple[str, float]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="experiments", description=__doc__)
     parser.add_argument("command", choices=("run", "report", "list"))
-    parser.add_argument("--full", action="store_true", help="every load, ten seeds, full length")
+    parser.add_argument(
+        "--form",
+        choices=list(FORMS),
+        default=SHORT.name,
+        help="short: two seeds of some loads; ten: ten seeds of a part of each load that a target"
+        " names; full: ten seeds of every load in full length",
+    )
     parser.add_argument("--only", nargs="+", choices=list(EXPERIMENTS), metavar="NAME")
     parser.add_argument("--seeds", type=int, help="instead of the form's")
     parser.add_argument(
@@ -138,7 +148,7 @@ def _how_much(one: Chosen, outcomes: Outcomes) -> str:
     done = sum(len(by_seed) for by_seed in outcomes.rows.values())
     seeds = "1 seed" if one.form.seeds == 1 else f"{one.form.seeds} seeds"
     text = f"{seeds}, {one.form.share:.0%} of each run's full length"
-    text += "" if one.form.every_load else ", some of the loads"
+    text += one.form.pick(", some of the loads", ", the loads that targets name", "")
     text += f"; {done} of {len(cells)} runs." if done < len(cells) else f"; {done} runs."
     return " ".join([text, *(f"Note: {note}." for note in outcomes.notes)])
 

@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from experiments.cells import Cell
 from experiments.definitions import (
     Experiment,
@@ -21,6 +23,8 @@ from experiments.intervals import Interval
 from experiments.outcomes import Outcomes
 from experiments.page import figure, interval, paragraph, percent, table
 from experiments.plots import draw
+from shunter_simulator.scenarios import parse_scenario
+from shunter_simulator.virtual.build import engine_settings, true_cost
 
 OURS, ALONE, ALIKE = "ours", "interactive alone (oracle)", "ours, no classes"
 _NO_MOVES: dict[str, Any] = {"moves": {"policy": "drain-only"}}
@@ -51,7 +55,7 @@ def _policies(base: Mapping[str, Any]) -> Overrides:
 
 def _load(use: float, form: Form) -> dict[str, Any]:
     """The flood adds three times a tenant's share of everything for a quarter of the time."""
-    total, length_s = use * CAPACITY_PER_S, round(600 * form.share)
+    total, length_s = use * CAPACITY_PER_S, round(form.length(600))
     flood = 3 * total / len(_TENANTS) / 4  # on average; the others leave room for it
     rest = total - flood
     streams: list[dict[str, Any]] = [
@@ -74,7 +78,7 @@ def _load(use: float, form: Form) -> dict[str, Any]:
 
 def cells(form: Form) -> list[Cell]:
     base = scenario("classes")
-    uses = _USES if form.every_load else _USES[1:]
+    uses = form.pick(_USES[1:], _USES[1:], _USES)
     loads = {f"{use:.0%} used": _load(use, form) for use in uses}
     return variants("classes", base, _policies(base), loads, range(form.seeds))
 
@@ -142,7 +146,27 @@ def _targets(outcomes: Outcomes, loads: list[str]) -> list[Target]:
             text = f"at {load} batch gets all the rest: tokens a second of all classes together"
             text += f" {interval(rate)} times those of `least-requests`"
             targets.append(Target(text, rate.value >= 0.99))
+    bound = _gap_bound_tokens()
+    for load in loads:
+        seeds = outcomes.seeds(load, OURS)
+        gap = max(outcomes.values(OURS, load, "standard.service_gap_tokens", seeds))
+        text = f"at {load} the service gap between equally weighted tenants is bounded: at most"
+        text += f" {figure(gap)} tokens on any seed; the bound is {figure(bound)}"
+        targets.append(Target(text, gap <= bound))
     return targets
+
+
+def _gap_bound_tokens() -> float:
+    """Twice the tokens that fit into the fleet's memory at once (Sheng et al., Fairness in Serving
+    Large Language Models, OSDI 2024, section 4: 2 max(w_p L_input, w_q M), here with equal weights
+    of both kinds of token)."""
+    parsed = parse_scenario(yaml.safe_dump(scenario("classes")), "classes", str)
+    (pool,) = parsed.model_pools
+    instances = list(parsed.instances_of(pool))
+    return 2.0 * sum(
+        true_cost(pool, pool.profile(name), engine_settings(parsed, pool, name)).kv_capacity_tokens
+        for name, _ in instances
+    )
 
 
 def _points(share: Interval) -> Interval:
@@ -167,4 +191,4 @@ def _plot(outcomes: Outcomes, path: Path) -> None:
     draw(path, panels, "utilisation", "tokens")
 
 
-EXPERIMENT = Experiment("classes", cells, section)
+EXPERIMENT = Experiment("classes", cells, section, share=0.5)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import yaml
 
@@ -11,23 +11,38 @@ from experiments.cells import ROOT, Cell, merge
 from experiments.outcomes import Outcomes
 
 SCENARIOS = ROOT / "benchmarks" / "scenarios"
+T = TypeVar("T")
 Overrides = Mapping[str, Mapping[str, Any]]
 """By name, what a variant has in place of the scenario's own fields."""
 
 
+Extent = Literal["some", "judged", "every"]
+"""Of loads and policies: some, all that a target names, or every one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How much of an experiment is run: `share` of each load's requests or time, and of loads only
-    those that matter most unless `every_load`."""
+    """How much of an experiment is run: `share` of each load's requests or time, and which loads
+    and policies. `share` None is for each experiment the smallest that keeps its regime."""
 
     name: str
     seeds: int
-    share: float
-    every_load: bool
+    share: float | None
+    extent: Extent
+
+    def length(self, full: float) -> float:
+        """Of what has this length in full form."""
+        assert self.share is not None, "an experiment puts its own share here"
+        return full * self.share
+
+    def pick(self, some: T, judged: T, every: T) -> T:
+        return {"some": some, "judged": judged, "every": every}[self.extent]
 
 
-SHORT = Form("short", seeds=2, share=0.2, every_load=False)
-FULL = Form("full", seeds=10, share=1.0, every_load=True)
+SHORT = Form("short", seeds=2, share=0.2, extent="some")
+TEN = Form("ten", seeds=10, share=None, extent="judged")
+FULL = Form("full", seeds=10, share=1.0, extent="every")
+FORMS: Mapping[str, Form] = {form.name: form for form in (SHORT, TEN, FULL)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +65,13 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """`section` is given what has finished, which may be less than all cells."""
+    """`section` is given what has finished, which may be less than all cells. `share` is the part
+    of the full length that is long enough to compare policies on ten seeds."""
 
     name: str
     cells: Callable[[Form], list[Cell]]
     section: Callable[[Outcomes], Section]
+    share: float
 
 
 def scenario(name: str) -> dict[str, Any]:
@@ -88,4 +105,4 @@ def dispatch(name: str, **more: Any) -> dict[str, Any]:
 
 def minutes(full: float, form: Form) -> str:
     """A duration of so many minutes in full form."""
-    return f"{round(full * 60 * form.share)}s"
+    return f"{round(form.length(full * 60))}s"

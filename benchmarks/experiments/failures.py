@@ -10,7 +10,6 @@ from experiments.definitions import (
     Section,
     Target,
     dispatch,
-    minutes,
     scenario,
     variants,
 )
@@ -34,9 +33,9 @@ _RATES = (20, 30)
 
 
 def cells(form: Form) -> list[Cell]:
-    """Faults keep their times, which the short form's duration has to reach."""
-    rates = _RATES if form.every_load else _RATES[:1]
-    length = minutes(10, form) if form.share == 1 else "480s"
+    """Faults keep their times, which a part of the duration has to reach."""
+    rates = form.pick(_RATES[:1], _RATES[:1], _RATES)
+    length = f"{max(480, round(form.length(600)))}s"
     loads = {f"{r}/s": {"workload": {"rate": r, "duration": length}} for r in rates}
     return variants("failures", scenario("failures"), _policies(), loads, range(form.seeds))
 
@@ -95,4 +94,4 @@ def _cell(outcomes: Outcomes, policy: str, load: str, metric: str) -> str:
     return figure(middle * 1000 if metric == "stall_p99_s" else middle)
 
 
-EXPERIMENT = Experiment("failures", cells, section)
+EXPERIMENT = Experiment("failures", cells, section, share=0.8)

@@ -36,6 +36,7 @@ FIXED = {
     for alpha in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 }
 BASELINES = (ROBIN, "least-requests", EARLIEST, TUNED)
+_TRACES = ("trace1", "trace2")
 _RATES = (0.04, 0.06, 0.08, 0.1)
 _WITH_H100_RATES = (0.08, 0.12, 0.16)
 _WITH_H100: Mapping[str, Any] = {"instances": {"sql": {"h100": 1}}}
@@ -43,12 +44,12 @@ METRIC = "workflow_p95_s"
 
 
 def _loads(form: Form) -> dict[str, dict[str, Any]]:
-    queries = {"queries": round(360 * form.share)}
+    queries = {"queries": round(form.length(360))}
     loads = {}
-    for trace in ("trace1", "trace2") if form.every_load else ("trace1",):
-        for rate in _RATES if form.every_load else _RATES[:3:2]:
+    for trace in form.pick(_TRACES[:1], _TRACES, _TRACES):
+        for rate in form.pick(_RATES[:3:2], _RATES[:3:2], _RATES):
             loads[f"{trace} {rate:g}/s"] = {"workload": {**queries, "trace": trace, "rate": rate}}
-        for rate in _WITH_H100_RATES if form.every_load else _WITH_H100_RATES[1:2]:
+        for rate in form.pick(_WITH_H100_RATES[1:2], _WITH_H100_RATES[1:2], _WITH_H100_RATES):
             workload = {"workload": {**queries, "trace": trace, "rate": rate}}
             loads[f"{trace} +H100 {rate:g}/s"] = merge(_WITH_H100, workload)
     return loads
@@ -64,9 +65,10 @@ def cells(form: Form) -> list[Cell]:
     base, loads = scenario("hexgen"), _loads(form)
     seeds = range(form.seeds)
     bounds = [name for name in loads if "+H100" not in name and f"{_RATES[0]:g}/s" in name]
-    policies = {**POLICIES, **FIXED} if form.every_load else POLICIES
+    tuned = form.pick({}, {n: loads[n] for n in loads if _TRACES[0] in n}, loads)
     return [
-        *variants("hexgen", base, policies, loads, seeds),
+        *variants("hexgen", base, POLICIES, loads, seeds),
+        *variants("hexgen", base, FIXED, tuned, seeds),
         *variants("hexgen", base, {ALONE: _alone()}, {n: loads[n] for n in bounds}, seeds),
     ]
 
@@ -177,4 +179,4 @@ def _plot(outcomes: Outcomes, path: Path) -> None:
     draw(path, panels, "queries a second", "P95 of a query (s)", log=True)
 
 
-EXPERIMENT = Experiment("hexgen", cells, section)
+EXPERIMENT = Experiment("hexgen", cells, section, share=0.4)

@@ -19,7 +19,7 @@ def cells(form: Form) -> list[Cell]:
     base = merge(scenario("llumnix"), paper_load("L", "L", _COST_RATE, form))
     base = merge(base, {"workload": {"cv": 2.0}})
     policies = {name: POLICIES[name] for name in (INFAAS, LLUMNIX, OURS)}
-    counts = _INSTANCES if form.every_load else _INSTANCES[2:7:2]
+    counts = form.pick(_INSTANCES[2:7:2], _INSTANCES[3:7], _INSTANCES)
     loads = {str(n): {"instances": {"chat": {"a10": n}}} for n in counts}
     return variants("llumnix-cost", base, policies, loads, range(form.seeds))
 
@@ -85,4 +85,4 @@ def _needed(outcomes: Outcomes, loads: Sequence[str], policy: str, seed: int) ->
     return float(points[-1][0])  # the fewest that were tried are still enough
 
 
-EXPERIMENT = Experiment("llumnix-cost", cells, section)
+EXPERIMENT = Experiment("llumnix-cost", cells, section, share=0.3)

@@ -11,7 +11,7 @@ _CVS = (2, 4, 6, 8)
 
 def cells(form: Form) -> list[Cell]:
     base = merge(
-        scenario("llumnix-priorities"), {"workload": {"requests": round(10_000 * form.share)}}
+        scenario("llumnix-priorities"), {"workload": {"requests": round(form.length(10_000))}}
     )
     equal = {"policy": {"classes": [{"name": n, "priority": 50} for n in ("high", "standard")]}}
     policies = {
@@ -20,7 +20,7 @@ def cells(form: Form) -> list[Cell]:
         "ours, no priorities": equal,
         OURS: {},
     }
-    cvs = _CVS if form.every_load else (_CVS[0], _CVS[-1])
+    cvs = form.pick((_CVS[0], _CVS[-1]), (2, 4, 8), _CVS)
     loads = {f"CV {cv}": {"workload": {"cv": float(cv)}} for cv in cvs}
     return variants("llumnix-priorities", base, policies, loads, range(form.seeds))
 
@@ -81,4 +81,4 @@ def section(outcomes: Outcomes) -> Section:
     return Section("High priority", lines, targets)
 
 
-EXPERIMENT = Experiment("llumnix-priorities", cells, section)
+EXPERIMENT = Experiment("llumnix-priorities", cells, section, share=0.4)

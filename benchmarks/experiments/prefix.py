@@ -34,7 +34,7 @@ _SPEEDS = (0.8, 1.2, 1.6)
 
 
 def cells(form: Form) -> list[Cell]:
-    speeds = _SPEEDS if form.every_load else _SPEEDS[1:2]
+    speeds = form.pick(_SPEEDS[1:2], _SPEEDS[1:], _SPEEDS)
     loads = {
         f"speed {speed:g}": {
             "workload": {"speed": speed, "duration": minutes(20, form)},
@@ -126,4 +126,4 @@ def _targets(outcomes: Outcomes, loads: Sequence[str]) -> list[Target]:
     ]
 
 
-EXPERIMENT = Experiment("prefix", cells, section)
+EXPERIMENT = Experiment("prefix", cells, section, share=0.5)

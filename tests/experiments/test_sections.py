@@ -1,12 +1,13 @@
 """Every experiment's part of the page, from made-up outcomes."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from experiments.__main__ import EXPERIMENTS, _form, _parser, main
 from experiments.cells import Cell, Outcome, Store, code_version
-from experiments.definitions import FULL, SHORT, Experiment, Form
+from experiments.definitions import FORMS, FULL, SHORT, TEN, Experiment, Form
 from experiments.measures import CURVE_SHARES
 from experiments.outcomes import Outcomes
 from experiments.page import BEGIN, END, figure, replace_generated, section_lines
@@ -14,7 +15,7 @@ from experiments.page import BEGIN, END, figure, replace_generated, section_line
 from shunter_simulator.scenarios import parse_scenario
 
 CURVES = {"ttft_s": [0.1 + n for n in range(len(CURVE_SHARES))]}
-TINY = Form("tiny", seeds=3, share=0.01, every_load=False)
+TINY = Form("tiny", seeds=3, share=0.01, extent="judged")
 HIGHER_IS_BETTER = ("attainment", "goodput_per_s", "tokens_per_s", "hit_share")
 CLASSES = ("", "high.", "standard.", "interactive.", "batch.")
 
@@ -49,7 +50,7 @@ def test_what_is_far_better_reaches_its_targets_and_what_is_worse_does_not(
     worse = experiment.section(outcomes(experiment, 2.0))
     assert len(better.lines) > 5
     judged = [(a.reached, b.reached) for a, b in zip(better.targets, worse.targets, strict=True)]
-    if experiment.name == "llumnix-cost":  # made-up figures do not depend on the instances
+    if experiment.name in ("llumnix-cost", "cheapest-mix"):  # no figure depends on the fleet
         return
     assert all(reached for reached, _ in judged)
     assert not judged or not all(reached for _, reached in judged)
@@ -68,7 +69,7 @@ def test_one_seed_and_one_policy_are_enough_for_a_page(
         assert (tmp_path / f"{name}.svg").stat().st_size < 100_000
 
 
-@pytest.mark.parametrize("form", [SHORT, FULL], ids=["short", "full"])
+@pytest.mark.parametrize("form", [SHORT, replace(TEN, share=0.5), FULL], ids=FORMS)
 @pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
 def test_all_policies_of_a_load_see_the_same_requests_and_seeds(
     experiment: Experiment, form: Form
@@ -91,8 +92,47 @@ def test_every_variant_is_a_scenario(experiment: Experiment) -> None:
         parse_scenario(scenario, "cell", lambda name: "")
 
 
-def test_the_full_form_has_ten_seeds_and_every_load() -> None:
-    assert FULL.seeds >= 10 and FULL.share == 1.0 and FULL.every_load
+def test_what_is_published_has_ten_seeds() -> None:
+    assert FULL.seeds >= 10 and FULL.share == 1.0 and FULL.extent == "every"
+    assert TEN.seeds >= 10
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
+def test_the_ten_seed_form_is_a_part_of_the_full_one_and_is_judged(experiment: Experiment) -> None:
+    def kinds(form: Form) -> tuple[set[str], set[str]]:
+        cells = experiment.cells(form)
+        return {cell.policy for cell in cells}, {cell.load for cell in cells}
+
+    ten, full = kinds(replace(TEN, share=experiment.share)), kinds(FULL)
+    assert 0 < experiment.share <= 1
+    assert ten[0] <= full[0] and ten[1] <= full[1] and "ours" in ten[0]
+    judged = experiment.section(outcomes(experiment, 0.25)).targets
+    assert judged or experiment.name in ("llumnix-cost", "cheapest-mix")
+
+
+def test_the_cheapest_mix_is_read_off_between_two_fleets_seed_by_seed() -> None:
+    experiment = EXPERIMENTS["cheapest-mix"]
+    needs = {"ours": 2, "earliest-completion": 2, "queue-kv-prefix": 4}
+
+    def outcome(cell: Cell) -> Outcome:
+        """Ten times fewer are late for each A100 more, 1 % with as many as the policy needs and
+        half a one more for each seed."""
+        has = cell.scenario["instances"]["chat-8b"]["a100"]
+        late = 0.01 * 10 ** (needs.get(cell.policy, 99) + cell.seed / 2 - has)
+        return Outcome({"attainment": 1 - min(1.0, late), "requests": 1e9})
+
+    rows: dict[tuple[str, str], dict[int, Outcome]] = {}
+    for cell in experiment.cells(TINY):
+        rows.setdefault((cell.policy, cell.load), {})[cell.seed] = outcome(cell)
+    section = experiment.section(Outcomes(rows))
+    (ours,) = (line for line in section.lines if line.startswith("| ours"))
+    assert ours.endswith("| 9.00 |")  # 5.00 for two H100 and 2.5 A100 at 1.60
+    blind, best = section.targets
+    # Between 11.4 / 8.2, 12.2 / 9.0 and 13 / 9.8.
+    assert blind.reached and "`queue-kv-prefix`: 1.36 (" in blind.text
+    assert not best.reached and "`earliest-completion`: 1.00 (" in best.text
+    (never,) = (line for line in section.lines if line.startswith("| llumnix"))
+    assert never.endswith("| more than any |")
 
 
 @pytest.mark.parametrize(
@@ -128,6 +168,7 @@ def test_tuning_is_held_against_the_best_alpha_of_each_load() -> None:
     for cell in experiment.cells(FULL):
         p95 = {"workload-balanced": 1.04, "alpha 0.4": 1.0}.get(cell.policy, 2.0)
         rows.setdefault((cell.policy, cell.load), {})[cell.seed] = Outcome({"workflow_p95_s": p95})
+    assert any(c.policy == "alpha 0.4" for c in experiment.cells(replace(TEN, share=0.1)))
     first = experiment.section(Outcomes(rows)).targets[0]
     assert first.reached and "1.040 of its P95 in the mean" in first.text
     assert "alpha 0.4 is best there" in first.text
@@ -140,7 +181,9 @@ def test_lengths_can_be_set_for_all_and_for_one(capsys: pytest.CaptureFixture[st
         return {cell.scenario["workload"]["requests"] for cell in cells}
 
     assert requests() == {2000}
-    assert requests("--full") == {10_000}
+    assert requests("--form", "full") == {10_000}
+    assert requests("--form", "ten") == {5000}
+    assert requests("--form", "ten", "--share", "llumnix=0.1") == {1000}
     assert requests("--share", "0.1", "llumnix=0.5") == {5000}
     assert requests("--share", "0.1", "hexgen=0.5") == {1000}
     with pytest.raises(SystemExit):

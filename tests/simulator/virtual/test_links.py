@@ -24,7 +24,10 @@ def arrivals_of(
 
     def send(number: int) -> None:
         _, source, target, size = sent[number]
-        done = lambda: arrived.setdefault(number, agenda.now)  # noqa: E731
+
+        def done() -> None:
+            arrived[number] = agenda.now
+
         on_the_way[number] = links.send(source, target, size, done)
 
     for number, (at_s, *_) in enumerate(sent):
