@@ -684,18 +684,22 @@ class AbortRequest(_message.Message):
 
     MOVE_ID_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
     move_id: _builtins.str
     epoch: _builtins.int
     """of the owner from here on; lower ones are refused afterwards"""
+    call_id: _builtins.str
+    """at the source: this call refuses them, even if the move is unknown"""
     def __init__(
         self,
         *,
         move_id: _builtins.str = ...,
         epoch: _builtins.int = ...,
+        call_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "move_id", b"move_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "epoch", b"epoch", "move_id", b"move_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
