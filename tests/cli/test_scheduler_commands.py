@@ -71,6 +71,21 @@ def test_status_and_top_show_pools_instances_and_refused_edits(command: str, add
         assert shown in result.output
 
 
+def test_status_holds_predicted_prefix_hits_and_lengths_against_the_actual() -> None:
+    pools = [
+        pb.StatusReply.Pool(
+            name="chat", prefix_prompt_tokens=1000, prefix_predicted_tokens=250,
+            prefix_hit_tokens=200, output_length_error_ratio=0.34,
+        ),
+        pb.StatusReply.Pool(name="idle"),
+    ]  # fmt: skip
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(render(pb.StatusReply(pools=pools)))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert next(line for line in lines if "chat" in line)[-2:] == ["34%", "20%/25%"]
+    assert next(line for line in lines if "idle" in line)[-2:] == ["-", "-"]
+
+
 def test_status_tells_how_far_predicted_times_are_off() -> None:
     """One line per profile; none for what was not observed."""
     costs = [
@@ -164,11 +179,26 @@ def test_explain_says_whose_it_is_and_why_it_waited(fake: FakeScheduler, address
     fake.explanations["r2"] = pb.ExplainReply(
         request_id="r2", model="chat", pool="chat", slo_class="batch", state="waiting",
         tenant="acme", level=1, workflow="wf-7", stage="revise", decisions=[hold],
+        prompt_tokens=512,
     )  # fmt: skip
     result = shunter("explain", "r2", "--scheduler", address)
     for shown in ("tenant acme, level 1, workflow wf-7, stage revise", "slack -1.2 s"):
         assert shown in result.output
     assert "hold: higher classes go first" in result.output
+    assert "512 prompt tokens, 0 output tokens\n" in result.output
+
+
+def test_explain_holds_predictions_against_what_came(fake: FakeScheduler, address: str) -> None:
+    dispatch = pb.ExplainReply.Decision(kind="dispatch", winner="a", cached_tokens=448)
+    fake.explanations["r3"] = pb.ExplainReply(
+        request_id="r3", model="chat", pool="chat", state="finished", prompt_tokens=512,
+        output_tokens=31, expected_output_tokens=90.4, cached_tokens=0, revision="4f2a",
+        decisions=[dispatch],
+    )  # fmt: skip
+    result = shunter("explain", "r3", "--scheduler", address)
+    assert "model chat, revision 4f2a, pool chat" in result.output
+    assert "512 prompt tokens (0 cached), 31 output tokens (90 expected)" in result.output
+    assert "448 cached tokens expected" in result.output
 
 
 def test_explain_of_an_unknown_request_says_where_ids_come_from(address: str) -> None:

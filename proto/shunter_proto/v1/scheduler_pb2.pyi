@@ -1184,6 +1184,9 @@ class ExplainReply(_message.Message):
     LEVEL_FIELD_NUMBER: _builtins.int
     WORKFLOW_FIELD_NUMBER: _builtins.int
     STAGE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    EXPECTED_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     model: _builtins.str
     pool: _builtins.str
@@ -1200,6 +1203,12 @@ class ExplainReply(_message.Message):
     workflow: _builtins.str
     """id; empty: none"""
     stage: _builtins.str
+    revision: _builtins.str
+    """of the model that answers; empty: not placed, or not known"""
+    expected_output_tokens: _builtins.float
+    """of the whole answer, as predicted when it came"""
+    cached_tokens: _builtins.int
+    """as the engine reported with the first token"""
     @_builtins.property
     def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainReply.Decision]:
         """oldest first"""
@@ -1220,12 +1229,17 @@ class ExplainReply(_message.Message):
         level: _builtins.int = ...,
         workflow: _builtins.str = ...,
         stage: _builtins.str = ...,
+        revision: _builtins.str = ...,
+        expected_output_tokens: _builtins.float = ...,
+        cached_tokens: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens", "cached_tokens", b"cached_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "level", b"level", "model", b"model", "output_tokens", b"output_tokens", "pool", b"pool", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "rule", b"rule", "slo_class", b"slo_class", "stage", b"stage", "state", b"state", "tenant", b"tenant", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens", "cached_tokens", b"cached_tokens", "decisions", b"decisions", "expected_output_tokens", b"expected_output_tokens", "level", b"level", "model", b"model", "output_tokens", b"output_tokens", "pool", b"pool", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "revision", b"revision", "rule", b"rule", "slo_class", b"slo_class", "stage", b"stage", "state", b"state", "tenant", b"tenant", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cached_tokens: _TypeAlias = _typing.Literal["cached_tokens"]  # noqa: Y015
+    _WhichOneofArgType__cached_tokens: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cached_tokens) -> _WhichOneofReturnType__cached_tokens | None: ...
 
 Global___ExplainReply: _TypeAlias = ExplainReply  # noqa: Y015
 
@@ -1336,6 +1350,10 @@ class StatusReply(_message.Message):
         SLO_ATTAINMENT_FIELD_NUMBER: _builtins.int
         OUTPUT_LENGTH_ERROR_RATIO_FIELD_NUMBER: _builtins.int
         OUTPUT_LONGER_SHARE_FIELD_NUMBER: _builtins.int
+        PREFIX_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+        PREFIX_PREDICTED_TOKENS_FIELD_NUMBER: _builtins.int
+        PREFIX_HIT_TOKENS_FIELD_NUMBER: _builtins.int
+        PREFIX_ERROR_TOKENS_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         waiting: _builtins.int
         running: _builtins.int
@@ -1349,6 +1367,14 @@ class StatusReply(_message.Message):
         """mean absolute error over the mean length, lately"""
         output_longer_share: _builtins.float
         """of answers longer than what was reserved for them, lately"""
+        prefix_prompt_tokens: _builtins.int
+        """of requests that began to answer, since the start"""
+        prefix_predicted_tokens: _builtins.int
+        """of these: predicted to be cached"""
+        prefix_hit_tokens: _builtins.int
+        """of these: cached, as engines reported"""
+        prefix_error_tokens: _builtins.int
+        """absolute differences of the two, request by request"""
         def __init__(
             self,
             *,
@@ -1361,10 +1387,14 @@ class StatusReply(_message.Message):
             slo_attainment: _builtins.float = ...,
             output_length_error_ratio: _builtins.float = ...,
             output_longer_share: _builtins.float = ...,
+            prefix_prompt_tokens: _builtins.int = ...,
+            prefix_predicted_tokens: _builtins.int = ...,
+            prefix_hit_tokens: _builtins.int = ...,
+            prefix_error_tokens: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "output_length_error_ratio", b"output_length_error_ratio", "output_longer_share", b"output_longer_share", "output_tokens_per_s", b"output_tokens_per_s", "ready_instances", b"ready_instances", "running", b"running", "slo_attainment", b"slo_attainment", "ttft_p95_s", b"ttft_p95_s", "waiting", b"waiting"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "output_length_error_ratio", b"output_length_error_ratio", "output_longer_share", b"output_longer_share", "output_tokens_per_s", b"output_tokens_per_s", "prefix_error_tokens", b"prefix_error_tokens", "prefix_hit_tokens", b"prefix_hit_tokens", "prefix_predicted_tokens", b"prefix_predicted_tokens", "prefix_prompt_tokens", b"prefix_prompt_tokens", "ready_instances", b"ready_instances", "running", b"running", "slo_attainment", b"slo_attainment", "ttft_p95_s", b"ttft_p95_s", "waiting", b"waiting"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

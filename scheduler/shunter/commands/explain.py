@@ -79,11 +79,16 @@ def _head(reply: "ExplainReply") -> str:
     rule = reply.rule or "none (the model name decided)"
     workflow = f", workflow {reply.workflow}" if reply.workflow else ""
     stage = f", stage {reply.stage}" if reply.stage else ""
+    revision = f", revision {reply.revision}" if reply.revision else ""
+    cached = f" ({reply.cached_tokens} cached)" if reply.HasField("cached_tokens") else ""
+    tokens = reply.expected_output_tokens
+    expected = f" ({tokens:.0f} expected)" if tokens else ""
     return (
         f"request {reply.request_id}: {reply.state}\n"
-        f"model {reply.model}, pool {reply.pool}, class {reply.slo_class}, rule {rule}\n"
+        f"model {reply.model}{revision}, pool {reply.pool}, class {reply.slo_class}, rule {rule}\n"
         f"tenant {reply.tenant or '(none)'}, level {reply.level}{workflow}{stage}\n"
-        f"{reply.prompt_tokens} prompt tokens, {reply.output_tokens} output tokens"
+        f"{reply.prompt_tokens} prompt tokens{cached}, "
+        f"{reply.output_tokens} output tokens{expected}"
     )
 
 
@@ -101,7 +106,8 @@ def _circumstances(decision: "ExplainReply.Decision") -> str:
         ttft = f"\npredicted first token after {seconds(decision.ttft_s)}, 9 in 10 within {at_most}"
     return (
         f"{seconds(decision.age_ms / 1000)} ago, epoch {decision.epoch}, "
-        f"queued {decision.queued_ms} ms, {decision.cached_tokens} tokens cached{slack}{policy}"
+        f"queued {decision.queued_ms} ms, "
+        f"{decision.cached_tokens} cached tokens expected{slack}{policy}"
         f"{ttft}"
     )
 

@@ -92,7 +92,7 @@ def render(reply: "StatusReply") -> "Group":
 
 def _pools(reply: "StatusReply") -> "Table":
     table = plain_table(
-        "pool", "ready", "running", "waiting", "TTFT p95", "tok/s", "SLO", "len err"
+        "pool", "ready", "running", "waiting", "TTFT p95", "tok/s", "SLO", "len err", "hits/pred"
     )
     for pool in reply.pools:
         # A pool that has answered nothing lately has no times, and its SLO says nothing.
@@ -106,8 +106,17 @@ def _pools(reply: "StatusReply") -> "Table":
             f"{pool.output_tokens_per_s:.0f}",
             f"{pool.slo_attainment:.1%}" if heard or pool.slo_attainment < 1 else "-",
             f"{error:.0%}" if (error := pool.output_length_error_ratio) else "-",
+            _hits(pool),
         )
     return table
+
+
+def _hits(pool: "StatusReply.Pool") -> str:
+    """Prompt tokens found in prefix caches, and predicted to be, of all."""
+    if not pool.prefix_prompt_tokens:
+        return "-"
+    hit, predicted = pool.prefix_hit_tokens, pool.prefix_predicted_tokens
+    return "/".join(f"{one / pool.prefix_prompt_tokens:.0%}" for one in (hit, predicted))
 
 
 def _instances(reply: "StatusReply") -> "Table":

@@ -147,6 +147,7 @@ def first_token(state: CoreState, event: FirstToken, now: float) -> None:
 
 
 def _prefill_done(state: CoreState, entry: Entry, event: FirstToken, now: float) -> None:
+        trail.cached_tokens = event.cached_tokens
     record, reservation, pool = entry.instance, entry.reservation, entry.pool
     if record is None or reservation is None:
         return

@@ -65,6 +65,9 @@ class CoreState:
     def add_entry(self, entry: Entry) -> None:
         request_id, gateway_id = entry.request_id, entry.request.gateway_id
         self.entries[request_id] = entry
+        trail = entry.trail
+        if not trail.expected_output_tokens:
+            trail.expected_output_tokens = entry.predicted_tokens[0]
         ids = self.of_gateway.get(gateway_id)
         if ids is None:
             ids = self.of_gateway[gateway_id] = set()

@@ -153,6 +153,8 @@ class Trail(Struct, eq=False, gc=False):
     level: int = 0  # rank of its class
     workflow: str = ""
     stage: str = ""
+    expected_output_tokens: float = 0.0  # when it came first
+    cached_tokens: int | None = None  # as the engine reported with the first token
     counted: bool = False  # among the requests of its tenant
 
     @property
@@ -182,6 +184,9 @@ class Trail(Struct, eq=False, gc=False):
             level=self.level,
             workflow=self.workflow,
             stage=self.stage,
+            revision=self.revision or "",
+            expected_output_tokens=self.expected_output_tokens,
+            cached_tokens=self.cached_tokens,
         )
 
 

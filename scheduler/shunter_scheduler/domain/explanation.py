@@ -53,3 +53,6 @@ class Explanation:
     level: int = 0  # of its class among those in use; 0 is the lowest
     workflow: str = ""
     stage: str = ""
+    revision: str = ""  # of the model that answers; empty: not placed, or not known
+    expected_output_tokens: float = 0.0  # when it came
+    cached_tokens: int | None = None  # as the engine reported; None: no first token yet

@@ -92,6 +92,9 @@ def to_explanation(explanation: Explanation, now: float) -> pb.ExplainReply:
         level=explanation.level,
         workflow=explanation.workflow,
         stage=explanation.stage,
+        revision=explanation.revision,
+        expected_output_tokens=explanation.expected_output_tokens,
+        cached_tokens=explanation.cached_tokens,
         decisions=[_decision(record, now) for record in explanation.decisions],
     )
 
@@ -141,6 +144,10 @@ def to_status(status: ClusterStatus, gateways: int, config_error: str) -> pb.Sta
                 slo_attainment=pool.slo_attainment,
                 output_length_error_ratio=pool.output_length_error_ratio,
                 output_longer_share=pool.output_longer_share,
+                prefix_prompt_tokens=pool.prefix_prompt_tokens,
+                prefix_predicted_tokens=pool.prefix_predicted_tokens,
+                prefix_hit_tokens=pool.prefix_hit_tokens,
+                prefix_error_tokens=pool.prefix_error_tokens,
             )
             for pool in status.pools
         ],

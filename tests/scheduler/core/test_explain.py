@@ -209,3 +209,16 @@ def test_those_who_are_there_are_listed_before_slots_that_are_free() -> None:
     harness.decide()
     dispatch = explain(harness, "r0").decisions[-1]
     assert {c.instance for c in dispatch.candidates} == {one.name for one in instances[36:]}
+
+
+def test_what_was_expected_stands_beside_what_came() -> None:
+    instances = tuple(replace(one, revision="4f2a") for one in make_instances(1))
+    harness = CoreHarness(instances)
+    assigned = harness.assign("r0")
+    told = explain(harness, "r0")
+    assert (told.revision, told.expected_output_tokens, told.cached_tokens) == ("4f2a", 100, None)
+    harness.apply(FirstToken("r0", assigned.epoch, 0.1, cached_tokens=640))
+    harness.apply(Finished("r0", assigned.epoch, 30, "stop"))
+    told = explain(harness, "r0")
+    assert (told.expected_output_tokens, told.output_tokens) == (100, 30)
+    assert told.cached_tokens == 640
