@@ -10,6 +10,7 @@ from shunter_api.engine import Engine
 from shunter_api.modelpool import ModelPool, ModelPoolSpec, PoolMetadata
 from shunter_api.routingpolicy import RoutingPolicySpec
 from shunter_scheduler.core import CoreSettings
+from shunter_simulator.scenarios.autoscaling import Autoscaling
 from shunter_simulator.scenarios.engines import EngineSettings
 from shunter_simulator.scenarios.faults import Fault
 from shunter_simulator.scenarios.moves import MoveSettings
@@ -136,6 +137,9 @@ class Scenario(Resource):
 
     faults: Annotated[tuple[Fault, ...], Field(max_length=10_000)] = ()
     """What goes wrong."""
+
+    autoscaling: Autoscaling | None = None
+    """Instances come and go while it runs; absent: all are there all the time."""
 
     network: Network = Network()
     """Delays between the processes."""

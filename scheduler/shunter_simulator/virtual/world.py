@@ -13,9 +13,11 @@ from shunter_scheduler.domain.events import TopologyChanged
 from shunter_simulator.scenarios import Scenario
 from shunter_simulator.scenarios.checks import policy_of
 from shunter_simulator.virtual.agenda import Agenda
+from shunter_simulator.virtual.autoscaler import Autoscaler
 from shunter_simulator.virtual.build import core_settings, pools_of, profile_costs, slots
 from shunter_simulator.virtual.cell import Cell
 from shunter_simulator.virtual.columns import RequestColumns
+from shunter_simulator.virtual.comings import Comings
 from shunter_simulator.virtual.desk import GatewayRules
 from shunter_simulator.virtual.faults import Faults
 from shunter_simulator.virtual.fleet import Fleet
@@ -99,10 +101,13 @@ class World:
         self.cell.listener = gateway.on_decisions
         self.watcher = Watcher(self.agenda, self.fleet)
         self.sampler = Sampler(self.agenda, self.fleet, scenario.sample_every_s)
-        self._faults = Faults(
-            self.agenda, self.cell, self.fleet, gateway, self.watcher, network, self.counters
+        comings = self.comings = Comings(
+            self.agenda, self.cell, self.fleet, gateway, self.watcher, network
         )
-        self._faults.topology = self._topology
+        comings.topology = self._topology
+        self._faults = Faults(self.agenda, self.cell, self.fleet, comings, network, self.counters)
+        if scenario.autoscaling is not None:
+            Autoscaler(self.agenda, self.fleet, gateway, comings, scenario.autoscaling).begin()
         self._versions = count(1)
         self._known = 0  # requests that have come or are about to
         self._ended = 0

@@ -126,7 +126,7 @@ class SimulatedGateway:
     def fail(self) -> None:
         life = self.world.gateway.open["r0"]
         assert life.slot is not None
-        self.world._faults._kill(life.slot)
+        self.world.comings.kill(life.slot)
         self._pass(0.2)
 
     def move(self, destination: str, epoch: int = 1) -> None:
@@ -139,7 +139,7 @@ class SimulatedGateway:
     def fail_warm_up(self) -> None:
         self._pass(0.001)
         slot = next(slot for slot in self.world.fleet.slots.values() if slot.warming)
-        self.world._faults._kill(slot)
+        self.world.comings.kill(slot)
         self._pass(0.2)
 
     def suspend(self) -> None:
