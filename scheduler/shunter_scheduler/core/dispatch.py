@@ -125,9 +125,14 @@ def nothing_fits(entry: Entry, now: float) -> Ranking:
 
 
 def barred_slots(entry: Entry) -> Barred:
-    """Slots the request has failed on, and, once it answers, those of other model revisions. Where
-    nothing else is in service the former count again: an engine that has come back is better than
-    none."""
+    """Slots the request has failed on, once it answers those of other model revisions, and those
+    whose role is not for it. Where nothing else is in service the first count again, since an
+    engine that has come back is better than none, and the last."""
+    barred, roles = _not_again(entry), entry.pool.roles
+    return barred if roles is None else roles.barred(entry.started, barred)
+
+
+def _not_again(entry: Entry) -> Barred:
     names, revision = entry.request.excluded_instances, entry.trail.revision
     if not names and (revision is None or not entry.started):
         return NOBODY

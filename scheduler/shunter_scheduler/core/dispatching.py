@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from shunter_scheduler.core.admission import enqueue
+from shunter_scheduler.core.apart import choose_way
 from shunter_scheduler.core.dispatch import (
     NOBODY,
     Barred,
@@ -138,7 +139,9 @@ def _place_queued(state: CoreState, pool: PoolRecord, now: float) -> None:
 def place(state: CoreState, entry: Entry, now: float, kept: Barred = NOBODY) -> bool:
     """False where no instance has head room, but for the slots that are `kept` for another. What
     cannot keep its own deadline any more is refused instead: nobody would wait for its end."""
-    barred = barred_slots(entry)
+    barred, roles = barred_slots(entry), entry.pool.roles
+    if roles is not None:
+        barred = choose_way(entry, barred, now, state.rng)
     picked = pick(entry, now, state.rng, {**kept, **barred} if kept else barred)
     if picked is None:
         return False
@@ -151,6 +154,8 @@ def place(state: CoreState, entry: Entry, now: float, kept: Barred = NOBODY) -> 
         begin(entry)
     entry.placed_at = now
     entry.reservation = reserve_for(entry, picked, now)
+    if roles is not None:
+        roles.demand.add(now, picked.ranking.ask.prefill_tokens - picked.cached_tokens)
     entry.instance = record
     entry.instance_name = name
     entry.predicted_ttft_s = picked.predicted_ttft_s
@@ -165,7 +170,9 @@ def place(state: CoreState, entry: Entry, now: float, kept: Barred = NOBODY) -> 
         now,
         "resume" if entry.request.output_tokens else "dispatch",
         winner=name,
-        reason="lowest score",
+        reason="lowest score"
+        if roles is None
+        else f"lowest score{roles.remark(record, entry.started)}",
         ranking=picked.ranking,
         cached_tokens=picked.cached_tokens,
     )

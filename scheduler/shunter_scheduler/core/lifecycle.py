@@ -101,6 +101,8 @@ def adopt(state: CoreState, event: Running, trail: Trail | None, now: float) -> 
     state.add_entry(entry)
     if record is not None:
         occupy(state, entry, record)
+        if pool.roles is not None:
+            state.planner.to_hand_over[entry.request_id] = None
     state.trace(entry, now, "dispatch", winner=event.instance, reason="reported as running")
 
 
@@ -139,6 +141,8 @@ def first_token(state: CoreState, event: FirstToken, now: float) -> None:
     entry.first_token_at = entry.progressed_at = now
     _prefill_done(state, entry, event, now)
     trail, pool = entry.trail, entry.pool
+    if pool.roles is not None:
+        state.planner.to_hand_over[entry.request_id] = None
     if trail.first_token_at is None and not entry.request.output_tokens:
         ttft_s = now - entry.request.arrived_at
         pool.level.first_token(now, ttft_s)

@@ -1,6 +1,6 @@
 """Drains: no new work, and what runs is moved."""
 
-from shunter_scheduler.core.dispatch import OTHER_REVISION, Barred, pick, reserve_for
+from shunter_scheduler.core.dispatch import OTHER_REVISION, Barred, barred_slots, pick, reserve_for
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.instance import Drain, InstanceRecord
 from shunter_scheduler.core.moving import MoveOrder, begin_move, may_leave, rung_between
@@ -107,7 +107,7 @@ def _barred(state: CoreState, entry: Entry, source: InstanceRecord) -> Barred:
         assert move is not None
         name = move.destination.name
         arriving[name] = arriving.get(name, 0) + 1
-    barred: dict[int, str] = {}
+    barred = dict(barred_slots(entry)) if pool.roles is not None else {}
     for r in pool.records():
         if r is source:
             barred[r.slot] = "source of the move"

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from shunter_api.modelpool import ModelPool
 from shunter_scheduler.core.entry import Entry, PendingMove
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.ledger import Reservation
@@ -39,10 +40,14 @@ def rung_between(entry: Entry, source: InstanceRecord, destination: InstanceReco
     """The best one that both engines can do and the pool allows."""
     if not entry.started:
         return "restart"
-    transport, mode = source.value.kv_transport, entry.pool.spec.migration.mode
-    if mode == "Auto" and transport and transport == destination.value.kv_transport:
-        return "kv"
-    return "replay"
+    return "kv" if copies_kv(entry.pool.spec, source, destination) else "replay"
+
+
+def copies_kv(pool: ModelPool, source: InstanceRecord, destination: InstanceRecord) -> bool:
+    """KV blocks may go from one to the other."""
+    transport = source.value.kv_transport
+    same = bool(transport) and transport == destination.value.kv_transport
+    return same and pool.migration.mode == "Auto"
 
 
 def begin_move(state: CoreState, entry: Entry, order: MoveOrder, now: float) -> None:
@@ -105,6 +110,9 @@ def move_done(state: CoreState, event: MoveDone, now: float) -> None:
     elif entry.suspended_for:
         entry.suspended_for = ""
         entry.rest_until = now + state.settings.moves.settle_s
+    if entry.pool.roles is not None:  # it may be in the wrong place, and others may take its turn
+        state.planner.to_hand_over[entry.request_id] = None
+        state.planner.hand_over_again()
 
 
 def _moved(state: CoreState, entry: Entry, event: MoveDone, now: float) -> None:

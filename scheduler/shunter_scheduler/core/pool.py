@@ -14,6 +14,7 @@ from shunter_scheduler.core.planner.state import Advised
 from shunter_scheduler.core.prefix import PrefixIndex
 from shunter_scheduler.core.prefix_hits import PrefixHits
 from shunter_scheduler.core.queue import AdmissionQueue, Ageing
+from shunter_scheduler.core.roles import PoolRoles, roles_of
 from shunter_scheduler.core.settings import CoreSettings
 from shunter_scheduler.core.starting import Starting
 from shunter_scheduler.core.tuning import AlphaTuner
@@ -32,6 +33,8 @@ class PoolRecord:
         self.settings = settings
         self.kv: KvFollower | None = None  # there once an engine publishes KV events
         self.spec = spec
+        self.instances: dict[str, InstanceRecord] = {}
+        self.roles: PoolRoles | None = None  # there where prefill and decode are apart
         self.configure(spec)
         self.columns = InstanceColumns(settings.weights)
         self.prefix = PrefixIndex(settings.max_prefix_blocks)
@@ -50,7 +53,6 @@ class PoolRecord:
         self.room_due = False  # it is sought again soon
         self.advised: Advised | None = None  # what the autoscaler was told last
         self.active_at: float | None = None  # when it last had a request, or got an instance
-        self.instances: dict[str, InstanceRecord] = {}
         self.models: dict[str, ProfileModel] = {}
         self.turn = 0
         self.max_queued = 0
@@ -70,6 +72,7 @@ class PoolRecord:
         if self.kv is not None and spec.revision != self.spec.revision:
             self.kv = None
         self.spec = spec
+        self.roles = roles_of(spec, self.instances, self.roles)
         self.from_zero = spec.spec.scaling.from_zero  # how requests are held; None: they are not
 
     def at_slot(self, slot: int) -> InstanceRecord:
@@ -97,6 +100,8 @@ class PoolRecord:
         record = InstanceRecord(value, slot, model)
         self._slots[slot] = record
         self.instances[value.name] = record
+        if self.roles is not None:
+            self.roles.changed()
         self._sized(record)
         self.mark(record)
         return record
@@ -104,6 +109,8 @@ class PoolRecord:
     def remove(self, record: InstanceRecord) -> None:
         """Its reservations are released before."""
         del self.instances[record.name]
+        if self.roles is not None:
+            self.roles.changed()
         self._slots[record.slot] = None
         self._marked.discard(record.slot)
         self.columns.clear(record.slot)

@@ -10,6 +10,7 @@ from shunter_scheduler.core.costs import ProfileCosts, profile_cost
 from shunter_scheduler.core.dispatching import dispatch_pool, timed_out
 from shunter_scheduler.core.holds import refresh_holds
 from shunter_scheduler.core.lengths import OutputLengths
+from shunter_scheduler.core.planner import hand_over
 from shunter_scheduler.core.planner.consolidation import surplus_of
 from shunter_scheduler.core.planner.run import MOVE_POLICIES, arm, fired, plan_moves
 from shunter_scheduler.core.report import cluster_status
@@ -77,6 +78,8 @@ class SchedulerCore:
             dispatch_pool(state, pool, now)
             if state.may_suspend and pool.queue:
                 make_room(state, pool, now)
+        if state.planner.to_hand_over:
+            hand_over.hand_over(state, now)
         if state.draining:
             moves.plan_drains(state, now)
         if state.planner.due:
@@ -134,6 +137,8 @@ class SchedulerCore:
                 state.wake(pool)
         elif timer.kind == "plan":
             fired(state)
+        elif timer.kind == "hand-over":
+            hand_over.fired(state)
         elif timer.kind == "alpha":
             pool = state.pools.get(timer.key)
             if pool is not None and pool.tuner is not None:

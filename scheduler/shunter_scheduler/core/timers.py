@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Literal, NamedTuple
 
-Kind = Literal["timeout", "holds", "instance", "move", "plan", "room", "alpha"]
+Kind = Literal["timeout", "holds", "instance", "move", "plan", "room", "alpha", "hand-over"]
 
 
 class Timer(NamedTuple):

@@ -34,6 +34,9 @@ def topology_changed(state: CoreState, event: TopologyChanged, now: float) -> No
         if name not in state.instances:
             _add_instance(state, value, now)
     _reattach(state)
+    for entry in state.entries.values():
+        if entry.pool.roles is not None:  # which may be new
+            state.planner.to_hand_over[entry.request_id] = None
 
 
 def _set_tenants(state: CoreState, now: float) -> None:

@@ -99,6 +99,8 @@ def _allowed(view: View, case: Case, entry: Entry, who: Traveller, rung: Rung) -
     if rung != "restart":
         copies = _copies(fleet, case.source, entry)
         allowed &= copies if rung == "kv" else ~copies
+    if view.pool.roles is not None:
+        allowed &= view.pool.roles.suit(fleet.records, entry.started)
     allowed[case.source] = False
     return allowed
 

@@ -75,7 +75,9 @@ def _busy(state: CoreState) -> set[str]:
 
 
 def _takes(destination: InstanceRecord, now: float, pool: PoolRecord) -> bool:
-    seen = destination.observed
+    seen, roles = destination.observed, pool.roles
+    if roles is not None and not roles.suits(destination, started=True):
+        return False
     return destination.in_service and seen is not None and not seen.waiting
 
 

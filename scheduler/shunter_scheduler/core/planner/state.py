@@ -13,18 +13,28 @@ class Budget:
 
 @dataclass(slots=True)
 class PlannerState:
-    """`since` holds when a condition began to hold that has to last, by kind and name."""
+    """`since` holds when a condition began to hold that has to last, by kind and name;
+    `to_hand_over` are requests to look at now, `held_over` those that wait for a destination."""
 
     due: bool = False  # its timer has fired
     armed: bool = False
     budgets: dict[str, Budget] = field(default_factory=dict)
     since: dict[tuple[str, str], float] = field(default_factory=dict)
+    to_hand_over: dict[str, None] = field(default_factory=dict)
+    held_over: dict[str, None] = field(default_factory=dict)
+    hand_over_armed: bool = False
 
     def budget(self, instance: str) -> Budget:
         found = self.budgets.get(instance)
         if found is None:
             found = self.budgets[instance] = Budget()
         return found
+
+    def hand_over_again(self) -> None:
+        """Those that had to wait, before those that come new."""
+        if self.held_over:
+            self.to_hand_over = self.held_over | self.to_hand_over
+            self.held_over = {}
 
     def lasted(self, kind: str, name: str, holds: bool, now: float) -> float:
         """How long it has held without a break, in seconds; -1 where it does not."""
