@@ -455,14 +455,14 @@ class MoveDone(_message.Message):
     STALL_MS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     epoch: _builtins.int
-    """of the owner after the move; unchanged where it was aborted"""
+    """of the owner after the move; a source that had to thaw has a new one"""
     instance: _builtins.str
     """the owner after the move"""
     moved: _builtins.bool
     rung: _builtins.str
     """kv, replay, restart"""
     reason: _builtins.str
-    """why not moved"""
+    """why not moved, or not by rung kv"""
     stall_ms: _builtins.int
     """longest gap the client saw"""
     def __init__(
@@ -653,6 +653,8 @@ class Topology(_message.Message):
         DRAINING_FIELD_NUMBER: _builtins.int
         PREFILL_TOKENS_PER_S_FIELD_NUMBER: _builtins.int
         DECODE_TOKENS_PER_S_FIELD_NUMBER: _builtins.int
+        KV_TRANSPORT_FIELD_NUMBER: _builtins.int
+        MOVES_ADDRESS_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         pool: _builtins.str
         profile: _builtins.str
@@ -664,6 +666,10 @@ class Topology(_message.Message):
         """for gateways that must dispatch by themselves"""
         decode_tokens_per_s: _builtins.float
         """of one sequence in a half-full batch"""
+        kv_transport: _builtins.str
+        """KV caches are copied between equal ones; empty: not at all"""
+        moves_address: _builtins.str
+        """host:port of its EngineMoves"""
         def __init__(
             self,
             *,
@@ -675,10 +681,12 @@ class Topology(_message.Message):
             draining: _builtins.bool = ...,
             prefill_tokens_per_s: _builtins.float = ...,
             decode_tokens_per_s: _builtins.float = ...,
+            kv_transport: _builtins.str = ...,
+            moves_address: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "decode_tokens_per_s", b"decode_tokens_per_s", "draining", b"draining", "engine_type", b"engine_type", "name", b"name", "pool", b"pool", "prefill_tokens_per_s", b"prefill_tokens_per_s", "profile", b"profile"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "decode_tokens_per_s", b"decode_tokens_per_s", "draining", b"draining", "engine_type", b"engine_type", "kv_transport", b"kv_transport", "moves_address", b"moves_address", "name", b"name", "pool", b"pool", "prefill_tokens_per_s", b"prefill_tokens_per_s", "profile", b"profile"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
