@@ -24,6 +24,7 @@ from shunter_runtime.metrics import port_of, serve_metrics
 from shunter_runtime.signals import stop_signals
 from shunter_runtime.tls import TlsError, TlsFiles
 from shunter_runtime.tracing import build_tracer_provider, shutdown_tracing
+from shunter_scheduler.cluster_telemetry import ClusterCollector
 from shunter_scheduler.core import CoreSettings, SchedulerCore
 from shunter_scheduler.core.costs import profile_cost
 from shunter_scheduler.core.settings import Moves
@@ -49,7 +50,7 @@ from shunter_scheduler.service.unary import UnaryRequests
 from shunter_scheduler.service.view import ClusterView
 from shunter_scheduler.sources.files import ConfigRefused
 from shunter_scheduler.sources.shapes import shape_of
-from shunter_scheduler.telemetry import ClusterCollector, Telemetry
+from shunter_scheduler.telemetry import Telemetry
 
 SHUTDOWN_GRACE_S = 1.0
 __all__ = ["SchedulerOptions", "StartError", "main", "run", "serve"]

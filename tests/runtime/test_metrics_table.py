@@ -12,6 +12,7 @@ from shunter_engine.backend import EngineStats
 from shunter_engine.metrics import BackendCollector, EngineMetrics
 from shunter_gateway.telemetry import GatewayMetrics
 from shunter_operator.telemetry import Telemetry as OperatorTelemetry
+from shunter_scheduler.cluster_telemetry import ClusterCollector
 from shunter_scheduler.domain.status import (
     ClusterStatus,
     CostStatus,
@@ -19,7 +20,7 @@ from shunter_scheduler.domain.status import (
     PoolStatus,
     TenantStatus,
 )
-from shunter_scheduler.telemetry import ClusterCollector, Telemetry
+from shunter_scheduler.telemetry import Telemetry
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 ROW = re.compile(r"^\| `([\w:]+)` \| (\w+) \|([^|]*)\| [^|]+ \|$")

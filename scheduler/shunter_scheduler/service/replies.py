@@ -1,7 +1,7 @@
 """Domain reports to protobuf replies: topology, explanation, status, advice, drain progress."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from shunter_api.modelpool import ModelPool
 from shunter_api.rules import RouteTable
@@ -133,53 +133,9 @@ def _candidate(candidate: Candidate) -> pb.ExplainReply.Candidate:
 def to_status(status: ClusterStatus, gateways: int, config_error: str) -> pb.StatusReply:
     """`gateways` counts open sessions; the fields of the domain and of the wire are the same."""
     return pb.StatusReply(
-        pools=[
-            pb.StatusReply.Pool(
-                name=pool.name,
-                waiting=pool.waiting,
-                running=pool.running,
-                ready_instances=pool.ready_instances,
-                ttft_p95_s=pool.ttft_p95_s,
-                output_tokens_per_s=pool.output_tokens_per_s,
-                slo_attainment=pool.slo_attainment,
-                output_length_error_ratio=pool.output_length_error_ratio,
-                output_longer_share=pool.output_longer_share,
-                prefix_prompt_tokens=pool.prefix_prompt_tokens,
-                prefix_predicted_tokens=pool.prefix_predicted_tokens,
-                prefix_hit_tokens=pool.prefix_hit_tokens,
-                prefix_error_tokens=pool.prefix_error_tokens,
-            )
-            for pool in status.pools
-        ],
-        costs=[
-            pb.StatusReply.Cost(
-                pool=cost.pool,
-                profile=cost.profile,
-                kind=cost.kind,
-                observations=cost.observations,
-                correction=cost.correction,
-                error_ratio=cost.error_ratio,
-                standard_error_ratio=cost.standard_error_ratio,
-            )
-            for cost in status.costs
-        ],
-        instances=[
-            pb.StatusReply.Instance(
-                name=one.name,
-                pool=one.pool,
-                profile=one.profile,
-                address=one.address,
-                state=one.state,
-                running=one.running,
-                ledger_tokens=one.ledger_tokens,
-                kv_capacity_tokens=one.kv_capacity_tokens,
-                predicted_wait_s=one.predicted_wait_s,
-                engine_running=one.engine_running,
-                engine_waiting=one.engine_waiting,
-                kv_cache_usage=one.kv_cache_usage,
-            )
-            for one in status.instances
-        ],
+        pools=[pb.StatusReply.Pool(**asdict(pool)) for pool in status.pools],
+        costs=[pb.StatusReply.Cost(**asdict(cost)) for cost in status.costs],
+        instances=[pb.StatusReply.Instance(**asdict(one)) for one in status.instances],
         gateways=gateways,
         dispatched_total=status.dispatched_total,
         moved_total=status.moved_total,
@@ -191,16 +147,7 @@ def to_status(status: ClusterStatus, gateways: int, config_error: str) -> pb.Sta
 
 def to_advice(advice: Iterable[ScalingAdvice]) -> pb.AdviseScalingReply:
     return pb.AdviseScalingReply(
-        advice=[
-            pb.AdviseScalingReply.Advice(
-                pool=one.pool,
-                profile=one.profile,
-                replicas=one.replicas,
-                desired_replicas=one.desired_replicas,
-                reason=one.reason,
-            )
-            for one in advice
-        ]
+        advice=[pb.AdviseScalingReply.Advice(**asdict(one)) for one in advice]
     )
 
 

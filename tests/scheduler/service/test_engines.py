@@ -190,7 +190,7 @@ async def test_one_slow_answer_is_not_the_end() -> None:
             await asyncio.sleep(30)
         return web.Response()
 
-    async with engine(health=health) as address, polling(address, timeout_s=0.05) as seen:
+    async with engine(health=health) as address, polling(address, timeout_s=0.3) as seen:
         assert (await seen.next()).healthy
         assert asked == 3
         assert not (await seen.next()).healthy
