@@ -17,6 +17,7 @@ KvEvent = KvBlocksStored | KvBlocksRemoved | KvCleared
 
 MAX_EVENTS = 65_536  # of one batch
 MAX_TOKENS = 1 << 20  # of one event
+MAX_GROUPS = 256
 _HASH_MASK = (1 << 64) - 1
 
 _FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -60,8 +61,7 @@ class KvFormat:
         hashes = _hashes(fields.get("block_hashes"))
         if kind == "BlockStored":
             return self._stored(fields, hashes) if hashes else None
-        group = fields.get("group_idx")
-        if hashes and (group is None or group in self._groups):
+        if hashes and self._counts(_group(fields)):
             return KvBlocksRemoved(self._instance, hashes)
         return None
 
@@ -85,10 +85,13 @@ class KvFormat:
 
     def _keeps_all(self, fields: Mapping[str, Any]) -> bool:
         """Of a hybrid model's groups only those with full attention stand for a prefix."""
-        group, kind = fields.get("group_idx"), fields.get("kv_cache_spec_kind")
-        if isinstance(kind, str) and isinstance(group, int):
+        group, kind = _group(fields), fields.get("kv_cache_spec_kind")
+        if isinstance(kind, str) and group is not None and 0 <= group < MAX_GROUPS:
             whole = any(part in kind for part in _WHOLE_CONTEXT)
             (self._groups.add if whole else self._groups.discard)(group)
+        return self._counts(group)
+
+    def _counts(self, group: int | None) -> bool:
         return group is None or group in self._groups
 
 
@@ -98,6 +101,12 @@ def _fields_of(raw: object) -> tuple[str, Mapping[str, Any]]:
     if isinstance(raw, list) and raw and isinstance(raw[0], str):
         return raw[0], dict(zip(_FIELDS.get(raw[0], ()), raw[1:], strict=False))
     return "", {}
+
+
+def _group(fields: Mapping[str, Any]) -> int | None:
+    """The cache group; None where a model has but one, below 0 where it is none."""
+    group = fields.get("group_idx")
+    return group if group is None or isinstance(group, int) else -1
 
 
 def _keyed(fields: Mapping[str, Any]) -> bool:

@@ -71,6 +71,8 @@ def test_of_hashes_in_bytes_the_last_eight_count() -> None:
         ["BlockStored"],
         ["BlockRemoved", [1], "CPU"],
         ["BlockRemoved", "11"],
+        ["BlockRemoved", [1], "GPU", []],
+        ["BlockStored", [1], None, TOKENS, 32, None, "GPU", None, None, {}, "full_attention"],
         ["SomethingNew", 1],
         {"token_ids": TOKENS},
         7,
