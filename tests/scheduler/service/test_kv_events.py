@@ -1,10 +1,8 @@
 """The reader of KV events against a real publisher on real sockets."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
 
 import pytest
 import zmq
@@ -12,101 +10,14 @@ import zmq.asyncio
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from shunter_api.kv_events import parse_kv_events_config
-from shunter_api.testing import make_pool
+from kv_reading import Reading, config_of, publishing, reading, store, topology_of
 from shunter_engine.kv_publisher import KvPublisher
-from shunter_scheduler.domain.cluster import Instance, Topology
-from shunter_scheduler.domain.events import KvBlocksStored, KvCleared
+from shunter_scheduler.domain.events import KvBlocksStored
 from shunter_scheduler.service import kv_stream
-from shunter_scheduler.service.kv_events import KvEventReader, endpoints_of
+from shunter_scheduler.service.kv_events import KvEventReader
 from shunter_scheduler.service.kv_format import KvEvent
 from shunter_scheduler.telemetry import Telemetry
 from shunter_system import free_port
-
-
-def config_of(events: int, replay: int | None, **more: object) -> str:
-    config: dict[str, object] = {"enable_kv_cache_events": True, **more}
-    config["endpoint"] = f"tcp://127.0.0.1:{events}"
-    if replay:
-        config["replay_endpoint"] = f"tcp://127.0.0.1:{replay}"
-    return json.dumps(config)
-
-
-def topology_of(config: str, *addresses: str) -> Topology:
-    pool = make_pool("chat", spec={"engine": {"type": "simulated", "args": [f"{FLAG}={config}"]}})
-    instances = tuple(
-        Instance(f"e{i}", "chat", "h100", address, "vllm") for i, address in enumerate(addresses)
-    )
-    return Topology(1, (pool,), (), instances)
-
-
-FLAG = "--kv-events-config"
-
-
-@dataclass
-class Reading:
-    """What the core would be told: `held` as one plain set, with what was lost taken out."""
-
-    telemetry: Telemetry
-    held: set[int] = field(default_factory=set)
-    clears: int = 0
-
-    async def put(self, events: Sequence[KvEvent]) -> None:
-        for event in events:
-            if isinstance(event, KvCleared):
-                self.held.clear()
-                self.clears += 1
-            elif isinstance(event, KvBlocksStored):
-                self.held.update(event.hashes)
-            else:
-                self.held.difference_update(event.hashes)
-
-    async def until(self, held: set[int]) -> None:
-        async with asyncio.timeout(10):
-            while self.held != held:
-                await asyncio.sleep(0.005)
-
-    def count(self, name: str, **labels: str) -> float:
-        return self.telemetry.registry.get_sample_value(name, labels) or 0.0
-
-
-@asynccontextmanager
-async def reading(
-    config: str, cooldown_s: float = 30.0, heartbeat_s: float = 10.0
-) -> AsyncIterator[Reading]:
-    seen = Reading(Telemetry(CollectorRegistry()))
-    topology = topology_of(config, "127.0.0.1:8000")
-    reader = KvEventReader(
-        lambda: topology,
-        seen.put,
-        seen.telemetry,
-        cooldown_s=cooldown_s,
-        heartbeat_s=heartbeat_s,
-    )
-    task = asyncio.create_task(reader.run())
-    try:
-        yield seen
-        assert not task.done(), task.exception()
-        assert not seen.count("shunter_scheduler_internal_errors_total", place="kv_events")
-    finally:
-        task.cancel()
-        await asyncio.wait((task,))
-
-
-@asynccontextmanager
-async def publishing(config: str) -> AsyncIterator[KvPublisher]:
-    publisher = KvPublisher(parse_kv_events_config(config))
-    try:
-        yield publisher
-    finally:
-        await publisher.close()
-
-
-def store(publisher: KvPublisher, *numbers: int) -> None:
-    """One batch for each number."""
-    for number in numbers:
-        publisher.stored([number.to_bytes(16, "big")], None, range(16), 16)
-        publisher.step_ended()
 
 
 class _Nowhere:
@@ -369,62 +280,6 @@ async def silenced(port: int, behind: int) -> AsyncIterator[Callable[[], None]]:
         for writer in writers:
             writer.close()
         server.close()
-
-
-def test_instances_on_one_host_cannot_be_told_apart() -> None:
-    config = config_of(5557, None)
-    addresses = ("10.0.0.1:8000", "10.0.0.2:8000", "10.0.0.2:8001")
-    found = endpoints_of(topology_of(config, *addresses))
-    assert {name: one.events for name, one in found.read.items()} == {"e0": "tcp://10.0.0.1:5557"}
-    assert found.unread == {"chat": "several instances are reached at tcp://10.0.0.2:5557"}
-
-
-def test_nor_can_instances_of_two_pools_on_one_host() -> None:
-    args = [f"{FLAG}={config_of(5557, None)}"]
-    own = [f"{FLAG}={config_of(5600, None)}"]
-    pools = tuple(
-        make_pool(name, spec={"engine": {"type": "simulated", "args": engine_args}})
-        for name, engine_args in (("chat", args), ("code", args), ("other", own))
-    )
-    instances = tuple(
-        Instance(f"{pool.name}-0", pool.name, "h100", f"10.0.0.1:800{i}", "vllm")
-        for i, pool in enumerate(pools)
-    )
-    found = endpoints_of(Topology(1, pools, (), instances))
-    assert set(found.read) == {"other-0"}
-    assert set(found.unread) == {"chat", "code"}
-
-
-@pytest.mark.parametrize("config", ["{", '{"enable_kv_cache_events": true, "endpoint": "ipc://x"}'])
-def test_what_cannot_be_read_is_off(config: str) -> None:
-    found = endpoints_of(topology_of(config, "10.0.0.1:8000"))
-    assert not found.read
-    assert FLAG in found.unread["chat"]
-
-
-async def test_what_is_not_read_is_said_once_until_it_changes() -> None:
-    bad, worse = topology_of("{", "10.0.0.1:8000"), topology_of("[]", "10.0.0.1:8000")
-    topologies = [bad]
-    asked = asyncio.Queue[None]()
-
-    def topology() -> Topology:
-        asked.put_nowait(None)
-        return topologies[-1]
-
-    seen = Reading(Telemetry(CollectorRegistry()))
-    reader = KvEventReader(topology, seen.put, seen.telemetry)
-    with capture_logs() as lines:
-        task = asyncio.create_task(reader.run())
-        for changed in (bad, worse, topology_of(""), bad):
-            await asked.get()
-            topologies.append(changed)
-            reader.look_now()
-        await asked.get()
-        task.cancel()
-        await asyncio.wait((task,))
-    told = [line["reason"] for line in lines if line["event"] == "kv_events.not_read"]
-    assert len(told) == 3
-    assert told[0] == told[2] != told[1]
 
 
 async def test_a_broken_engine_does_not_flood_the_log() -> None:
