@@ -29,10 +29,10 @@ Mix = tuple[int, int, int]
 GOAL = 0.99
 _RATE = 50
 # Two H100 are what the 70B model leaves of four; A100 come one by one, L4 four at once.
-_LADDER: Sequence[Mix] = tuple((2, a100, 0) for a100 in range(1, 9))
+_LADDER: Sequence[Mix] = tuple((2, a100, 0) for a100 in range(2, 11))
 _WITH_L4: Sequence[Mix] = tuple((2, a100, 4) for a100 in range(1, 7))
 _PRICES = (2.50, 1.60, 0.70)
-_CONTENDERS = ("least-requests", "llumnix", "queue-kv-prefix", *AWARE, OURS)
+_CONTENDERS = ("llumnix", "queue-kv-prefix", "earliest-completion", OURS)
 
 
 def cells(form: Form) -> list[Cell]:
@@ -46,7 +46,8 @@ def cells(form: Form) -> list[Cell]:
     }
     workload = {"rate": _RATE, "duration": minutes(10, form), "labels": []}
     alone = merge(alone, {"workload": workload})
-    mixes = form.pick(_LADDER[:4], _LADDER[:6], (*_LADDER, *_WITH_L4))
+    steps = [mix for mix in _LADDER if mix[1] in (3, 4, 5, 6, 8, 10)]
+    mixes = form.pick(steps[:4], steps, (*_LADDER, *_WITH_L4))
     loads: dict[str, dict[str, Any]] = {
         name_of(mix): {"instances": {"chat-8b": _counts(mix)}} for mix in mixes
     }

@@ -23,6 +23,8 @@ def measure(results: Results) -> dict[str, float]:
     """Figures by name; a name with a dot is that of one class or one tenant."""
     arrived = results.columns["arrival_s"] >= results.warmup_s
     figures = {"duration_s": float(results.duration_s), "dollars": float(results.dollars)}
+    there_s = sum(use.seconds for use in results.instances)
+    figures["instances_mean"] = there_s / results.duration_s
     figures |= _requests(results, arrived) | _moves(results)
     for name in _used(results, "slo_class", arrived):
         chosen = arrived & (results.columns["slo_class"] == results.code("slo_class", name))

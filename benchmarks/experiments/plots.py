@@ -45,6 +45,21 @@ def draw_curves(
     _save(figure, path)
 
 
+def draw_points(
+    path: Path, series: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str
+) -> None:
+    """One panel of lines through points, `y` on a log scale."""
+    figure = _figure(1)
+    (axes,) = figure.axes
+    for policy, points in series.items():
+        axes.plot(*zip(*sorted(points), strict=True), label=policy, lw=1, marker=".", ms=4)
+    axes.set(yscale="log")
+    axes.set_xlabel(x, fontsize=7)
+    axes.set_ylabel(y, fontsize=7)
+    axes.legend(fontsize=6)
+    _save(figure, path)
+
+
 def _line(axes: "Axes", policy: str, points: Sequence[tuple[float, Interval]]) -> None:
     shown = [(x, e) for x, e in points if isfinite(e.value)]
     below = [e.value - e.low if isfinite(e.low) else 0.0 for _, e in shown]

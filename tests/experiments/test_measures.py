@@ -6,7 +6,7 @@ from experiments.fairness import service_gap
 from experiments.measures import CURVE_SHARES, curves, measure
 
 from shunter_simulator.virtual.columns import FIELDS, NAMED, Names
-from shunter_simulator.virtual.results import LoadSeries, MoveRecord, Results, Targets
+from shunter_simulator.virtual.results import InstanceUse, LoadSeries, MoveRecord, Results, Targets
 
 Row = Mapping[str, float | str]
 
@@ -17,6 +17,7 @@ def results(
     warmup_s: float = 0.0,
     targets: Mapping[tuple[str, str], Targets] | None = None,
     moves: Sequence[MoveRecord] = (),
+    instances: Sequence[InstanceUse] = (),
 ) -> Results:
     names = {name: Names() for name in NAMED}
     columns = {}
@@ -40,7 +41,7 @@ def results(
         targets=targets or {},
         moves=tuple(moves),
         load=load,
-        instances=(),
+        instances=tuple(instances),
         counters={},
     )
 
@@ -57,6 +58,12 @@ def test_decode_latency_is_per_token_after_the_first_and_loss_over_all() -> None
     assert found["decode_mean_s"] == pytest.approx((0.2 + 0.6) / 2)  # one token has no gaps
     assert found["preemption_loss_s"] == pytest.approx(4 / 3)
     assert found["preemptions"] == 2
+
+
+def test_instances_are_counted_for_as_long_as_they_are_there() -> None:
+    uses = [InstanceUse(f"i{n}", "chat", "h100", seconds, 0.5) for n, seconds in enumerate((8, 6))]
+    found = measure(results([row(0, 1, 3), row(1, 1, 7)], instances=uses))
+    assert (found["instances_mean"], found["dollars"]) == (14 / 8, 1.0)
 
 
 def test_what_arrives_while_warming_up_is_left_out_and_what_is_lost_counts() -> None:
