@@ -27,6 +27,7 @@ TRIED_BEFORE = "tried before"
 OTHER_REVISION = "of another model revision than the one that answers"
 KEPT = "kept for a request that has waited long"
 OTHERS_FIRST = "others go first"
+FOR_THEIR_TARGETS = "others go first, or would miss their targets there"
 
 
 class Pick(Struct, eq=False, gc=False):
@@ -56,6 +57,8 @@ def make_ask(entry: Entry, now: float) -> Ask:
         math.inf if tpot_s is None else tpot_s,
         pool.turn,
         pool.settings.weights,
+        entry.rank,
+        pool.settings.head_room.for_targets and not (entry.started or entry.goes_on),
     )
 
 
@@ -82,7 +85,8 @@ def is_high(entry: Entry) -> bool:
 
 
 def pick(entry: Entry, now: float, rng: Generator, barred: Barred) -> Pick | None:
-    """None where no instance has head room. Changes nothing but scratch space."""
+    """None where no instance has head room, or none is worth it (`policies.hold_back`). Changes
+    nothing but scratch space."""
     pool, policy, ask = entry.pool, entry.policy, make_ask(entry, now)
     if policy.uses_view:
         _look_closer(entry, ask)
@@ -91,6 +95,7 @@ def pick(entry: Entry, now: float, rng: Generator, barred: Barred) -> Pick | Non
         barred = pool.headroom.kept_from(entry.rank, barred)
     columns = pool.columns
     eligible = columns.exclude(ask.kv_tokens, barred)
+    pool.holds_back = False
     if not eligible:
         return None
     match = None
@@ -103,6 +108,9 @@ def pick(entry: Entry, now: float, rng: Generator, barred: Barred) -> Pick | Non
     if eligible < columns.capacity:
         np.putmask(score, columns.excluded, np.inf)
     slot = int(score.argmin())
+    pool.holds_back = score.item(slot) == math.inf
+    if pool.holds_back:
+        return None
     cached = 0 if match is None else int(columns.cached_tokens.item(slot))
     ranking = _ranking(pool, policy, ask, barred, eligible, slot)
     record = pool.at_slot(slot)
@@ -120,7 +128,8 @@ def nothing_fits(entry: Entry, now: float) -> Ranking:
     pool.columns.score.fill(np.inf)
     pool.columns.cached_tokens.fill(0.0)
     ranking = _ranking(pool, entry.policy, ask, barred, eligible, None)
-    ranking.unranked_because = OTHERS_FIRST
+    near = pool.columns.most_misses_per_s > 0.0
+    ranking.unranked_because = OTHERS_FIRST if not near else FOR_THEIR_TARGETS
     return ranking
 
 

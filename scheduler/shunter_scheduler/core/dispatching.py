@@ -132,7 +132,7 @@ def _place_queued(state: CoreState, pool: PoolRecord, now: float) -> None:
         if not pool.columns.exclude(0.0, NOBODY):
             return  # no instance takes anything: the others need not be tried
         misses.add(entry.request_id)
-        if not kept and now - entry.queued_at >= settings.ageing_step_s:
+        if not kept and not pool.holds_back and now - entry.queued_at >= settings.ageing_step_s:
             kept = slot_to_keep(entry, now)
 
 

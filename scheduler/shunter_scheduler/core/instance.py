@@ -13,7 +13,8 @@ from shunter_scheduler.costmodel.correction import Correction
 from shunter_scheduler.domain.cluster import Instance
 from shunter_scheduler.domain.events import InstanceObserved
 from shunter_scheduler.domain.status import InstanceState, InstanceStatus
-from shunter_scheduler.policies.misses import MARGIN, misses_per_s
+from shunter_scheduler.policies.hold_back import LATE_SHARE
+from shunter_scheduler.policies.misses import misses_per_s
 from shunter_scheduler.policies.rows import InstanceRow, Rates
 from shunter_scheduler.policies.view import Look
 
@@ -28,7 +29,6 @@ class ProfileModel:
 
     __slots__ = (
         "_money_s_per_dollar",
-        "alone_s",
         "cost",
         "decode",
         "prefill",
@@ -56,8 +56,13 @@ class ProfileModel:
             self.cost.dollars_per_s * self._money_s_per_dollar,
             prefill_s_per_pair,
             self.prefill.error,
+            self.step_base_s + step_s_per_sequence,
         )
-        self.alone_s = self.step_base_s + step_s_per_sequence  # a decode step of one sequence
+
+    @property
+    def alone_s(self) -> float:
+        """A decode step of one sequence."""
+        return self.rates.alone_s
 
     @property
     def middling_step_s(self) -> float:
@@ -237,9 +242,11 @@ class InstanceRecord:
         tpot_s = model.decode_step_s(requests + 1, used)
         if requests:  # with whom prefills share the steps
             tpot_s /= 1.0 - self.prefills.share
-        missed_per_s = 0.0
-        if tpot_s > (1 - MARGIN) * self.least_target_s:
-            missed_per_s = misses_per_s(self.tpot_targets, tpot_s, model.alone_s)
+        missed_per_s, lowest_rank = 0.0, -1.0
+        if tpot_s > LATE_SHARE * self.least_target_s:
+            missed_per_s = misses_per_s(self.tpot_targets, tpot_s, model.rates.alone_s)
+            missed_per_s *= reserved / max(1, load.decode_tokens)
+            lowest_rank = min(self.tpot_targets)[0]
         kv_wait_s_per_token = 0.0
         if reserved and used:  # what is used now comes free over the mean time that is left
             kv_wait_s_per_token = tpot_s * load.decode_tokens / reserved / used
@@ -258,6 +265,7 @@ class InstanceRecord:
             tpot_s,
             missed_per_s,
             tpot_s if requests else 0.0,
+            lowest_rank,
         )
 
     def look(self, settings: CoreSettings) -> Look:

@@ -55,6 +55,7 @@ class PoolRecord:
         self.active_at: float | None = None  # when it last had a request, or got an instance
         self.models: dict[str, ProfileModel] = {}
         self.turn = 0
+        self.holds_back = False  # room there is, but none that the last request looked at is worth
         self.max_queued = 0
         self.largest_kv_tokens = 0
         self.largest_kv_ask = 0.0  # the most that an idle instance can still be asked for

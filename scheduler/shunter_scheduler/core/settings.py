@@ -15,6 +15,7 @@ class HeadRoom:
     max_requests: int = 256  # at once on one instance: the usual batch limit of engines
     max_queue_s: float = 1.0  # of prefills ahead, once there are two
     for_priorities: bool = True  # a class keeps lower ones from slowing it beyond its TPOT target
+    for_targets: bool = True  # predicted-cost lets wait who would cost others more than it gains
 
 
 @dataclass(frozen=True, slots=True)

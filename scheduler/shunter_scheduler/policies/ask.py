@@ -1,5 +1,6 @@
 """What a request asks of the instances that a dispatch policy looks at."""
 
+import math
 from dataclasses import dataclass
 
 from msgspec import Struct
@@ -28,10 +29,19 @@ class Ask(Struct, eq=False, gc=False):
     tpot_target_s: float  # inf: no target
     turn: int  # slot after the last one picked
     weights: Weights
+    rank: int = 0  # of its class; higher goes first
+    may_wait: bool = False  # it has not begun to answer
     # Set for the policies that look at engines (`DispatchPolicy.uses_view`).
     high_priority: bool = False  # of a class above `standard`
     prefix_key: int = 0  # equal where prompts begin alike; 0: too short to have one
     alpha: float = 0.5  # of `workload-balanced`, as tuned for the pool
+
+    @property
+    def has_target(self) -> bool:
+        """One that it may still keep."""
+        if self.ttft_budget_s == math.inf:
+            return self.tpot_target_s < math.inf
+        return self.ttft_budget_s > 0.0
 
     @property
     def context_tokens(self) -> float:

@@ -54,6 +54,7 @@ class InstanceColumns:
         "_slowest_prefill",
         "_standings",
         "_weights",
+        "alone_s",
         "busy",
         "cached_tokens",
         "capacity",
@@ -64,6 +65,7 @@ class InstanceColumns:
         "linear",
         "linear_per_prefill_token",
         "linear_per_square",
+        "lowest_rank",
         "misses_per_s",
         "most_misses_per_s",
         "most_tpot_s",
@@ -114,6 +116,8 @@ class InstanceColumns:
         self.prefill = np.zeros((3, capacity))
         self._slowest_prefill: tuple[float, float, float] | None = None  # None: rates have changed
         self.prefill_s_per_token, self.prefill_s_per_square = self.prefill[1:]
+        self.alone_s = np.zeros(capacity)
+        self.lowest_rank = np.full(capacity, -1.0)
         self.step_s_per_sequence = np.zeros(capacity)
         self.step_s_per_context_token = np.zeros(capacity)
         self._standings: list[Standing | None] = [None] * capacity
@@ -130,10 +134,12 @@ class InstanceColumns:
     def grow(self) -> None:
         """Doubles the number of slots; numbers of slots in use stay."""
         standings, numbers = self._standings, self._data[_NUMBERS].T.tolist()
+        lowest_rank = self.lowest_rank
         self._allocate(2 * self.capacity)
         for standing, column in zip(standings, numbers, strict=True):
             if standing is not None:
                 self.put(standing.row(column))
+        self.lowest_rank[: len(lowest_rank)] = lowest_rank
         if self.view is not None:
             self.view.grow(self.capacity)
 
@@ -181,6 +187,8 @@ class InstanceColumns:
             self.most_tpot_s = tpot_s
         if misses_per_s > self.most_misses_per_s:
             self.most_misses_per_s = misses_per_s
+        if row.lowest_rank >= 0:
+            self.lowest_rank[slot] = row.lowest_rank
         slowed, price = n * w.slowdown, rates.price_s_per_s
         prefill_weight = 1.0 + slowed + price
         decode_weight = w.decode + price / (n + 1)
@@ -212,6 +220,7 @@ class InstanceColumns:
         self._set_blocked(slot, bool(because))
         self.prefill[:, slot] = rates.prefill
         self._slowest_prefill = None
+        self.alone_s[slot] = rates.alone_s
         self.step_s_per_sequence[slot] = rates.step_s_per_sequence
         self.step_s_per_context_token[slot] = rates.step_s_per_context_token
 

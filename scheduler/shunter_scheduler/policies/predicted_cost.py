@@ -22,6 +22,7 @@ from numpy.random import Generator
 from shunter_scheduler.policies.ask import Ask
 from shunter_scheduler.policies.columns import Floats, InstanceColumns
 from shunter_scheduler.policies.first_token import cached_s, prefill_s, until_first_token, wait_s
+from shunter_scheduler.policies.hold_back import hold_back
 from shunter_scheduler.policies.misses import (
     MARGIN,
     TTFT_MARGIN,
@@ -61,39 +62,46 @@ def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:
         subtract(score, scratch, score)
     if more:
         add(score, wait, score)
-    if harms:
-        _add_harm(columns, ask, prefill, scratch)
     if limited:
         add(wait, prefill, waited)
+    if harms:
+        _add_harm(columns, ask, prefill, scratch)
+    missed = None
     slow = in_time and columns.most_tpot_s > tpot_limit_s and columns.tpot_exceeds(tpot_limit_s)
     if limited or slow:
-        _add_misses(columns, ask, waited if limited else None, scratch)
+        missed = _misses(columns, ask, waited if limited else None, scratch)
+    if harms and ask.may_wait:
+        hold_back(columns, ask, prefill, missed)
+    if missed is not None:
+        multiply(missed, ask.weights.miss_s, missed)
+        add(columns.score, missed, columns.score)
 
 
 def _add_harm(columns: InstanceColumns, ask: Ask, prefill: Floats, scratch: Floats) -> None:
-    """Targets missed by those who run there, for what each of their tokens takes longer."""
-    outputs, score = ask.output_tokens, columns.score
+    """Targets missed by those who run there, for the time that each of them loses; they are left in
+    `prefill`, in seconds."""
+    score = columns.score
     multiply(columns.step_s_per_context_token, ask.context_tokens, scratch)
     add(scratch, columns.step_s_per_sequence, scratch)
-    multiply(scratch, outputs, scratch)
+    multiply(scratch, ask.output_tokens, scratch)
     add(scratch, prefill, scratch)
     multiply(scratch, columns.misses_per_s, scratch)
-    multiply(scratch, ask.weights.miss_s / outputs, scratch)
-    add(score, scratch, score)
+    multiply(scratch, ask.weights.miss_s, prefill)
+    add(score, prefill, score)
 
 
-def _add_misses(columns: InstanceColumns, ask: Ask, ttft: Floats | None, scratch: Floats) -> None:
+def _misses(
+    columns: InstanceColumns, ask: Ask, ttft: Floats | None, scratch: Floats
+) -> Floats | None:
     """The request's own, of either target. `ttft`: None where that is not missed anywhere."""
-    score, missed = columns.score, None
+    missed = None
     if ttft is not None:
         likely_missed_each(ttft, ask.ttft_budget_s, ttft, TTFT_MARGIN)
         missed = ttft
     if columns.most_tpot_s > (1 - MARGIN) * ask.tpot_target_s:
         likely_missed_each(columns.tpot_s, ask.tpot_target_s, scratch)
         missed = scratch if missed is None else maximum(missed, scratch, out=scratch)
-    if missed is not None:
-        multiply(missed, ask.weights.miss_s, scratch)
-        add(score, scratch, score)
+    return missed
 
 
 def _terms(row: InstanceRow, ask: Ask, cached_tokens: int) -> Terms:
@@ -102,7 +110,6 @@ def _terms(row: InstanceRow, ask: Ask, cached_tokens: int) -> Terms:
     own_context_s = rates.step_s_per_context_token * ask.context_tokens
     decode = ask.output_tokens * (row.tpot_s + own_context_s)
     share = ask.output_tokens * (rates.step_s_per_sequence + own_context_s)
-    added = prefill / ask.output_tokens + rates.step_s_per_sequence + own_context_s
     missed = 0.0
     if ask.ttft_budget_s > 0.0:
         late = likely_missed(queue + prefill + kv_memory, ask.ttft_budget_s, TTFT_MARGIN)
@@ -114,7 +121,7 @@ def _terms(row: InstanceRow, ask: Ask, cached_tokens: int) -> Terms:
         ("decode", decode * ask.weights.decode),
         ("slowdown", row.requests * (prefill + share) * ask.weights.slowdown),
         ("slo", missed * ask.weights.miss_s),
-        ("others_slo", row.misses_per_s * added * ask.weights.miss_s),
+        ("others_slo", row.misses_per_s * (prefill + share) * ask.weights.miss_s),
         ("money", rates.price_s_per_s * (prefill + decode / (row.requests + 1))),
     )
 

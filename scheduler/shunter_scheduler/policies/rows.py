@@ -20,6 +20,7 @@ class Rates(Struct, frozen=True, gc=False):
     price_s_per_s: float
     prefill_s_per_pair: float = 0.0  # of a token and one that it attends to
     ttft_error: float = 0.0  # relative standard deviation of predicted times to first token
+    alone_s: float = 0.0  # a decode step of one sequence
 
     @property
     def prefill_s_per_square(self) -> float:
@@ -53,8 +54,10 @@ class InstanceRow(Struct, frozen=True, gc=False):
     kv_soft_free_tokens: float  # until the admission to KV memory starts to take time
     kv_wait_s_per_token: float
     tpot_s: float  # of one more sequence there, its own context not counted
-    misses_per_s: float = 0.0  # of targets of those who run there, if a token takes that longer
+    misses_per_s: float = 0.0  # of targets of those who run there, if each of them loses a second
     step_s: float = 0.0  # of the batch that is there
+    # Of those with a TPOT target that run there; -1: none, or it is far from being missed.
+    lowest_rank: float = -1.0
 
     def queue_s(self, now: float) -> float:
         """Wait for the step in progress and the prefills ahead. Once these are overdue, as long

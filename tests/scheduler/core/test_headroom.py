@@ -20,7 +20,7 @@ def hosting(requests: int, tpot: str = "45ms", **head_room: bool) -> PlannerHarn
         1,
         policies=[make_policy(classes=classes)],
         moves=Moves(),
-        head_room=HeadRoom(**head_room),
+        head_room=HeadRoom(**{"for_targets": False, **head_room}),
     )
     ids = [f"i{n}" for n in range(requests)]
     harness.load(harness.names[0], ids, 0, prompt_tokens=300, slo_class="interactive")
@@ -54,3 +54,16 @@ def test_a_target_that_is_missed_even_alone_keeps_nobody_out() -> None:
 def test_it_can_be_switched_off() -> None:
     harness = hosting(12, for_priorities=False)
     assert only(Assign, harness.submit("b", prompt_tokens=100, slo_class="batch"))
+
+
+def test_a_request_that_would_cost_its_own_class_more_than_it_gains_waits_and_is_told_why() -> None:
+    harness = hosting(12, for_targets=True)
+    (held,) = harness.submit("i", prompt_tokens=100, slo_class="interactive")
+    assert isinstance(held, Hold)
+    explained = harness.core.explain("i", harness.now)
+    assert explained is not None
+    (candidate,) = explained.decisions[-1].candidates
+    assert "would miss their targets there" in candidate.excluded_because
+    harness.now += 19 * 0.06
+    ended = [Finished(f"i{n}", 1, 20, "stop") for n in range(10)]
+    assert [one.request_id for one in only(Assign, harness.after(*ended))] == ["i"]

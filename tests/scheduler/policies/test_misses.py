@@ -65,7 +65,7 @@ def test_a_target_that_is_out_of_reach_is_none_to_keep() -> None:
 
 def crowded(requests: int, tpot_s: float) -> InstanceRow:
     """The faster one, whose requests each would miss their target for little more time."""
-    harm = misses_per_s({(1, 0.05): requests}, 0.05, 0.01)
+    harm = misses_per_s({(1, 0.05): requests}, 0.05, 0.01) / 200  # of 200 tokens each
     return row(0, requests=requests, tpot_s=tpot_s, misses_per_s=harm, step_s=tpot_s)
 
 

@@ -61,13 +61,18 @@ class PlannerHarness(CoreHarness):
     def load(
         self, instance: str, ids: Iterable[str], output_tokens: int = 10, **fields: Any
     ) -> None:
-        """Requests that have begun to answer there."""
+        """Requests that have begun to answer there, whatever they cost each other."""
         self._only(instance)
+        settings = {pool: pool.settings for pool in self.core._state.pools.values()}
+        for pool, usual in settings.items():
+            pool.settings = replace(usual, head_room=replace(usual.head_room, for_targets=False))
         for request_id in ids:
             assigned = self.start(request_id, **{"max_output_tokens": 0, **fields})
             assert assigned.instance == instance
             self.apply(Progress(request_id, 1, output_tokens))
         self._only(None)
+        for pool, usual in settings.items():
+            pool.settings = usual
 
     def _only(self, instance: str | None) -> None:
         for name in self.names:
