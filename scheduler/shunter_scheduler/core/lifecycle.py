@@ -147,11 +147,11 @@ def first_token(state: CoreState, event: FirstToken, now: float) -> None:
         ttft_s = now - entry.request.arrived_at
         pool.level.first_token(now, ttft_s)
         trail.first_token_at = now
+        trail.cached_tokens = event.cached_tokens
         trail.met_ttft = entry.slo_class.ttft_s is None or ttft_s <= entry.slo_class.ttft_s
 
 
 def _prefill_done(state: CoreState, entry: Entry, event: FirstToken, now: float) -> None:
-        trail.cached_tokens = event.cached_tokens
     record, reservation, pool = entry.instance, entry.reservation, entry.pool
     if record is None or reservation is None:
         return
