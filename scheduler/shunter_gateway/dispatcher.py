@@ -22,6 +22,7 @@ from shunter_gateway.lifecycle_ports import (
 )
 from shunter_gateway.lifecycle_spans import Spans
 from shunter_gateway.local_placement import LocalPlacement
+from shunter_gateway.moves.ports import EngineMoves
 from shunter_gateway.ports import EngineAdapter
 from shunter_gateway.request import ClientError, ClientSink, RequestHandle, RequestSpec
 from shunter_gateway.topology import Topology, topology_from_proto
@@ -56,8 +57,9 @@ class Dispatcher:
         rng: random.Random | None = None,
         limits: LifecycleLimits | None = None,
         tracer: Tracer | None = None,
+        engine_moves: EngineMoves | None = None,
     ) -> None:
-        """`tracer` None where nothing records spans."""
+        """`tracer` None where nothing records spans; `engine_moves` None: no rung `kv`."""
         self._clock = clock
         self._link = link
         self._observer = observer
@@ -77,6 +79,7 @@ class Dispatcher:
             limits=self._limits,
             topology=lambda: self._state.topology,
             allow_retry=self._allow_retry,
+            engine_moves=engine_moves,
         )
         self._alone = LocalPlacement(self._services, self._state.requests)
 

@@ -142,11 +142,17 @@ class RequestLifecycle:
 
     # ------------------------------------------------------------ the engine call
 
-    def engine_request(self, address: str, trace_parent: str) -> EngineRequest:
+    def engine_request(self, address: str, trace_parent: str, kv_lease: str = "") -> EngineRequest:
         assert self.binding is not None
-        return self.binding.engine_request(address, self.epoch, self._priority, trace_parent)
+        made = self.binding.engine_request(address, self.epoch, self._priority, trace_parent)
+        return replace(made, kv_lease=kv_lease) if kv_lease else made
 
-    def _start_call(self, address: str, pool: str) -> None:
+    @property
+    def call_id(self) -> str:
+        """The name of its call at the engine."""
+        return self._call.call_id
+
+    def _start_call(self, address: str, pool: str, kv_lease: str = "") -> None:
         assert self.binding is not None
         self._sink.on_assigned(self.instance, pool)
         if self.state == "done":
@@ -157,10 +163,10 @@ class RequestLifecycle:
             self.binding.adapter,
             self.instance,
             self.spec.trace_parent,
-            partial(self.engine_request, address),
+            partial(self.engine_request, address, kv_lease=kv_lease),
         )
 
-    def take_over(self, destination: Instance) -> bool:
+    def take_over(self, destination: Instance, kv_lease: str = "") -> bool:
         """The source is stopped first, so that only one engine ever owns the request."""
         journal = self.answer.journal
         if self._finish_reason is not None:
@@ -169,8 +175,14 @@ class RequestLifecycle:
             return False
         self._call.end()
         self.instance = destination.name
-        self._start_call(destination.address, destination.pool)
+        self._start_call(destination.address, destination.pool, kv_lease)
         return True
+
+    def keep_owner(self, epoch: int) -> None:
+        """The owner stays, under a newer epoch: what older ones were promised is void."""
+        journal = self.answer.journal
+        if journal.take(journal.epoch, Owner(self.instance, epoch)):
+            self._call.rename(epoch)
 
     def on_chunk(self, epoch: int, chunk: TokenChunk) -> None:
         """What is not the present owner's is dropped."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from shunter_gateway.lifecycle_plain import PlainOwner, plain_tokens
+from shunter_gateway.lifecycle_plain import PlainOwner, PlainTokens, plain_tokens
 from shunter_gateway.lifecycle_spans import Attributes, Spans, Stage
 from shunter_gateway.ports import (
     EngineAdapter,
@@ -27,7 +27,7 @@ class CallOwner(PlainOwner, Protocol):
 class _EpochSink:
     """The `TokenSink` of one epoch: what comes after another took over is dropped."""
 
-    __slots__ = ("_client", "_epoch", "_owner", "_time", "on_chunk")
+    __slots__ = ("_client", "_epoch", "_owner", "_plain", "_time", "on_chunk")
 
     def __init__(
         self, owner: CallOwner, epoch: int, client: ClientSink, time: Callable[[], float]
@@ -37,10 +37,18 @@ class _EpochSink:
         self._time = time
         self._epoch = epoch
         self.on_chunk = partial(owner.on_chunk, epoch)  # without a call of its own, for speed
+        self._plain: PlainTokens | None = None
+
+    def rename(self, epoch: int) -> None:
+        """The same owner goes on under another epoch."""
+        self._epoch = epoch
+        self.on_chunk = partial(self._owner.on_chunk, epoch)
+        if self._plain is not None:
+            self._plain.epoch = epoch
 
     def plain_take(self) -> Callable[[bytes], bool] | None:
-        tokens = plain_tokens(self._owner, self._epoch, self._client, self._time)
-        return tokens.take if tokens is not None else None
+        self._plain = plain_tokens(self._owner, self._epoch, self._client, self._time)
+        return self._plain.take if self._plain is not None else None
 
     def on_end(self) -> None:
         if self._owner.answer.journal.owned_by(self._epoch):
@@ -59,10 +67,12 @@ class OwnerCall:
         "_client",
         "_owner",
         "_paused",
+        "_sink",
         "_spans",
         "_stage",
         "_time",
         "_tokens_before",
+        "call_id",
     )
 
     def __init__(
@@ -74,8 +84,10 @@ class OwnerCall:
         self._spans = spans
         self._stage = Stage(None)
         self._call: EngineCall | None = None
+        self._sink: _EpochSink | None = None
         self._paused = False
         self._tokens_before = 0
+        self.call_id = ""  # the call's name at the engine
 
     def start(
         self,
@@ -92,7 +104,9 @@ class OwnerCall:
         attributes: Attributes = {"shunter.instance": instance, "shunter.epoch": epoch}
         self._stage = self._spans.begin("engine.generate", trace_parent, attributes)
         made = request(self._stage.trace_parent(trace_parent))
-        self._call = adapter.start(made, _EpochSink(self._owner, epoch, self._client, self._time))
+        self.call_id = made.call_id
+        self._sink = _EpochSink(self._owner, epoch, self._client, self._time)
+        self._call = adapter.start(made, self._sink)
         if self._paused:
             self._call.pause()
 
@@ -110,6 +124,11 @@ class OwnerCall:
         self._paused = False
         if self._call is not None:
             self._call.resume()
+
+    def rename(self, epoch: int) -> None:
+        """The same call goes on under another epoch."""
+        if self._sink is not None:
+            self._sink.rename(epoch)
 
     def end(self, error: str = "") -> None:
         """Ends the engine's work and the span."""

@@ -23,7 +23,7 @@ class PlainTokens:
     """Takes the plain tokens of one epoch. Use from its first token on: until then the answer has
     not begun."""
 
-    __slots__ = ("_decoder", "_epoch", "_journal", "_limit", "_owner", "_send", "_texts", "_time")
+    __slots__ = ("_decoder", "_journal", "_limit", "_owner", "_send", "_texts", "_time", "epoch")
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class PlainTokens:
         answer = owner.answer
         assert answer.plain_decoder is not None
         self._owner = owner
-        self._epoch = epoch
+        self.epoch = epoch
         self._journal = answer.journal
         self._limit = answer.limit or sys.maxsize
         self._decoder = answer.plain_decoder
@@ -48,7 +48,7 @@ class PlainTokens:
         journal = self._journal
         generated, count = journal.generated, journal.output_tokens
         if (
-            journal.owned_epoch != self._epoch
+            journal.owned_epoch != self.epoch
             or count >= self._limit  # the answer ends here
             or count != len(generated)  # ids are missing before
             or self._decoder.unfinished

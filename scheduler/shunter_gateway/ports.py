@@ -52,6 +52,12 @@ class EngineRequest:
     priority: int = 0
     body: bytes = b""
     trace_parent: str = ""
+    kv_lease: str = ""  # of a KV cache that waits there for this call (moves.proto)
+
+    @property
+    def call_id(self) -> str:
+        """The call's name at the engine: another try there is another call."""
+        return f"{self.request_id}-{self.epoch}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from shunter_gateway.edge.live_models import LiveModels
 from shunter_gateway.edge.server import HttpEdge
 from shunter_gateway.edge.stream import StreamSettings
 from shunter_gateway.engines.http1 import HttpClient
+from shunter_gateway.engines.kv_moves import GrpcEngineMoves
 from shunter_gateway.engines.table import build_adapters
 from shunter_gateway.keys import KeyFile, KeyFileError, Keys, OpenKeys
 from shunter_gateway.lifecycle_metrics import MetricsObserver
@@ -143,6 +144,8 @@ async def _core(options: GatewayOptions, stack: AsyncExitStack, provider: Tracer
         adapters, observe=lambda pool, differs: metrics.tokenizer_mismatch.labels(pool).set(differs)
     )
     stack.push_async_callback(tokenizers.close)
+    engine_moves = GrpcEngineMoves()
+    stack.push_async_callback(engine_moves.close)
     link = SchedulerClient(_target(options))
     metrics.scheduler_connected.set_function(lambda: float(link.lost_since is None))
     dispatcher = Dispatcher(
@@ -152,6 +155,7 @@ async def _core(options: GatewayOptions, stack: AsyncExitStack, provider: Tracer
         decoders=tokenizers,
         observer=MetricsObserver(metrics),
         tracer=_tracer(provider) if is_recording(provider) else None,
+        engine_moves=engine_moves,
     )
     for phase in (*PHASES, OTHER_PHASE):
         metrics.waiting.labels(phase).set_function(partial(dispatcher.waiting_in, phase))

@@ -65,6 +65,19 @@ class ScriptedCall:
         self.aborted = False
         self.paused = False
 
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Prompt and generated, those that were not read yet included."""
+        return tuple(self._ids)
+
+    def generate(self, tokens: int) -> list[int]:
+        """Like `step`, but its reader gets the tokens by `send` only, later."""
+        before = len(self._ids)
+        for _ in range(tokens):
+            self._ids.append(next_token(self._ids))
+        self.made += tokens
+        return self._ids[before:]
+
     def abort(self) -> None:
         self.aborted = self.aborted or not self.over
         self.over = True

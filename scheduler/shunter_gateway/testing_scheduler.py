@@ -14,6 +14,7 @@ def topology_message(
     context_length: int = 4096,
     engine_type: str = "simulated",
     from_zero: Iterable[str] = (),
+    kv_transport: str = "",
 ) -> pb.Topology:
     """Instances by name, each with its pool; a pool serves the model of its own name. Pools
     `from_zero` hold `MAX_HELD` requests for `HOLD_TIMEOUT_S` while they have no instance."""
@@ -46,6 +47,8 @@ def topology_message(
                 engine_type=engine_type,
                 prefill_tokens_per_s=1000,
                 decode_tokens_per_s=50,
+                kv_transport=kv_transport,
+                moves_address=f"{name}:2" if kv_transport else "",
             )
             for name, pool in instances.items()
         ],
@@ -139,7 +142,7 @@ class FakeScheduler:
         )
         self.command(pb.SchedulerCommand(assign=assign))
 
-    def move(self, request_id: str, destination: str) -> None:
+    def move(self, request_id: str, destination: str, rung: str = "replay") -> None:
         epoch, _ = self.ledger[request_id]
         target = next(i for i in self.topology.instances if i.name == destination)
         move = pb.Move(
@@ -147,7 +150,7 @@ class FakeScheduler:
             epoch=epoch,
             destination=destination,
             address=target.address,
-            rung="replay",
+            rung=rung,
             reason="test",
         )
         self.command(pb.SchedulerCommand(move=move))

@@ -17,6 +17,7 @@ from shunter_gateway.testing import (
     RecordingSink,
 )
 from shunter_gateway.testing_engines import ScriptedCall, ScriptedEngine
+from shunter_gateway.testing_kv import FakeEngineMoves
 from shunter_gateway.testing_scheduler import FakeScheduler, topology_message
 
 LOST = EngineFailure("connection", "connection lost", retriable=True)
@@ -44,17 +45,23 @@ class World:
     connected: bool = True
     decoders: Decoders = field(default_factory=LetterDecoders)
     tracer: Tracer | None = None
+    kv_transport: str = ""
     clock: ManualClock = field(default_factory=ManualClock)
     observer: CountingObserver = field(default_factory=CountingObserver)
     engine: ScriptedEngine = field(init=False)
     scheduler: FakeScheduler = field(init=False)
+    engine_moves: FakeEngineMoves = field(init=False)
     dispatcher: Dispatcher = field(init=False)
 
     def __post_init__(self) -> None:
         self.engine = ScriptedEngine(self.clock)
         self.scheduler = FakeScheduler(
-            self.clock, topology_message(self.instances, from_zero=self.from_zero)
+            self.clock,
+            topology_message(
+                self.instances, from_zero=self.from_zero, kv_transport=self.kv_transport
+            ),
         )
+        self.engine_moves = FakeEngineMoves(self.clock, self.engine)
         self.dispatcher = Dispatcher(
             clock=self.clock,
             link=self.scheduler,
@@ -64,6 +71,7 @@ class World:
             rng=random.Random(1),
             limits=self.limits,
             tracer=self.tracer,
+            engine_moves=self.engine_moves if self.kv_transport else None,
         )
         if self.connected:
             self.scheduler.connect(self.dispatcher)

@@ -30,6 +30,8 @@ class Instance:
     draining: bool
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
+    kv_transport: str = ""  # KV caches are copied between equal ones; empty: not at all
+    moves_address: str = ""  # host:port of its `EngineMoves`
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,4 +105,6 @@ def _instance(message: pb.Topology.Instance) -> Instance:
         draining=message.draining,
         prefill_tokens_per_s=message.prefill_tokens_per_s,
         decode_tokens_per_s=message.decode_tokens_per_s,
+        kv_transport=message.kv_transport,
+        moves_address=message.moves_address,
     )

@@ -41,6 +41,7 @@ from shunter_scheduler.service.leadership import Leadership
 from shunter_scheduler.service.leaving import empty_leaving
 from shunter_scheduler.service.loop import Driver
 from shunter_scheduler.service.parts import Parts
+from shunter_scheduler.service.replies import KvMoves
 from shunter_scheduler.service.server import Listening, start_server
 from shunter_scheduler.service.servicer import SchedulerService
 from shunter_scheduler.service.sessions import Sessions
@@ -177,7 +178,14 @@ def build(
         telemetry=telemetry,
         leadership=leadership,
     )
-    poller = EnginePoller(lambda: view.topology.instances, driver.tell, telemetry)
+
+    def on_kv_moves(instance: str, kv_moves: KvMoves) -> None:
+        if view.set_kv_moves(instance, kv_moves):
+            parts.sessions.broadcast(view.message)
+
+    poller = EnginePoller(
+        lambda: view.topology.instances, driver.tell, telemetry, on_kv_moves=on_kv_moves
+    )
     return parts, (poller, KvEventReader(lambda: view.topology, driver.put, telemetry))
 
 

@@ -49,6 +49,7 @@ class CompletionsBody(msgspec.Struct, omit_defaults=True):
     logit_bias: dict[str, float] | None = None
     logprobs: int | None = None
     stop_token_ids: Sequence[int] = ()
+    kv_lease: str = ""
 
 
 class _Logprobs(msgspec.Struct):
@@ -125,7 +126,7 @@ def completions_body(request: EngineRequest, capabilities: Capabilities) -> byte
     body = CompletionsBody(
         model=request.model,
         prompt=request.token_ids or (),
-        request_id=f"{request.request_id}-{request.epoch}",
+        request_id=request.call_id,
         stream=True,
         return_token_ids=True,
         stream_options=_StreamOptions(),
@@ -144,6 +145,7 @@ def completions_body(request: EngineRequest, capabilities: Capabilities) -> byte
         logprobs=sampling.logprobs,
         return_tokens_as_token_ids=sampling.logprobs is not None,
         stop_token_ids=sampling.stop_token_ids,
+        kv_lease=request.kv_lease,
     )
     if capabilities.priority:
         body.priority = request.priority

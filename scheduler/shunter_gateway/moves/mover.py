@@ -6,9 +6,11 @@ from shunter_gateway.lifecycle_answer import Answer
 from shunter_gateway.lifecycle_binding import Binding
 from shunter_gateway.lifecycle_ports import Services, Timer
 from shunter_gateway.lifecycle_spans import Stage
+from shunter_gateway.moves.kv import KvAround, KvEnds, KvTransfer
+from shunter_gateway.moves.ports import EngineMoves
 from shunter_gateway.moves.replay import ReplayMove
 from shunter_gateway.moves.rules import MoveRequest, move_refusal
-from shunter_gateway.ports import EngineRequest
+from shunter_gateway.ports import EngineFailure, EngineRequest
 from shunter_gateway.request import RequestSpec
 from shunter_gateway.topology import Instance
 from shunter_proto.v1 import scheduler_pb2 as pb
@@ -25,19 +27,36 @@ class MovingRequest(Protocol):
 
     @property
     def epoch(self) -> int: ...
+    @property
+    def call_id(self) -> str: ...
     def engine_request(self, address: str, trace_parent: str) -> EngineRequest: ...
-    def take_over(self, destination: Instance) -> bool:
+    def take_over(self, destination: Instance, kv_lease: str = "") -> bool:
         """Stops the source, then starts the destination from the journal under the next epoch."""
+
+    def keep_owner(self, epoch: int) -> None: ...
+    def on_engine_failure(self, failure: EngineFailure) -> None: ...
 
 
 class Mover:
-    __slots__ = ("_life", "_move", "_rung", "_services", "_stage", "_stalled_since", "_timeout")
+    __slots__ = (
+        "_command",
+        "_kv_refusal",
+        "_life",
+        "_move",
+        "_rung",
+        "_services",
+        "_stage",
+        "_stalled_since",
+        "_timeout",
+    )
 
     def __init__(self, services: Services, life: MovingRequest) -> None:
         self._services = services
         self._life = life
-        self._move: ReplayMove | None = None
+        self._command = pb.Move()
+        self._move: ReplayMove | KvTransfer | None = None
         self._rung = ""
+        self._kv_refusal = ""  # why it goes by another rung
         self._stage = Stage(None)
         self._timeout: Timer | None = None
         self._stalled_since: float | None = None  # switched, and no token since
@@ -72,26 +91,53 @@ class Mover:
         if reason or topology is None:
             self.report_refused(reason)
             return
-        self._rung = "replay" if self._life.answer.began else "restart"
-        self._begin_stage(command)
+        self._command, self._kv_refusal = command, ""
+        source = topology.instances.get(self._life.instance)
         target = topology.instances[command.destination]
-        if self._rung == "restart":
+        engines = self._services.engine_moves
+        if not self._life.answer.began:
+            self._begin_stage("restart")
             self.switch(target)
-            return
-        adapter = self._services.adapters[target.engine_type]
-        self._move = move = ReplayMove(self, adapter, target, self._services.limits)
-        warm_timeout_s = self._services.limits.warm_timeout_s
-        self._timeout = self._services.clock.call_later(warm_timeout_s, move.expire)
+        elif command.rung != "kv" or source is None or engines is None:
+            self._replay(target)
+        elif not same_kv(source, target):
+            self._kv_refusal = "other_layout"
+            self._replay(target)
+        else:
+            self._copy(source, target, engines)
+
+    def _replay(self, target: Instance) -> None:
+        self._begin_stage("replay")
+        services = self._services
+        adapter = services.adapters[target.engine_type]
+        self._move = move = ReplayMove(self, adapter, target, services.limits)
+        self._timeout = services.clock.call_later(services.limits.warm_timeout_s, move.expire)
         move.start()
 
-    def _begin_stage(self, command: pb.Move) -> None:
+    def _copy(self, source: Instance, target: Instance, engines: EngineMoves) -> None:
+        self._begin_stage("kv")
+        services, life = self._services, self._life
+        ends = KvEnds(
+            source,
+            target,
+            move_id=f"{services.rng.getrandbits(128):032x}",
+            request_id=life.spec.request_id,
+            call_id=life.call_id,
+            epoch=life.epoch,
+        )
+        around = KvAround(engines, services.clock, services.limits)
+        self._move = move = KvTransfer(self, ends, around)
+        move.start()
+
+    def _begin_stage(self, rung: str) -> None:
+        self._rung = rung
         self._stage = self._services.spans.begin(
-            f"move.{self._rung}",
+            f"move.{rung}",
             self._life.spec.trace_parent,
             {
                 "shunter.source": self._life.instance,
-                "shunter.destination": command.destination,
-                "shunter.reason": command.reason,
+                "shunter.destination": self._command.destination,
+                "shunter.reason": self._command.reason,
             },
         )
 
@@ -104,7 +150,7 @@ class Mover:
         self._services.observer.moved(self._rung, stall_s)
         stall_ms = int(stall_s * 1000)
         self._stage.end({"shunter.moved": True, "shunter.stall_ms": stall_ms})
-        self._report(moved=True, stall_ms=stall_ms)
+        self._report(self._rung, moved=True, reason=self._kv_refusal, stall_ms=stall_ms)
         return self._rung != "restart"
 
     def end(self, reason: str) -> None:
@@ -116,10 +162,13 @@ class Mover:
 
     def report_refused(self, reason: str) -> None:
         """A command that is not carried out; a move under way is not touched."""
-        self._services.observer.move_aborted("replay", reason)
-        self._report(moved=False, reason=reason)
+        self._refused("replay", reason)
 
-    def _report(self, moved: bool, reason: str = "", stall_ms: int = 0) -> None:
+    def _refused(self, rung: str, reason: str) -> None:
+        self._services.observer.move_aborted(rung, reason)
+        self._report(rung, moved=False, reason=reason)
+
+    def _report(self, rung: str, moved: bool, reason: str, stall_ms: int = 0) -> None:
         life = self._life
         self._services.link.send(
             pb.MoveDone(
@@ -127,13 +176,13 @@ class Mover:
                 epoch=life.epoch,
                 instance=life.instance,
                 moved=moved,
-                rung=self._rung if moved else "replay",
+                rung=rung,
                 reason=reason,
                 stall_ms=stall_ms,
             )
         )
 
-    # ------------------------------------------------------------ for ReplayMove
+    # ------------------------------------------------------------ for both kinds of move
 
     @property
     def generated_tokens(self) -> int:
@@ -158,9 +207,52 @@ class Mover:
         """Before the switch: the source goes on."""
         self._forget_move()
         self._stage.end({"shunter.moved": False}, reason)
-        self.report_refused(reason)
+        self._refused(self._rung, reason)
+
+    # ------------------------------------------------------------ for KvTransfer
+
+    def token_ids(self) -> tuple[int, ...]:
+        return self._life.answer.journal.token_ids()
+
+    def switch_kv(self, destination: Instance, epoch: int, kv_lease: str) -> bool:
+        life = self._life
+        stalled_since = life.last_heard_at
+        if life.epoch != epoch - 1 or not life.take_over(destination, kv_lease):
+            self.failed("finished")
+            return False
+        self._forget_move()
+        self._stalled_since = stalled_since
+        return True
+
+    def keep_source(self, epoch: int) -> None:
+        self._life.keep_owner(epoch)
+
+    def give_up_source(self, reason: str) -> None:
+        self.failed(reason)
+        message = "the engine did not say whether it goes on after a failed move"
+        self._life.on_engine_failure(EngineFailure("timeout", message, retriable=True))
+
+    def kv_failed(self, reason: str, clean: bool) -> None:
+        """A source that was not asked to stop may still be replayed elsewhere."""
+        topology = self._services.topology()
+        target = topology.instances.get(self._command.destination) if topology else None
+        if not clean or target is None:
+            self.failed(reason)
+            return
+        self._forget_move()
+        self._stage.end({"shunter.moved": False}, reason)
+        self._services.observer.move_aborted("kv", reason)
+        self._kv_refusal = reason
+        self._replay(target)
 
     def _forget_move(self) -> None:
         self._move = None
         if self._timeout is not None:
             self._timeout.cancel()
+            self._timeout = None
+
+
+def same_kv(source: Instance, destination: Instance) -> bool:
+    """Whether KV caches can be copied from one to the other."""
+    same = source.kv_transport == destination.kv_transport != ""
+    return same and bool(source.moves_address and destination.moves_address)

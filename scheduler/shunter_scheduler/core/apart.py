@@ -86,7 +86,7 @@ def _score(
         pool.prefix.fill(match, pool.settings.block_tokens, ask.prefill_tokens - 1, cached)
     else:
         cached.fill(0.0)
-    if source is not None and source.value.kv_transport:
+    if source is not None and source.kv_transport:
         copied = [r.slot for r in pool.records() if copies_kv(pool.spec, source, r)]
         cached[copied] = ask.prefill_tokens
     PREDICTED_COST.score(columns, ask, rng)

@@ -145,6 +145,12 @@ class InstanceRecord:
         return self.observed is not None and self.observed.healthy
 
     @property
+    def kv_transport(self) -> str:
+        """KV caches are copied between equal ones; empty: not at all, or not known yet."""
+        seen = self.observed
+        return self.value.kv_transport or (seen.kv_transport if seen is not None else "")
+
+    @property
     def in_service(self) -> bool:
         """May get work, be it after a wait."""
         return self.healthy and self.ejected_until is None and self.drain is None

@@ -45,8 +45,7 @@ def rung_between(entry: Entry, source: InstanceRecord, destination: InstanceReco
 
 def copies_kv(pool: ModelPool, source: InstanceRecord, destination: InstanceRecord) -> bool:
     """KV blocks may go from one to the other."""
-    transport = source.value.kv_transport
-    same = bool(transport) and transport == destination.value.kv_transport
+    same = source.kv_transport == destination.kv_transport != ""
     return same and pool.migration.mode == "Auto"
 
 
@@ -102,9 +101,10 @@ def move_done(state: CoreState, event: MoveDone, now: float) -> None:
         return
     if event.moved:
         _moved(state, entry, event, now)
-    elif event.epoch != entry.epoch:
+    elif event.epoch != entry.epoch and event.instance != entry.instance_name:
         return
     elif entry.move is not None:
+        entry.epoch = event.epoch  # newer where a source that had stopped goes on
         entry.refused_by += (entry.move.destination.name,)
         _not_moved(state, entry, event.reason or "the gateway gave no reason", now)
     elif entry.suspended_for:

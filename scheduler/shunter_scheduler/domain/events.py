@@ -85,6 +85,7 @@ class InstanceObserved(Value, frozen=True):
     kv_capacity_tokens: int = 0  # 0: not reported
     waiting_kv_tokens: int = 0  # 0: nothing waits, or not reported
     first_waiting_kv_tokens: int = 0
+    kv_transport: str = ""  # KV caches are copied between equal ones; empty: not at all
 
 
 class DrainRequested(Value, frozen=True):

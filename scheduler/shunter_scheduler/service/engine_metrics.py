@@ -17,6 +17,8 @@ class EngineLoad:
     waiting: int = 0
     kv_cache_usage: float = 0.0  # 0 to 1
     kv_capacity_tokens: int = 0  # 0: not reported
+    kv_transport: str = ""  # KV caches are copied between equal ones; empty: not at all
+    moves_port: int = 0  # of its `EngineMoves`
 
 
 _Field = Literal["running", "waiting", "kv_cache_usage", "kv_capacity_tokens"]
@@ -37,6 +39,8 @@ _SAMPLE = re.compile(
     re.MULTILINE,
 )
 _CACHE_CONFIG = "vllm:cache_config_info"
+_KV_MOVES = re.compile(r"^shunter:kv_moves_info\{(.*)\}\s+1(?:\.0)?\s*$", re.MULTILINE)
+_MAX_LAYOUT_CHARS = 256
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
@@ -54,12 +58,25 @@ def parse_metrics(text: str) -> EngineLoad:
             continue
         old = found.get(field, 0.0)
         found[field] = max(old, number) if field == "kv_cache_usage" else old + number
+    kv_transport, moves_port = _kv_moves(text)
     return EngineLoad(
         running=int(found.get("running", 0)),
         waiting=int(found.get("waiting", 0)),
         kv_cache_usage=min(found.get("kv_cache_usage", 0.0), 1.0),
         kv_capacity_tokens=capacity or int(found.get("kv_capacity_tokens", 0)),
+        kv_transport=kv_transport,
+        moves_port=moves_port,
     )
+
+
+def _kv_moves(text: str) -> tuple[str, int]:
+    """Layout and port, as `shunter engine` tells them."""
+    found = _KV_MOVES.search(text)
+    labels = dict(_LABEL.findall(found.group(1))) if found is not None else {}
+    layout, port = labels.get("layout", ""), labels.get("port", "")
+    if not port.isdigit() or not 0 < int(port) < 65536 or not 0 < len(layout) <= _MAX_LAYOUT_CHARS:
+        return "", 0
+    return layout, int(port)
 
 
 def publishes_load(text: str) -> bool:

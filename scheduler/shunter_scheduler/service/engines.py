@@ -10,6 +10,7 @@ import structlog
 from shunter_scheduler.domain.cluster import Instance
 from shunter_scheduler.domain.events import InstanceObserved
 from shunter_scheduler.service.engine_metrics import EngineLoad, parse_metrics, with_slots
+from shunter_scheduler.service.replies import KvMoves
 from shunter_scheduler.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ class _Unhealthy(Exception):
 
 class EnginePoller:
     """Reports an engine down at once where it refuses connections or says 503, and after three
-    polls in a row without an answer: one slow answer is no reason to move its work away."""
+    polls in a row without an answer: one slow answer is no reason to move its work away.
+
+    `on_kv_moves` hears at each look how the instance copies KV caches, if it does."""
 
     def __init__(
         self,
@@ -38,11 +41,13 @@ class EnginePoller:
         tell: Callable[[InstanceObserved], None],
         telemetry: Telemetry,
         *,
+        on_kv_moves: Callable[[str, KvMoves], None] = lambda instance, kv_moves: None,
         interval_s: float = INTERVAL_S,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._instances = instances
         self._tell = tell
+        self._on_kv_moves = on_kv_moves
         self._telemetry = telemetry
         self._interval_s = interval_s
         self._timeout_s = timeout_s
@@ -141,8 +146,12 @@ class EnginePoller:
                 waiting=load.waiting,
                 kv_cache_usage=load.kv_cache_usage,
                 kv_capacity_tokens=load.kv_capacity_tokens,
+                kv_transport=load.kv_transport,
             )
         )
+        host = instance.address.rpartition(":")[0]
+        address = f"{host}:{load.moves_port}" if load.kv_transport else ""
+        self._on_kv_moves(instance.name, KvMoves(load.kv_transport, address))
 
     def _report_down(self, instance: Instance, reason: str) -> None:
         self._telemetry.engine_polls_failed.labels(reason).inc()

@@ -22,18 +22,32 @@ class Speed:
 UNKNOWN_SPEED = Speed()
 
 
-def to_topology(
-    topology: Topology, draining: frozenset[str], speeds: Mapping[str, Speed], block_tokens: int
-) -> pb.Topology:
-    """`draining` and `speeds` are by instance name."""
+@dataclass(frozen=True, slots=True)
+class KvMoves:
+    """How an instance copies KV caches; both empty: it does not."""
+
+    transport: str = ""  # equal at both ends of a copy
+    address: str = ""  # host:port of its `EngineMoves`
+
+
+NO_KV_MOVES = KvMoves()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of instances beside the configuration, by name."""
+
+    draining: frozenset[str]
+    speeds: Mapping[str, Speed]
+    kv_moves: Mapping[str, KvMoves]
+
+
+def to_topology(topology: Topology, seen: Seen, block_tokens: int) -> pb.Topology:
     rules = RouteTable(topology.policies, topology.pools)
     return pb.Topology(
         version=topology.version,
         pools=[_pool(pool) for pool in topology.pools],
-        instances=[
-            _instance(instance, instance.name in draining, speeds.get(instance.name, UNKNOWN_SPEED))
-            for instance in topology.instances
-        ],
+        instances=[_instance(instance, seen) for instance in topology.instances],
         rule_headers=sorted(rules.rule_headers),
         rule_models=sorted(rules.rule_models),
         rule_targets=[
@@ -65,16 +79,20 @@ def _pool(pool: ModelPool) -> pb.Topology.Pool:
     )
 
 
-def _instance(instance: Instance, draining: bool, speed: Speed) -> pb.Topology.Instance:
+def _instance(instance: Instance, seen: Seen) -> pb.Topology.Instance:
+    speed = seen.speeds.get(instance.name, UNKNOWN_SPEED)
+    kv_moves = seen.kv_moves.get(instance.name, NO_KV_MOVES)
     return pb.Topology.Instance(
         name=instance.name,
         pool=instance.pool,
         profile=instance.profile,
         address=instance.address,
         engine_type=instance.engine_type,
-        draining=draining,
+        draining=instance.name in seen.draining,
         prefill_tokens_per_s=speed.prefill_tokens_per_s,
         decode_tokens_per_s=speed.decode_tokens_per_s,
+        kv_transport=kv_moves.transport,
+        moves_address=kv_moves.address,
     )
 
 

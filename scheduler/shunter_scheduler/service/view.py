@@ -5,7 +5,7 @@ from collections.abc import Callable
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_scheduler.domain.cluster import Topology
 from shunter_scheduler.service.errors import NotFound
-from shunter_scheduler.service.replies import Speed, to_topology
+from shunter_scheduler.service.replies import NO_KV_MOVES, KvMoves, Seen, Speed, to_topology
 
 EMPTY = Topology(version=0, pools=(), policies=(), instances=())
 
@@ -23,6 +23,7 @@ class ClusterView:
         self._block_tokens = block_tokens
         self._speeds_of = speeds_of
         self._speeds: dict[str, Speed] = {}
+        self._kv_moves: dict[str, KvMoves] = {}
         self.message = self._make_message()
 
     @property
@@ -45,13 +46,25 @@ class ClusterView:
         self.topology = topology
         self.config_error = ""
         self.addresses = {one.name: one.address for one in topology.instances}
-        self._draining &= {one.name for one in same}
+        stay = {one.name for one in same}
+        self._draining &= stay
+        self._kv_moves = {name: how for name, how in self._kv_moves.items() if name in stay}
         self._speeds = self._speeds_of(topology)
         self.message = self._make_message()
 
     def set_draining(self, instance: str, draining: bool) -> None:
         self._draining = self._draining | {instance} if draining else self._draining - {instance}
         self.message = self._make_message()
+
+    def set_kv_moves(self, instance: str, kv_moves: KvMoves) -> bool:
+        """Whether that is news."""
+        if instance not in self.addresses:
+            return False
+        if self._kv_moves.get(instance, NO_KV_MOVES) == kv_moves:
+            return False
+        self._kv_moves[instance] = kv_moves
+        self.message = self._make_message()
+        return True
 
     def drain_timeout_s(self, instance: str) -> float:
         """That of the instance's pool. Raises `NotFound` for an unknown instance."""
@@ -63,4 +76,5 @@ class ClusterView:
         raise NotFound(f"no instance {instance!r}; known: {known}")
 
     def _make_message(self) -> pb.Topology:
-        return to_topology(self.topology, self._draining, self._speeds, self._block_tokens)
+        seen = Seen(self._draining, self._speeds, self._kv_moves)
+        return to_topology(self.topology, seen, self._block_tokens)

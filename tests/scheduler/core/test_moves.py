@@ -324,3 +324,36 @@ def test_a_move_says_of_each_instance_why_it_was_not_the_destination() -> None:
         move.destination: "refused the move",
         again.destination: "",
     }
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "mode", "rung"),
+    [
+        ("f32 b16", "f32 b16", "Auto", "kv"),
+        ("f32 b16", "f16 b16", "Auto", "replay"),
+        ("f32 b16", "", "Auto", "replay"),
+        ("f32 b16", "f32 b16", "Replay", "replay"),
+    ],
+)
+def test_engines_that_say_so_copy_their_kv_caches(
+    source: str, destination: str, mode: str, rung: str
+) -> None:
+    harness = loaded(1, migration={"mode": mode})
+    harness.observe("chat-h100-0", kv_transport=source)
+    harness.observe("chat-h100-1", kv_transport=destination)
+    (move,) = only(Move, drain(harness))
+    assert move.rung == rung
+
+
+def test_a_source_that_goes_on_under_a_new_epoch_can_be_ordered_about_again() -> None:
+    harness = loaded(1, instances=3)
+    (move,) = only(Move, drain(harness))
+    harness.apply(MoveDone("r0", 3, "elsewhere", False, "kv", "took too long"))  # not its owner
+    assert harness.after(MoveDone("r0", 3, move.source, False, "kv", "took too long")) == []
+    harness.check_books()
+    wake = harness.core.next_wake(harness.now)
+    assert wake is not None
+    harness.now = wake
+    (again,) = only(Move, harness.decide())
+    assert (again.epoch, again.source) == (3, move.source)
+    assert again.destination != move.destination

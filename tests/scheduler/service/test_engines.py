@@ -17,6 +17,7 @@ from shunter_scheduler.service.engine_metrics import (
     with_slots,
 )
 from shunter_scheduler.service.engines import EnginePoller
+from shunter_scheduler.service.replies import KvMoves
 from shunter_scheduler.telemetry import Telemetry
 
 VLLM = """
@@ -68,6 +69,28 @@ def test_odd_pages_count_as_nothing(page: str) -> None:
     assert parse_metrics(page) == EngineLoad()
 
 
+KV_MOVES = 'shunter:kv_moves_info{layout="shunter-kv/1 float32 b16",port="9001"} 1.0\n'
+
+
+def test_an_engine_says_how_its_kv_cache_is_copied() -> None:
+    load = parse_metrics(VLLM + KV_MOVES)
+    assert (load.kv_transport, load.moves_port) == ("shunter-kv/1 float32 b16", 9001)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        KV_MOVES.replace("9001", "99001"),
+        KV_MOVES.replace("9001", "x"),
+        KV_MOVES.replace("float32", "float32" * 50),
+        KV_MOVES.replace(" 1.0", " 0.0"),
+        'shunter:kv_moves_info{port="9001"} 1',
+    ],
+)
+def test_half_of_it_says_nothing(line: str) -> None:
+    assert parse_metrics(line) == EngineLoad()
+
+
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
@@ -103,6 +126,7 @@ class Seen:
 
     def __init__(self) -> None:
         self.events: asyncio.Queue[InstanceObserved] = asyncio.Queue()
+        self.kv_moves: dict[str, KvMoves] = {}
 
     async def next(self) -> InstanceObserved:
         async with asyncio.timeout(10):
@@ -118,6 +142,7 @@ async def polling(
         lambda: [Instance("i-0", "chat", "h100", address, engine_type)],
         seen.events.put_nowait,
         Telemetry(CollectorRegistry()),
+        on_kv_moves=seen.kv_moves.__setitem__,
         interval_s=0.02,
         timeout_s=timeout_s,
     )
@@ -135,6 +160,17 @@ async def test_a_healthy_engine_is_reported_with_its_load() -> None:
         polling(address) as seen,
     ):
         assert await seen.next() == InstanceObserved("i-0", True, 7, 2, 0.5, 16_000)
+
+
+async def test_core_and_gateways_hear_how_kv_caches_are_copied() -> None:
+    async with (
+        engine(health=answering(""), metrics=answering(KV_MOVES)) as address,
+        polling(address) as seen,
+    ):
+        assert (await seen.next()).kv_transport == "shunter-kv/1 float32 b16"
+        await seen.next()
+    host = address.rpartition(":")[0]
+    assert seen.kv_moves == {"i-0": KvMoves("shunter-kv/1 float32 b16", f"{host}:9001")}
 
 
 async def test_an_engine_without_metrics_is_healthy() -> None:

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from shunter_api.testing import make_policy, make_pool
-from shunter_scheduler.domain.cluster import Topology
+from shunter_scheduler.domain.cluster import Instance, Topology
 from shunter_scheduler.domain.status import ClusterStatus, CostStatus
-from shunter_scheduler.service.replies import to_status, to_topology
+from shunter_scheduler.service.replies import KvMoves, Seen, to_status, to_topology
 
+NOTHING_SEEN = Seen(frozenset(), {}, {})
 PROFILE = {"name": "h100", "accelerator": "h100", "replicas": {"min": 0, "max": 4}}
 
 
@@ -24,7 +25,7 @@ def test_gateways_hear_how_many_requests_a_pool_at_zero_holds(
     scaling: dict[str, Any], told: tuple[int, int]
 ) -> None:
     pool = make_pool("chat", spec={"profiles": [PROFILE], "scaling": scaling})
-    message = to_topology(Topology(1, (pool,), (), ()), frozenset(), {}, 64)
+    message = to_topology(Topology(1, (pool,), (), ()), NOTHING_SEEN, 64)
     assert [(p.max_held, p.hold_timeout_ms) for p in message.pools] == [told]
 
 
@@ -37,7 +38,7 @@ def test_gateways_hear_how_many_requests_a_pool_at_zero_holds(
 )
 def test_gateways_hear_where_the_tokenizer_is(model: dict[str, str], told: str) -> None:
     spec = {"profiles": [PROFILE], "model": model, "engine": {"type": "vllm"}}
-    message = to_topology(Topology(1, (make_pool("chat", spec=spec),), (), ()), frozenset(), {}, 64)
+    message = to_topology(Topology(1, (make_pool("chat", spec=spec),), (), ()), NOTHING_SEEN, 64)
     assert [(p.model_source, p.revision) for p in message.pools] == [(told, model["source"])]
 
 
@@ -48,9 +49,17 @@ def test_gateways_hear_where_a_rules_own_model_leads() -> None:
     ]
     pools = (make_pool("chat"), make_pool("code"))
     topology = Topology(1, pools, (make_policy(rules=rules),), ())
-    message = to_topology(topology, frozenset(), {}, 64)
+    message = to_topology(topology, NOTHING_SEEN, 64)
     assert [(t.model, list(t.pools)) for t in message.rule_targets] == [("auto", ["code"])]
     assert list(message.rule_models) == ["auto", "chat", "nowhere"]
+
+
+def test_gateways_hear_where_kv_caches_are_copied() -> None:
+    instances = tuple(Instance(n, "chat", "h100", f"{n}:8000", "numpy") for n in ("a", "b"))
+    seen = Seen(frozenset(), {}, {"b": KvMoves("float32 b16", "b:9000")})
+    message = to_topology(Topology(1, (make_pool("chat"),), (), instances), seen, 64)
+    told = [(i.name, i.kv_transport, i.moves_address) for i in message.instances]
+    assert told == [("a", "", ""), ("b", "float32 b16", "b:9000")]
 
 
 def test_status_says_how_well_times_are_predicted() -> None:

@@ -67,7 +67,7 @@ def _rungs(view: View, entry: Entry, case: Case) -> tuple[Rung, ...]:
     if not entry.started:
         return ("restart",)
     source = view.fleet.records[case.source]
-    if source.value.kv_transport and entry.pool.spec.migration.mode == "Auto":
+    if source.kv_transport and entry.pool.spec.migration.mode == "Auto":
         return ("kv",) if view.fleet.copies_everywhere else ("kv", "replay")
     return ("replay",)
 

@@ -112,7 +112,7 @@ def look(pool: PoolRecord, now: float) -> Fleet:
         for m in models
     ]
     base_s, per_sequence_s, per_token_s, price = np.array(rates)[model_of].T.copy()
-    transport = _numbered([r.value.kv_transport for r in records])
+    transport = _numbered([r.kv_transport for r in records])
     return Fleet(
         records,
         models,
