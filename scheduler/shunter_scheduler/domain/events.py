@@ -74,7 +74,7 @@ class InstanceObserved(Value, frozen=True):
     """One look at an engine's health and metrics; `healthy` False takes it out of dispatch.
 
     What waits in the engine is to be admitted to KV memory, prompt by prompt: `waiting_kv_tokens`
-    is what all of it asks for, `first_waiting_kv_tokens` what the head of the line does.
+    is what all of it asks for.
     """
 
     instance: str
@@ -84,7 +84,6 @@ class InstanceObserved(Value, frozen=True):
     kv_cache_usage: float = 0.0  # 0 to 1
     kv_capacity_tokens: int = 0  # 0: not reported
     waiting_kv_tokens: int = 0  # 0: nothing waits, or not reported
-    first_waiting_kv_tokens: int = 0
     kv_transport: str = ""  # KV caches are copied between equal ones; empty: not at all
 
 

@@ -32,7 +32,7 @@ class VirtualEngine:
         self._flight: Flight | None = None
         self._step: Step | None = None
         self._wake_s: float | None = None  # idle, and something may have become possible then
-        self._seen = (0, 0, 0, 0)
+        self._seen = (0, 0, 0)
         self._slow = 1.0
         self._copies = 0
         self._skip_ahead = skip_ahead
@@ -113,14 +113,13 @@ class VirtualEngine:
         batch = self._batch
         if self._flight is None:
             self._seen = self._counts()
-        running, waiting, waiting_tokens, first_waiting_tokens = self._seen
+        running, waiting, waiting_tokens = self._seen
         return EngineObservation(
             running,
             waiting,
             batch.kv.used,
             batch.kv.total,
             waiting_tokens,
-            first_waiting_tokens,
             batch.preemptions,
             batch.preemption_loss_s,
         )
@@ -203,7 +202,7 @@ class VirtualEngine:
         self._batch = VirtualBatch(self.shape)
         self._batch.events = events
         self._flight = self._step = self._wake_s = None
-        self._seen = (0, 0, 0, 0)
+        self._seen = (0, 0, 0)
         self._copies = 0
         return had
 
@@ -227,10 +226,9 @@ class VirtualEngine:
         live.cached_tokens = 0
         self._batch.enter(live)
 
-    def _counts(self) -> tuple[int, int, int, int]:
+    def _counts(self) -> tuple[int, int, int]:
         batch = self._batch
-        first_tokens = batch.waiting[0].tokens if batch.waiting else 0
-        return (len(batch.running), len(batch.waiting), batch.waiting_tokens, first_tokens)
+        return (len(batch.running), len(batch.waiting), batch.waiting_tokens)
 
     def _disturb(self, now: float) -> None:
         """What came from outside counts from the next step on."""

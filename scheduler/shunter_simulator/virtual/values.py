@@ -48,8 +48,8 @@ class EngineEvent(msgspec.Struct, frozen=True):
 class EngineObservation(NamedTuple):
     """As the engine saw itself when its step in progress began; counters are totals.
 
-    `waiting_tokens` and `first_waiting_tokens` are what all that wait, and the first of them, will
-    hold in KV memory when they are admitted. Reserved blocks count as used, cached ones do not.
+    `waiting_tokens` are what all that wait will hold in KV memory when they are admitted. Reserved
+    blocks count as used, cached ones do not.
     """
 
     running: int
@@ -57,7 +57,6 @@ class EngineObservation(NamedTuple):
     used_blocks: int
     total_blocks: int
     waiting_tokens: int
-    first_waiting_tokens: int
     preemptions: int
     preemption_loss_s: float
 

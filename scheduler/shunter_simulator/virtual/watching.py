@@ -50,7 +50,6 @@ def observed(slot: Slot, seen: EngineObservation) -> InstanceObserved:
         kv_cache_usage=seen.used_blocks / seen.total_blocks,
         kv_capacity_tokens=slot.kv_tokens,
         waiting_kv_tokens=seen.waiting_tokens,
-        first_waiting_kv_tokens=seen.first_waiting_tokens,
     )
 
 

@@ -41,7 +41,7 @@ def test_a_lone_request_takes_a_prefill_and_a_decode_step_per_further_token() ->
 
     # 2 s for 10 tokens; then steps over 11, 12 and 13 tokens of context.
     assert brief(run(engine, 5.0)) == [(7.0, "first_token", "a", 1), (10.36, "finished", "a", 4)]
-    assert engine.stats(20.0) == (0, 0, 0, 100, 0, 0, 0, 0.0)
+    assert engine.stats(20.0) == (0, 0, 0, 100, 0, 0, 0.0)
 
 
 def test_chunks_of_a_prompt_go_with_decodes_into_one_step() -> None:
@@ -265,7 +265,7 @@ def test_a_stopped_engine_tells_what_it_had_and_is_empty() -> None:
     engine.advance(6.0)
     assert engine.stop(6.0) == {"a": 2, "b": 9}
     assert engine.next_at(6.0) is None
-    assert engine.stats(6.0) == (0, 0, 0, 100, 0, 0, 0, 0.0)
+    assert engine.stats(6.0) == (0, 0, 0, 100, 0, 0, 0.0)
 
 
 CACHING = replace(SHAPE, cache_block_tokens=8, watermark=0.0)
