@@ -20,6 +20,7 @@ from shunter_operator.names import (
     LABEL_POOL,
     LABEL_PROFILE,
     LABEL_REVISION,
+    LABEL_ROLE,
     MANAGED_BY,
     READINESS_GATE,
     VERSION,
@@ -65,6 +66,8 @@ def deployment(desired: Desired, profile: Profile, template: Manifest, scale: Sc
     labels = {LABEL_POOL: pool.name, LABEL_PROFILE: profile.name}
     manifest = _object(desired, "apps/v1", "Deployment", deployment_name(pool.name, profile.name))
     manifest["metadata"]["labels"] |= labels
+    if profile.role != "Any":
+        manifest["metadata"]["labels"][LABEL_ROLE] = profile.role
     manifest["metadata"]["annotations"] = {ANNOTATION_SPILLED: str(scale.spilled)}
     reclaim = desired.reclaims.get(profile.name)
     if reclaim is not None and reclaim.taken:

@@ -12,6 +12,8 @@ LABEL_PROFILE = f"{GROUP}/profile"
 LABEL_REVISION = f"{GROUP}/revision"
 # Of a pod that serves: the disruption budget holds its evictions.
 LABEL_BUSY = f"{GROUP}/busy"
+# Of a Deployment and its pods, where its profile does not do everything.
+LABEL_ROLE = f"{GROUP}/role"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED_BY = "shunter"
 

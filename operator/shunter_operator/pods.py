@@ -15,6 +15,7 @@ from shunter_operator.names import (
     LABEL_BUSY,
     LABEL_POOL,
     LABEL_PROFILE,
+    LABEL_ROLE,
     READINESS_GATE,
 )
 from shunter_operator.stages import fetch_container, stage_of
@@ -57,6 +58,7 @@ def pod_of(body: Body) -> Pod:
         drain_reason=annotations.get(ANNOTATION_DRAIN_REASON, ""),
         leave_since=moment(annotations.get(ANNOTATION_LEAVE_SINCE)),
         busy=labels.get(LABEL_BUSY) == "true",
+        role=labels.get(LABEL_ROLE, ""),
         node=(body.get("spec") or {}).get("nodeName") or "",
         template=annotations.get(ANNOTATION_TEMPLATE, ""),
         gated=_true(conditions.get(READINESS_GATE, {})) if _has_gate(gates) else None,

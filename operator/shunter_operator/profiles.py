@@ -1,6 +1,6 @@
 """One profile of a pool: how many replicas its Deployment has, and which pods go first. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from shunter_api.profile import Profile
@@ -12,7 +12,7 @@ from shunter_operator.merge import differs
 from shunter_operator.scaled import reclaimed_why, scaled
 from shunter_operator.scaling import Count
 from shunter_operator.templates import template_of
-from shunter_operator.values import Action, Apply, Manifest, Observed, Pod, Why
+from shunter_operator.values import Action, Apply, Manifest, Observed, Pod, SetRole, Why
 
 SCALE_DOWN = Why("ScaleDown", "fewer instances are wanted")
 
@@ -56,9 +56,18 @@ def serve_profile(
         missing = rollout.may_miss(pods.alive, template_digest(template), replicas)
     scale = Scale(replicas, shown.spilled, shown.surge, missing)
     yield from applied(deployment(at.desired, profile, template, scale), at.observed)
+    yield from _tell_role(profile, pods.alive)
     if at.environment.watches_nodes:
         yield from evictions.labels(pods.alive, leaving, pods.replaced, at.environment)
     yield from scaled(at.desired, at.observed, profile, pods.there, shown)
+
+
+def _tell_role(profile: Profile, alive: Iterable[Pod]) -> Iterator[Action]:
+    """On pods that are there: a template that has it would start all of them anew."""
+    role = "" if profile.role == "Any" else profile.role
+    for pod in alive:
+        if pod.role != role:
+            yield SetRole(pod.ref, role)
 
 
 def applied(manifest: Manifest, observed: Observed) -> Iterator[Action]:

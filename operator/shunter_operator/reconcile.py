@@ -25,6 +25,7 @@ from shunter_operator.names import (
     DRAINED_DELETION_COST,
     FINALIZER,
     LABEL_BUSY,
+    LABEL_ROLE,
     READINESS_GATE,
     PoolKey,
     Ref,
@@ -52,6 +53,7 @@ from shunter_operator.values import (
     SetBusy,
     SetFinalizer,
     SetInService,
+    SetRole,
     SetStatus,
     Undrain,
     Unmark,
@@ -226,6 +228,8 @@ class Reconciler:
             case SetBusy(pod, busy):
                 label = {LABEL_BUSY: "true" if busy else None}
                 await cluster.merge(pod, {"metadata": {"labels": label}})
+            case SetRole(pod, role):
+                await cluster.merge(pod, {"metadata": {"labels": {LABEL_ROLE: role or None}}})
             case SetInService(pod, in_service):
                 await cluster.set_pod_condition(pod, READINESS_GATE, in_service)
             case Event():

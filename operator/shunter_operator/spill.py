@@ -4,14 +4,15 @@ Profiles are in order of preference. Pods that no node takes for `spillAfter` ar
 the next profile; they stay Pending, as the probe that finds out when there is room. A stand-in goes
 once as many of the pods that it stands in for have been ready for `returnAfter`. Where the last
 profiles have no place either, earlier ones stand in that have shown no want of room: the scheduler
-may ask for a cheaper profile than the preferred one.
+may ask for a cheaper profile than the preferred one. Only profiles of one role stand in for each
+other: what decodes is no help where prompts wait.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from shunter_api.profile import Profile
+from shunter_api.profile import Profile, Role
 from shunter_operator.scaling import Count, current, own_replicas, stuck
 from shunter_operator.values import Desired, Observed, Pod
 
@@ -21,6 +22,7 @@ class _Row:
     """A profile at one time: instances of its own that it is to have and may have, and its pods."""
 
     name: str
+    role: Role
     own: int
     most: int
     stand_ins: int  # that it has now
@@ -42,8 +44,12 @@ def wanted(desired: Desired, observed: Observed, now: datetime) -> dict[str, Cou
     """By profile, in the pool's order."""
     own = own_replicas(desired, observed, now)
     rows = [_row(desired, observed, p, own[p.name], now) for p in desired.pool.profiles]
-    counts, homeless = _down(rows)
-    return _back(rows, counts, homeless)
+    found: dict[str, Count] = {}
+    for role in dict.fromkeys(row.role for row in rows):
+        alike = [row for row in rows if row.role == role]
+        counts, homeless = _down(alike)
+        found |= _back(alike, counts, homeless)
+    return {row.name: found[row.name] for row in rows}
 
 
 def most_of(desired: Desired, profile: Profile) -> int:
@@ -59,6 +65,7 @@ def _row(desired: Desired, observed: Observed, profile: Profile, own: int, now: 
     pods = [p for p in observed.pods if p.profile == profile.name and not p.deleting]
     return _Row(
         name=profile.name,
+        role=profile.role,
         own=own,
         most=most_of(desired, profile),
         stand_ins=there.spilled if there is not None else 0,

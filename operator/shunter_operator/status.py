@@ -71,6 +71,7 @@ def _profiles(
 ) -> Iterable[ProfileStatus]:
     """Those of the pool in its order, then removed ones that still have pods."""
     known = [p.name for p in desired.pool.profiles]
+    roles = {p.name: p.role for p in desired.pool.profiles}
     removed = sorted({p.profile for p in observed.pods if p.profile} - set(known))
     for name in (*known, *removed):
         pods = [p for p in observed.pods if p.profile == name]
@@ -85,6 +86,7 @@ def _profiles(
         )
         yield ProfileStatus(
             name=name,
+            role=roles.get(name, "Any"),
             desired_replicas=count.total,
             replicas=len(pods),
             ready_replicas=sum(p.ready and not p.deleting for p in pods),

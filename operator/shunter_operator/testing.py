@@ -16,6 +16,7 @@ from shunter_operator.names import (
     DRAINED_DELETION_COST,
     LABEL_BUSY,
     LABEL_POOL,
+    LABEL_ROLE,
     PoolKey,
     Ref,
 )
@@ -179,6 +180,8 @@ class FakeCluster(FakeControllers):
         pod = self.engines[ref.name]
         if LABEL_BUSY in metadata.get("labels", {}):
             pod = replace(pod, busy=metadata["labels"][LABEL_BUSY] == "true")
+        if LABEL_ROLE in metadata.get("labels", {}):
+            pod = replace(pod, role=metadata["labels"][LABEL_ROLE] or "")
         annotations = metadata.get("annotations", {})
         if ANNOTATION_DRAIN_SINCE in annotations:
             pod = replace(pod, drain_since=moment(annotations[ANNOTATION_DRAIN_SINCE]))

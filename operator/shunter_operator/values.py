@@ -114,6 +114,7 @@ class Pod:
     drain_reason: str = ""
     leave_since: datetime | None = None  # its node has been about to go since
     busy: bool = False  # the disruption budget holds its evictions
+    role: str = ""  # as its label tells people
     node: str = ""
     template: str = ""  # digest of the pod template that it was made of
     gated: bool | None = None  # None: no readiness gate; else whether it is in service
@@ -232,6 +233,14 @@ class SetBusy:
 
 
 @dataclass(frozen=True, slots=True)
+class SetRole:
+    """The label that tells people a pod's role; empty: none. A change restarts nothing."""
+
+    pod: Ref
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
 class SetInService:
     """The readiness gate, where a cluster does not know deletion costs."""
 
@@ -269,6 +278,7 @@ Action = (
     | MarkLeaving
     | SetBusy
     | SetInService
+    | SetRole
     | Event
     | SetFinalizer
     | SetStatus

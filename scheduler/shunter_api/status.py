@@ -6,6 +6,7 @@ from pydantic import AwareDatetime, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from shunter_api.base import ComputedDuration, DecimalText, Int, Resource
+from shunter_api.profile import Role
 
 ConditionType = Literal[
     "Ready", "Progressing", "Degraded", "AutoscalerActive", "SLOMet", "SpilledOver", "Draining"
@@ -70,6 +71,9 @@ class ProfileStatus(Written):
 
     name: Annotated[str, Field(max_length=63)]
     """The profile's name."""
+
+    role: Role = "Any"
+    """What they do of a request."""
 
     desired_replicas: Count = 0
     """Instances wanted now."""

@@ -86,6 +86,21 @@ def test_status_holds_predicted_prefix_hits_and_lengths_against_the_actual() -> 
     assert next(line for line in lines if "idle" in line)[-2:] == ["-", "-"]
 
 
+@pytest.mark.parametrize("role", ["", "Any", "Prefill"])
+def test_status_has_a_column_of_roles_where_there_are_some(role: str) -> None:
+    instances = [
+        pb.StatusReply.Instance(name="a", pool="chat", profile="p", state="ready", role=role),
+        pb.StatusReply.Instance(name="b", pool="chat", profile="d", state="ready", role="Any"),
+    ]
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(render(pb.StatusReply(instances=instances)))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    head = next(line for line in lines if line[:1] == ["instance"])
+    assert ("role" in head) == (role == "Prefill")
+    row = next(line for line in lines if line[:1] == ["a"])
+    assert row[:4] == ["a", "chat", "p", "Prefill" if role == "Prefill" else "ready"]
+
+
 def test_status_tells_how_far_predicted_times_are_off() -> None:
     """One line per profile; none for what was not observed."""
     costs = [

@@ -1306,6 +1306,7 @@ class StatusReply(_message.Message):
         ENGINE_RUNNING_FIELD_NUMBER: _builtins.int
         ENGINE_WAITING_FIELD_NUMBER: _builtins.int
         KV_CACHE_USAGE_FIELD_NUMBER: _builtins.int
+        ROLE_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         pool: _builtins.str
         profile: _builtins.str
@@ -1323,6 +1324,8 @@ class StatusReply(_message.Message):
         engine_waiting: _builtins.int
         kv_cache_usage: _builtins.float
         """0 to 1, as the engine last reported"""
+        role: _builtins.str
+        """of its profile: Any, Prefill, Decode"""
         def __init__(
             self,
             *,
@@ -1338,10 +1341,11 @@ class StatusReply(_message.Message):
             engine_running: _builtins.int = ...,
             engine_waiting: _builtins.int = ...,
             kv_cache_usage: _builtins.float = ...,
+            role: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "engine_running", b"engine_running", "engine_waiting", b"engine_waiting", "kv_cache_usage", b"kv_cache_usage", "kv_capacity_tokens", b"kv_capacity_tokens", "ledger_tokens", b"ledger_tokens", "name", b"name", "pool", b"pool", "predicted_wait_s", b"predicted_wait_s", "profile", b"profile", "running", b"running", "state", b"state"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "engine_running", b"engine_running", "engine_waiting", b"engine_waiting", "kv_cache_usage", b"kv_cache_usage", "kv_capacity_tokens", b"kv_capacity_tokens", "ledger_tokens", b"ledger_tokens", "name", b"name", "pool", b"pool", "predicted_wait_s", b"predicted_wait_s", "profile", b"profile", "role", b"role", "running", b"running", "state", b"state"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

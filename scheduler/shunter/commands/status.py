@@ -120,7 +120,9 @@ def _hits(pool: "StatusReply.Pool") -> str:
 
 
 def _instances(reply: "StatusReply") -> "Table":
-    table = plain_table("instance", "pool", "profile", "state", "running", "KV", "wait", "address")
+    heads = ["instance", "pool", "profile", "state", "running", "KV", "wait", "address"]
+    roles = any(instance.role not in ("", "Any") for instance in reply.instances)
+    table = plain_table(*heads[:3], *(["role"] if roles else []), *heads[3:])
     colours = {"ready": "green", "failed": "red", "draining": "yellow", "drained": "yellow"}
     for instance in reply.instances:
         used = instance.ledger_tokens / max(1, instance.kv_capacity_tokens)
@@ -129,6 +131,7 @@ def _instances(reply: "StatusReply") -> "Table":
             instance.name,
             instance.pool,
             instance.profile,
+            *([instance.role] if roles else []),
             f"[{colour}]{instance.state}[/]",
             str(instance.running),
             f"{used:.0%}",

@@ -2,13 +2,20 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from shunter_scheduler.core.instance import MIDDLING_PREFILL, MIDDLING_STEP
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.state import CoreState
 from shunter_scheduler.costmodel.correction import Correction
-from shunter_scheduler.domain.status import ClusterStatus, CostStatus, PoolStatus, TenantStatus
+from shunter_scheduler.domain.status import (
+    ClusterStatus,
+    CostStatus,
+    InstanceStatus,
+    PoolStatus,
+    TenantStatus,
+)
 
 
 def cluster_status(state: CoreState, now: float) -> ClusterStatus:
@@ -19,7 +26,7 @@ def cluster_status(state: CoreState, now: float) -> ClusterStatus:
             _pool_status(pool, waiting[pool.name], running[pool.name], now)
             for pool in state.pools.values()
         ),
-        instances=tuple(record.status(now) for record in state.instances.values()),
+        instances=tuple(_instances(state, now)),
         dispatched_total=state.dispatched_total,
         moved_total=state.moved_total,
         resumed_total=state.resumed_total,
@@ -27,6 +34,12 @@ def cluster_status(state: CoreState, now: float) -> ClusterStatus:
         costs=tuple(cost for pool in state.pools.values() for cost in _costs(pool)),
         tenants=tuple(_tenants(state, now)) if state.tenants else (),
     )
+
+
+def _instances(state: CoreState, now: float) -> Iterator[InstanceStatus]:
+    for record in state.instances.values():
+        roles, status = state.pools[record.value.pool].roles, record.status(now)
+        yield status if roles is None else replace(status, role=roles.role(record))
 
 
 def _pool_status(pool: PoolRecord, waiting: int, running: int, now: float) -> PoolStatus:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from shunter_api.profile import Role
+
 InstanceState = Literal["ready", "starting", "draining", "drained", "failed"]
 
 
@@ -22,6 +24,7 @@ class InstanceStatus:
     engine_running: int
     engine_waiting: int
     kv_cache_usage: float
+    role: Role = "Any"  # of its profile
 
 
 @dataclass(frozen=True, slots=True)

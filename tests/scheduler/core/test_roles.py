@@ -53,6 +53,13 @@ def test_prompts_go_to_those_who_prefill() -> None:
     assert last(core, "r5").reason == "lowest score"
 
 
+def test_status_tells_roles() -> None:
+    core = harness({"prefill": 1, "decode": 1, "any": 1})
+    told = {one.name: one.role for one in core.core.status(0.0).instances}
+    assert told == {"prefill-0": "Prefill", "decode-0": "Decode", "any-0": "Any"}
+    assert {one.role for one in CoreHarness().core.status(0.0).instances} == {"Any"}
+
+
 def test_availability_goes_before_roles() -> None:
     core = harness({"prefill": 1, "decode": 1})
     core.observe("prefill-0", healthy=False)
