@@ -16,7 +16,7 @@ from shunter_engine.numpy_products import set_blas_threads
 from shunter_engine.numpy_testing import TinyShape, write_tiny_gguf
 from shunter_engine.weights import LlamaShape, load_weights
 from shunter_scheduler.core.costs import ProfileCost
-from shunter_scheduler.core.instance import ProfileModel
+from shunter_scheduler.core.profile_model import ProfileModel
 from shunter_scheduler.costmodel import LinearRates, ModelShape, cost_model
 from shunter_scheduler.costmodel.correction import Correction
 from shunter_text.model_files import FetchOptions, model_file

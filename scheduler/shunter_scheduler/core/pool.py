@@ -7,12 +7,13 @@ from shunter_api.modelpool import ModelPool
 from shunter_scheduler.core.costs import ProfileCosts
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.headroom import PriorityHeadroom
-from shunter_scheduler.core.instance import InstanceRecord, ProfileModel
+from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.kv_events import KvFollower
 from shunter_scheduler.core.lengths import LengthErrors
 from shunter_scheduler.core.planner.state import Advised
 from shunter_scheduler.core.prefix import PrefixIndex
 from shunter_scheduler.core.prefix_hits import PrefixHits
+from shunter_scheduler.core.profile_model import ProfileModel
 from shunter_scheduler.core.queue import AdmissionQueue, Ageing
 from shunter_scheduler.core.roles import PoolRoles, roles_of
 from shunter_scheduler.core.settings import CoreSettings

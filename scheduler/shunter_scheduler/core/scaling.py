@@ -12,9 +12,9 @@ from shunter_api.durations import duration_text
 from shunter_api.profile import Profile
 from shunter_scheduler.core.costs import ProfileCosts
 from shunter_scheduler.core.entry import Entry
-from shunter_scheduler.core.instance import ProfileModel
 from shunter_scheduler.core.outlook import left_to_generate
 from shunter_scheduler.core.pool import PoolRecord
+from shunter_scheduler.core.profile_model import ProfileModel
 from shunter_scheduler.core.state import CoreState
 from shunter_scheduler.domain.status import ScalingAdvice
 

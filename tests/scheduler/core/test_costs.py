@@ -9,7 +9,7 @@ from shunter_api.modelpool import ModelPool
 from shunter_api.profile import Profile
 from shunter_api.testing import make_pool
 from shunter_scheduler.core.costs import ProfileCost, profile_cost
-from shunter_scheduler.core.instance import ProfileModel
+from shunter_scheduler.core.profile_model import ProfileModel
 from shunter_scheduler.core.testing import CoreHarness, make_instances
 from shunter_scheduler.costmodel import LinearRates
 from shunter_scheduler.domain.events import Finished, FirstToken, Progress

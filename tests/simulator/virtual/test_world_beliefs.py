@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shunter_scheduler.core.instance import ProfileModel
+from shunter_scheduler.core.profile_model import ProfileModel
 from shunter_simulator.virtual.testing import make_world, small_scenario
 from shunter_simulator.workloads import Arrival
 

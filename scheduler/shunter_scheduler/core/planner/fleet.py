@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shunter_scheduler.core.instance import InstanceRecord, ProfileModel
+from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.ledger import NS
 from shunter_scheduler.core.pool import PoolRecord
+from shunter_scheduler.core.profile_model import ProfileModel
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
