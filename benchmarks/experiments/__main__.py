@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         " names; full: ten seeds of every load in full length",
     )
     parser.add_argument("--only", nargs="+", choices=list(EXPERIMENTS), metavar="NAME")
+    parser.add_argument("--policies", nargs="+", metavar="NAME", help="of each, only these")
     parser.add_argument("--seeds", type=int, help="instead of the form's")
     parser.add_argument(
         "--share",
@@ -113,6 +114,8 @@ def _run(chosen: Sequence[Chosen], store: Store, options: argparse.Namespace) ->
     if data_folder() is None:
         print("no traces ($SHUNTER_DATA): generated load of their shape", file=sys.stderr)
     cells = [cell for one in chosen for cell in one.cells]
+    if options.policies:
+        cells = [cell for cell in cells if cell.policy in options.policies]
     cells.sort(key=lambda cell: cell.seed)
     run = run_cells(cells, store, run_cell, options.jobs, Console(stderr=True))
     for name, why in run.failed:

@@ -18,7 +18,7 @@ from experiments.definitions import (
     variants,
 )
 from experiments.intervals import Interval, mean, median, ratio
-from experiments.mixed_gpus import AWARE, BLIND, OURS, POLICIES
+from experiments.mixed_gpus import AWARE, BLIND, CONTENDERS, OURS, POLICIES
 from experiments.outcomes import Outcomes
 from experiments.page import interval, paragraph, percent, table
 from experiments.plots import draw
@@ -32,7 +32,6 @@ _RATE = 50
 _LADDER: Sequence[Mix] = tuple((2, a100, 0) for a100 in range(2, 11))
 _WITH_L4: Sequence[Mix] = tuple((2, a100, 4) for a100 in range(1, 7))
 _PRICES = (2.50, 1.60, 0.70)
-_CONTENDERS = ("llumnix", "queue-kv-prefix", "earliest-completion", OURS)
 
 
 def cells(form: Form) -> list[Cell]:
@@ -51,8 +50,7 @@ def cells(form: Form) -> list[Cell]:
     loads: dict[str, dict[str, Any]] = {
         name_of(mix): {"instances": {"chat-8b": _counts(mix)}} for mix in mixes
     }
-    few = {name: POLICIES[name] for name in _CONTENDERS}
-    policies = form.pick(few, few, POLICIES)
+    policies = form.pick(CONTENDERS, CONTENDERS, POLICIES)
     return variants("cheapest-mix", alone, policies, loads, range(form.seeds))
 
 
@@ -187,4 +185,4 @@ def _plot(outcomes: Outcomes, ladders: Sequence[Sequence[Mix]], path: Path) -> N
     draw(path, panels, "dollars an hour", "attainment")
 
 
-EXPERIMENT = Experiment("cheapest-mix", cells, section, share=0.2)
+EXPERIMENT = Experiment("cheapest-mix", cells, section, share=0.15)

@@ -80,7 +80,10 @@ def cells(form: Form) -> list[Cell]:
     base = scenario("classes")
     uses = form.pick(_USES[1:], _USES[1:], _USES)
     loads = {f"{use:.0%} used": _load(use, form) for use in uses}
-    return variants("classes", base, _policies(base), loads, range(form.seeds))
+    policies = _policies(base)
+    some = {name: policies[name] for name in ("least-requests", ALIKE, OURS, ALONE)}
+    policies = form.pick(policies, some, policies)
+    return variants("classes", base, policies, loads, range(form.seeds))
 
 
 def section(outcomes: Outcomes) -> Section:

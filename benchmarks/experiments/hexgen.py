@@ -65,7 +65,8 @@ def cells(form: Form) -> list[Cell]:
     base, loads = scenario("hexgen"), _loads(form)
     seeds = range(form.seeds)
     bounds = [name for name in loads if "+H100" not in name and f"{_RATES[0]:g}/s" in name]
-    tuned = form.pick({}, {n: loads[n] for n in loads if _TRACES[0] in n}, loads)
+    some = {name: loads[name] for name in list(loads) if _TRACES[0] in name}
+    tuned = form.pick({}, some, loads)
     return [
         *variants("hexgen", base, POLICIES, loads, seeds),
         *variants("hexgen", base, FIXED, tuned, seeds),
@@ -179,4 +180,4 @@ def _plot(outcomes: Outcomes, path: Path) -> None:
     draw(path, panels, "queries a second", "P95 of a query (s)", log=True)
 
 
-EXPERIMENT = Experiment("hexgen", cells, section, share=0.4)
+EXPERIMENT = Experiment("hexgen", cells, section, share=0.3)

@@ -227,4 +227,4 @@ def _plot(outcomes: Outcomes, path: Path) -> None:
     draw(path, panels, "load, knee = 1", "TTFT P99 (s)", log=True)
 
 
-EXPERIMENT = Experiment("llumnix", cells, section, share=0.5)
+EXPERIMENT = Experiment("llumnix", cells, section, share=1.0)

@@ -90,4 +90,4 @@ def _plot(outcomes: Outcomes, path: Path) -> None:
     draw(path, panels, "load, knee = 1", "end-to-end mean (s)", log=True)
 
 
-EXPERIMENT = Experiment("llumnix-saturation", cells, section, share=0.2)
+EXPERIMENT = Experiment("llumnix-saturation", cells, section, share=0.3)

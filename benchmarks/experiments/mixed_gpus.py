@@ -39,12 +39,15 @@ POLICIES: Overrides = {
     OURS: {},
 }
 _RATES = (40, 50, 60, 70, 80, 90, 100)
-_CONTENDERS = {name: POLICIES[name] for name in ("llumnix", "queue-kv-prefix", *AWARE, OURS)}
+# The strongest of each kind; which they are, runs of a few seeds with all of them say.
+CONTENDERS = {
+    name: POLICIES[name] for name in ("llumnix", "queue-kv-prefix", "earliest-completion", OURS)
+}
 
 
 def cells(form: Form) -> list[Cell]:
     rates = form.pick(_RATES[2:5:2], _RATES[2::2], _RATES)
-    policies = form.pick(POLICIES, _CONTENDERS, POLICIES)
+    policies = form.pick(POLICIES, CONTENDERS, POLICIES)
     base = merge(scenario("mixed-gpus"), {"warmup": minutes(1, form)})
     loads = {f"{r}/s": {"workload": {"rate": r, "duration": minutes(10, form)}} for r in rates}
     return variants("mixed-gpus", base, policies, loads, range(form.seeds))

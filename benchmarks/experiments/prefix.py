@@ -29,6 +29,7 @@ POLICIES: Overrides = {
     "ours, no moves": _NO_MOVES,
     OURS: {},
 }
+_WEAK = ("round robin", "least-requests")  # they know nothing of prefixes
 BASELINES = (PICKER, AFFINITY)
 _SPEEDS = (0.8, 1.2, 1.6)
 
@@ -42,7 +43,9 @@ def cells(form: Form) -> list[Cell]:
         }
         for speed in speeds
     }
-    return variants("prefix", scenario("prefix"), POLICIES, loads, range(form.seeds))
+    strong = {name: POLICIES[name] for name in POLICIES if name not in _WEAK}
+    policies = form.pick(POLICIES, strong, POLICIES)
+    return variants("prefix", scenario("prefix"), policies, loads, range(form.seeds))
 
 
 _COLUMNS = {

@@ -196,14 +196,15 @@ def test_tuning_is_held_against_the_best_alpha_of_each_load() -> None:
 
 
 def test_lengths_can_be_set_for_all_and_for_one(capsys: pytest.CaptureFixture[str]) -> None:
-    def requests(*arguments: str) -> set[int]:
+    def requests(*arguments: str, of: str = "llumnix") -> set[int]:
         options = _parser().parse_args(["run", *arguments])
-        cells = EXPERIMENTS["llumnix"].cells(_form("llumnix", options))
+        cells = EXPERIMENTS[of].cells(_form(of, options))
         return {cell.scenario["workload"]["requests"] for cell in cells}
 
     assert requests() == {2000}
     assert requests("--form", "full") == {10_000}
-    assert requests("--form", "ten") == {5000}
+    assert requests("--form", "ten") == {10_000}
+    assert requests("--form", "ten", of="llumnix-saturation") == {3000}
     assert requests("--form", "ten", "--share", "llumnix=0.1") == {1000}
     assert requests("--share", "0.1", "llumnix=0.5") == {5000}
     assert requests("--share", "0.1", "hexgen=0.5") == {1000}
