@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from shunter_scheduler.core.instance import MIDDLING_PREFILL, MIDDLING_STEP
 from shunter_scheduler.core.pool import PoolRecord
+from shunter_scheduler.core.profile_model import MIDDLING_PREFILL, MIDDLING_STEP
 from shunter_scheduler.core.state import CoreState
 from shunter_scheduler.costmodel.correction import Correction
 from shunter_scheduler.domain.status import (
