@@ -103,16 +103,21 @@ def move_done(state: CoreState, event: MoveDone, now: float) -> None:
         _moved(state, entry, event, now)
     elif event.epoch != entry.epoch and event.instance != entry.instance_name:
         return
-    elif entry.move is not None:
+    else:
         entry.epoch = event.epoch  # newer where a source that had stopped goes on
-        entry.refused_by += (entry.move.destination.name,)
-        _not_moved(state, entry, event.reason or "the gateway gave no reason", now)
-    elif entry.suspended_for:
-        entry.suspended_for = ""
-        entry.rest_until = now + state.settings.moves.settle_s
+        _stays(state, entry, event.reason or "the gateway gave no reason", now)
     if entry.pool.roles is not None:  # it may be in the wrong place, and others may take its turn
         state.planner.to_hand_over[entry.request_id] = None
         state.planner.hand_over_again()
+
+
+def _stays(state: CoreState, entry: Entry, reason: str, now: float) -> None:
+    if entry.move is not None:
+        entry.refused_by += (entry.move.destination.name,)
+        _not_moved(state, entry, reason, now)
+    elif entry.suspended_for:
+        entry.suspended_for = ""
+        entry.rest_until = now + state.settings.moves.settle_s
 
 
 def _moved(state: CoreState, entry: Entry, event: MoveDone, now: float) -> None:

@@ -357,3 +357,15 @@ def test_a_source_that_goes_on_under_a_new_epoch_can_be_ordered_about_again() ->
     (again,) = only(Move, harness.decide())
     assert (again.epoch, again.source) == (3, move.source)
     assert again.destination != move.destination
+
+
+def test_a_source_that_goes_on_under_a_new_epoch_is_followed_though_the_move_is_given_up() -> None:
+    harness = loaded(1)
+    (move,) = only(Move, drain(harness))
+    harness.now += harness.core._state.settings.moves.timeout_s
+    harness.decide()
+    assert harness.core._state.entries["r0"].state == "running", "nothing was heard in time"
+    harness.apply(MoveDone("r0", 3, move.source, False, "kv", "took too long"))
+    harness.apply(Progress("r0", 3, 500))
+    assert harness.core._state.entries["r0"].output_tokens == 500
+    harness.check_books()
