@@ -1,6 +1,6 @@
 """From a scenario's workload to its requests."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -43,10 +43,11 @@ _AZURE_LIKE = GeneratedLoad(
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """`arrivals` in order of time; `plan` says what follows them where they are workflows' first
-    calls. `note` is what the reader of a result has to know, such as a missing trace."""
+    """`arrivals` in order of time, as often as they are gone through; `plan` says what follows them
+    where they are workflows' first calls. `note` is what the reader of a result has to know, such
+    as a missing trace."""
 
-    arrivals: list[Arrival]
+    arrivals: Collection[Arrival]
     plan: WorkflowPlan | None = None
     note: str = ""
 
@@ -69,8 +70,8 @@ def build_workload(spec: WorkloadSpec, seed: int, data_folder: Path | None = Non
             return _mooncake(spec, seed, rng, data_folder)
         case GeneratedWorkload():
             lengths = parse_length(spec.prompt), parse_length(spec.output)
-            drawn = generate(GeneratedLoad(spec.rate, spec.cv, *lengths), spec.duration_s, rng)
-            return Workload(label(drawn, _labels(spec.labels), rng))
+            made = generate(GeneratedLoad(spec.rate, spec.cv, *lengths), spec.duration_s, rng)
+            return Workload(label(made, _labels(spec.labels), rng))
         case StreamsWorkload():
             return _streams(spec, rng, data_folder)
         case _:

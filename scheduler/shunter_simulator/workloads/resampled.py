@@ -1,6 +1,7 @@
 """A trace at another rate and of another length than it was recorded."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from msgspec.structs import replace
@@ -10,10 +11,34 @@ from shunter_simulator.workloads.arrivals import Arrival, scale, window
 from shunter_simulator.workloads.errors import WorkloadError
 from shunter_simulator.workloads.generated import MAX_ARRIVALS
 
+_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Resampled(Collection[Arrival]):
+    """Requests of `trace`, by their rows, at other instants; each is made when it is its turn, so
+    that of a million only their rows and instants are here."""
+
+    trace: Sequence[Arrival]
+    rows: NDArray[np.int64]
+    at_s: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Arrival]:
+        for begin in range(0, len(self.rows), _AT_ONCE):
+            part = slice(begin, begin + _AT_ONCE)
+            for row, at_s in zip(self.rows[part].tolist(), self.at_s[part].tolist(), strict=True):
+                yield replace(self.trace[row], at_s=at_s)
+
+    def __contains__(self, arrival: object) -> bool:
+        return any(one == arrival for one in self)
+
 
 def superpose(
     trace: Sequence[Arrival], rate_per_s: float, duration_s: float, rng: np.random.Generator
-) -> list[Arrival]:
+) -> Resampled:
     """`duration_s` of the trace's requests at a mean rate of `rate_per_s`.
 
     As many copies as the rate needs run at once, more users of the same kind, each begun at a
@@ -34,8 +59,7 @@ def superpose(
     at = np.concatenate([column[0] for column in columns])
     row = np.concatenate([column[1] for column in columns])
     order = np.argsort(at, kind="stable")
-    pairs = zip(at[order].tolist(), row[order].tolist(), strict=True)
-    return [replace(trace[r], at_s=t) for t, r in pairs]
+    return Resampled(trace, row[order], at[order])
 
 
 def _one_copy(
