@@ -63,14 +63,18 @@ def own_replicas(desired: Desired, observed: Observed, now: datetime) -> dict[st
 
 
 def manual(pool: ModelPool) -> dict[str, int]:
-    """`spec.replicas` filled in profile order; without it every profile's minimum."""
+    """`spec.replicas` filled in profile order; without it every profile's minimum. Where profiles
+    have roles the minimums come first: the first profile alone would not do the work of all."""
     total = pool.spec.replicas
     if total is None:
         return {p.name: p.replicas.min for p in pool.profiles}
-    own: dict[str, int] = {}
-    for profile in pool.profiles:
-        own[profile.name] = min(total, profile.replicas.max)
-        total -= own[profile.name]
+    own = dict.fromkeys((p.name for p in pool.profiles), 0)
+    apart = any(p.role != "Any" for p in pool.profiles)
+    steps = [(p.name, p.replicas.min) for p in pool.profiles if apart]
+    for name, most in (*steps, *((p.name, p.replicas.max) for p in pool.profiles)):
+        more = min(total, most - own[name])
+        own[name] += more
+        total -= more
     return own
 
 

@@ -72,3 +72,13 @@ async def test_only_profiles_of_one_role_stand_in_for_each_other(world: World) -
     world.cluster.places["first"] = 0
     await world.settle(key, seconds=80)
     assert world.replicas() == {"chat-first": 1, "chat-d": 0, "chat-second": 1}
+
+
+async def test_manual_fills_the_minimums_of_roles_first(world: World) -> None:
+    spec = [profile("p", "Prefill", most=4), profile("d", "Decode", most=4)]
+    for one in spec:
+        one["replicas"]["min"] = 1
+    for total, expected in ((1, (1, 0)), (3, (2, 1)), (6, (4, 2))):
+        body = pool_body(profiles=spec, scaling={"mode": "Manual"}, replicas=total)
+        await world.settle(world.cluster.put(body), seconds=20)
+        assert world.replicas() == {"chat-p": expected[0], "chat-d": expected[1]}
