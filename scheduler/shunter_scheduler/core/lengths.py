@@ -87,6 +87,18 @@ class LengthModel:
             return made
         return float(tokens), max(made[1], float(tokens))
 
+    def within(self, tokens: int, steps: float) -> float:
+        """Output tokens of the next `steps`, in the mean, of an answer that has `tokens`: it may
+        end before."""
+        limit = tokens + steps
+        at, end = bucket_of(tokens), bucket_of(limit)
+        tail, mass = self._tail.item, self._tail_tokens.item
+        alive = tail(at)
+        if end == at or alive <= 0.0:
+            return steps
+        mean = (mass(at) - mass(end) + limit * tail(end)) / alive
+        return min(steps, max(0.0, mean - tokens))
+
     def _first(self, limit: int) -> Forecast:
         """Nothing was seen yet."""
         mean = min(self.default_mean, limit) if limit else self.default_mean

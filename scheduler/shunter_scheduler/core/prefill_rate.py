@@ -22,5 +22,8 @@ class PrefillRate:
 
     def forget(self, now: float) -> None:
         """Brings `share` up to date."""
-        self.share *= exp((self.at - now) / self.WINDOW_S)
+        self.share = self.share_at(now)
         self.at = now
+
+    def share_at(self, now: float) -> float:
+        return self.share * exp((self.at - now) / self.WINDOW_S)

@@ -182,3 +182,22 @@ def test_the_status_reports_how_far_predictions_are_off() -> None:
     (pool,) = harness.core.status(0.0).pools
     assert pool.output_length_error_ratio == pytest.approx(0.5, rel=0.01), "256 were expected"
     assert pool.output_longer_share == pytest.approx(1.0, rel=0.01)
+
+
+def test_what_comes_within_some_steps_counts_those_that_end_before() -> None:
+    lengths = taught(np.array([10, 1000] * 100))
+    assert lengths.within(0, 5) == pytest.approx(5, rel=0.1)
+    # Half of them end after 10 tokens.
+    assert lengths.within(0, 500) == pytest.approx(0.5 * 10 + 0.5 * 500, rel=0.15)
+    assert lengths.within(100, 500) == pytest.approx(500, rel=0.1)
+    assert lengths.within(100, 5000) == pytest.approx(900, rel=0.15)
+
+
+@given(st.lists(st.integers(1, 5000), max_size=80), st.integers(0, 3000), st.floats(0.1, 3000))
+def test_what_comes_within_some_steps_is_no_more_than_these(
+    ended: list[int], tokens: int, steps: float
+) -> None:
+    lengths = taught(np.array(ended, dtype=np.int64))
+    found = lengths.within(tokens, steps)
+    assert 0 <= found <= steps
+    assert found <= lengths.within(tokens, 2 * steps) + (BUCKET - 1) * (tokens + steps)

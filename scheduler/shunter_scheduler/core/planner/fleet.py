@@ -1,6 +1,6 @@
 """The instances of one pool at one moment, as columns that moves are weighed with."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,6 @@ class Fleet:
     """
 
     records: Sequence[InstanceRecord]
-    models: Sequence[ProfileModel]
     model_of: Indices
     requests: Floats
     used: Floats
@@ -43,39 +42,71 @@ class Fleet:
     revision: Indices  # a number for each
     open: Bools  # takes new work
     sources: Bools  # may give work away
-    base_s: Floats
-    per_sequence_s: Floats
-    per_token_s: Floats
-    step_s: Floats  # of a decode step there
-    price: Floats  # of a second, in the seconds it is worth
-    copies_everywhere: bool  # KV, between any two
-    _prefills: tuple[int, Floats] = (-1, np.empty(0))
+    rates: Floats  # rows of `_rates`, a column each
+    step_s: Floats  # of a token there
+    mean_left: Floats  # output tokens that a mean request there has to come
+    misses_per_s: Floats  # TPOT targets, for each second that a token takes longer
+    priced: bool
+    _risk: Floats | None = None
+    _preempted_s: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def risk(self, of: Indices, more_tokens: float = 0.0) -> Floats:
-        """Probability that memory runs out before a request ends there, with so many tokens more.
+    @property
+    def per_sequence_s(self) -> Floats:
+        """Of a token's time."""
+        found: Floats = self.rates[1]
+        return found
+
+    @property
+    def per_token_s(self) -> Floats:
+        """Of a token's time, for each token in memory."""
+        found: Floats = self.rates[2]
+        return found
+
+    @property
+    def price(self) -> Floats:
+        """Of a second, in the seconds it is worth."""
+        found: Floats = self.rates[3]
+        return found
+
+    def doubt_s(self, source: int, of: Indices) -> Floats:
+        """Standard error of the difference of the times per token of two instances; none between
+        instances of one profile, which share what they err by."""
+        error_s = self.rates[7] * self.step_s
+        apart = np.sqrt(error_s[of] ** 2 + error_s[source] ** 2)
+        found: Floats = np.where(self.model_of[of] == self.model_of[source], 0.0, apart)
+        return found
+
+    def risk(self) -> Floats:
+        """Probability that memory runs out before a request ends there.
 
         The next of n requests with L tokens to come in the mean ends after about L / n steps, and
         each step takes n tokens: the F tokens that are free are used up before with e^(-F / L).
         """
-        requests, left = self.requests[of], self.left[of]
+        if self._risk is None:
+            self._risk = self.risk_with(np.arange(len(self)), 0.0)
+        return self._risk
+
+    def risk_with(self, of: Indices, more_tokens: Floats | float) -> Floats:
+        """With so many tokens more."""
         free = np.maximum(0.0, self.capacity[of] - self.used[of] - more_tokens)
-        mean_left = np.maximum(1.0, left / np.maximum(1.0, requests))
-        risk: Floats = np.where(requests > 0, np.exp(-free / mean_left), 0.0)
+        risk: Floats = np.exp(-free / self.mean_left[of]) * (self.requests[of] > 0)
         return risk
 
-    @property
-    def mean_left(self) -> Floats:
-        """Output tokens that a mean request there has to come."""
-        return self.left / np.maximum(self.requests, 1.0)
+    def preempted_s(self) -> Floats:
+        """What a preemption takes there: a mean context is prefilled again, once somebody ends."""
+        if self._preempted_s is None:
+            requests = np.maximum(1.0, self.requests)
+            again_s = self.prefill_s(self.used / requests, np.arange(len(self)))
+            self._preempted_s = again_s + self.step_s * self.mean_left / requests
+        return self._preempted_s
 
-    def prefill_s(self, tokens: int, of: Indices) -> Floats:
-        """Of a prompt on some instances."""
-        if self._prefills[0] != tokens:  # the same is asked for again and again
-            self._prefills = tokens, np.array([model.prefill_s(tokens) for model in self.models])
-        found: Floats = self._prefills[1][self.model_of[of]]
+    def prefill_s(self, tokens: Floats, of: Indices) -> Floats:
+        """Of prompts on some instances."""
+        base, per_token, per_square = self.rates[4:7, of]
+        found: Floats = base + tokens * (per_token + tokens * per_square)
         return found
 
     def shift(self, source: int, destination: int, context: float, left: float) -> None:
@@ -91,6 +122,8 @@ class Fleet:
         self.free[at] -= sign * context
         self.room[at] -= sign * (context + left)
         self.step_s[at] += sign * (self.per_sequence_s[at] + context * self.per_token_s[at])
+        self.mean_left[at] = max(1.0, self.left[at] / max(1.0, self.requests[at]))
+        self._risk = self._preempted_s = None
 
 
 def look(pool: PoolRecord, now: float) -> Fleet:
@@ -99,24 +132,16 @@ def look(pool: PoolRecord, now: float) -> Fleet:
     records = list(pool.records())
     models = list(dict.fromkeys(record.model for record in records))
     number = {id(model): at for at, model in enumerate(models)}
+    pool.refresh(now)
+    shares = _prefill_shares(records, len(models), number, now)
     places = {profile.name: at for at, profile in enumerate(pool.spec.profiles)}
     rows = np.array([_numbers(r, now) for r in records], dtype=np.float64).reshape(-1, 9).T.copy()
     requests, used, left, capacity, reserved, queue_s, prefilling, target_s, target_rank = rows
     model_of = np.array([number[id(r.model)] for r in records], dtype=np.intp)
-    rates = [
-        (
-            m.step_base_s,
-            m.rates.step_s_per_sequence,
-            m.rates.step_s_per_context_token,
-            m.rates.price_s_per_s,
-        )
-        for m in models
-    ]
-    base_s, per_sequence_s, per_token_s, price = np.array(rates)[model_of].T.copy()
-    transport = _numbered([r.kv_transport for r in records])
+    rates = np.array([_rates(m, share) for m, share in zip(models, shares, strict=True)])
+    columns = rates[model_of].T.copy()
     return Fleet(
         records,
-        models,
         model_of,
         requests,
         used,
@@ -129,17 +154,44 @@ def look(pool: PoolRecord, now: float) -> Fleet:
         target_s,
         target_rank,
         np.array([float(places.get(r.value.profile, 0)) for r in records]),
-        transport,
+        _numbered([r.kv_transport for r in records]),
         _numbered([r.value.revision for r in records]),
         np.array([not r.blocked_because(now, settings) for r in records]),
         np.array([r.healthy and r.drain is None and bool(r.requests) for r in records]),
-        base_s,
-        per_sequence_s,
-        per_token_s,
-        base_s + requests * per_sequence_s + used * per_token_s,
-        price,
-        bool(len(transport)) and 0 <= transport.min() == transport.max(),
+        columns,
+        columns[0] + requests * columns[1] + used * columns[2],
+        np.maximum(1.0, left / np.maximum(1.0, requests)),
+        pool.columns.misses_per_s[[record.slot for record in records]],
+        bool(columns[3].any()),
     )
+
+
+def _rates(model: ProfileModel, share: float) -> tuple[float, ...]:
+    """Of a token (once, per sequence, per token in memory), where prefills take this share of the
+    time; of a second's price; of a prefill (once, per token, per token squared); and what times
+    per token err by."""
+    rates, slower = model.rates, 1.0 / (1.0 - share)
+    return (
+        model.step_base_s * slower,
+        rates.step_s_per_sequence * slower,
+        rates.step_s_per_context_token * slower,
+        rates.price_s_per_s,
+        *rates.prefill,
+        model.decode.error,
+    )
+
+
+def _prefill_shares(
+    records: Sequence[InstanceRecord], models: int, number: Mapping[int, int], now: float
+) -> list[float]:
+    """Of the time of a profile's instances, in the mean: that of one comes and goes with every long
+    prompt."""
+    sums, counts = [0.0] * models, [0] * models
+    for record in records:
+        at = number[id(record.model)]
+        sums[at] += record.prefills.share_at(now)
+        counts[at] += 1
+    return [total / count for total, count in zip(sums, counts, strict=True)]
 
 
 def _numbered(names: Sequence[str]) -> Indices:

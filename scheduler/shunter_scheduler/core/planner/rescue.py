@@ -27,7 +27,7 @@ def _slow(view: View) -> Iterator[Case]:
         late = [entry for entry in view.on(source) if _lateness_s(entry, step_s, view.now) > 0]
         late.sort(key=lambda e: (-e.rank, -left_to_generate(e), e.request_id))
         if late:
-            yield Case(source, late[:LOOKED_AT])
+            yield Case(source, late[:LOOKED_AT], rescue=True)
 
 
 def _lateness_s(entry: Entry, step_s: float, now: float) -> float:
@@ -43,6 +43,8 @@ def _stuck(view: View) -> Iterator[Case]:
     """Prefills wait for each other: the last to come starts again elsewhere, if it starts sooner
     there. The first is being computed already."""
     fleet = view.fleet
+    if view.pool.queue:
+        return
     for source in view.most(np.where(fleet.prefilling > 1, fleet.queue_s, 0.0)):
         if not view.traffic.may_give(source):
             continue

@@ -44,13 +44,11 @@ class Traffic:
     def may_give(self, source: int) -> bool:
         return bool(self._under_way[source] < self._limit)
 
-    def may_take(self, source: int, rung: Rung) -> Bools:
-        """Who may be the destination of a move from `source`."""
-        free: Bools = self._under_way < self._limit
-        if rung == "kv":
-            free &= self._link_free & self._link_free[source]
-        else:
-            free &= self._replay_free
+    def may_take(self, source: int, copies: Bools) -> Bools:
+        """Who may be the destination of a move from `source`: by copy, or by prefill."""
+        links = self._link_free & self._link_free[source]
+        free: Bools = np.where(copies, links, self._replay_free)
+        free &= self._under_way < self._limit
         return free
 
     def book(self, entry: Entry, source: int, destination: int, rung: Rung) -> None:
@@ -66,7 +64,9 @@ class Traffic:
                 self._budget(index).link_free_at = self._now + seconds
                 self._link_free[index] = False
         else:
-            seconds = float(fleet.prefill_s(entry.context_tokens, np.array([destination]))[0])
+            seconds = float(
+                fleet.prefill_s(np.array(entry.context_tokens), np.array([destination]))[0]
+            )
             wait_s = seconds / settings.replay_share
             self._budget(destination).replay_free_at = self._now + wait_s
             self._replay_free[destination] = False

@@ -32,6 +32,7 @@ class View:
     fleet: Fleet
     traffic: Traffic
     now: float
+    horizon_s: float
     may_weigh: int = WEIGHED_AT_MOST
     _on: dict[int, list[Entry]] = field(default_factory=dict)
 
@@ -84,13 +85,17 @@ def travellers(entries: list[Entry], now: float) -> list[Entry]:
 class Case:
     """One of `entries` should leave `source`: the one whose best move gains most is taken.
 
-    `bonus` is what the trigger has to add to the gain; `destinations` bounds where to.
+    `bonus` is what the trigger has to add to the gain; `destinations` bounds where to. `rescue`:
+    the targets of those who go are looked at as if differences of speed lasted. `eases`: that there
+    is more memory then where they leave is a gain.
     """
 
     source: int
     entries: list[Entry]
     destinations: Bools | None = None
     bonus: tuple[str, float] | None = None
+    rescue: bool = False
+    eases: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,14 @@ from shunter_scheduler.core.testing import make_instances, only
 from shunter_scheduler.domain.decisions import Move, MovePolicyName
 from shunter_scheduler.domain.events import Finished, MoveDone, Progress
 
+# After which so few requests have come lately that dispatch evens nothing out.
+QUIET_S = 60.0
+
 
 def uneven(count: int = 16, **options: object) -> PlannerHarness:
     harness = PlannerHarness(**options)  # type: ignore[arg-type]
     harness.load(harness.names[0], [f"r{i}" for i in range(count)], prompt_tokens=300)
+    harness.now += QUIET_S
     return harness
 
 
@@ -150,6 +154,7 @@ def test_a_destination_keeps_its_watermark() -> None:
     harness.load(first, [f"r{i}" for i in range(24)], prompt_tokens=10, output_tokens=200)
     assert [harness.plan() for _ in range(10)] == [[]] * 10
     harness.apply(Finished("large", 1, 4700, "stop"))
+    harness.now += QUIET_S
     assert [move.destination for move in harness.plan()] == [second]
 
 
@@ -199,3 +204,47 @@ def test_above_saturation_nothing_moves_for_balance() -> None:
     harness.submit("waits", prompt_tokens=300)
     for _ in range(10):
         assert only(Move, harness.plan()) == []
+
+
+def test_differences_that_dispatch_evens_out_at_once_are_left_to_it() -> None:
+    """The very load that moves once fewer requests come."""
+    harness = PlannerHarness()
+    harness.load(harness.names[0], [f"r{i}" for i in range(16)], prompt_tokens=300)
+    assert harness.plan() == []
+    assert harness.plan(after_s=QUIET_S) != []
+
+
+def terms_of(harness: PlannerHarness, move: Move) -> dict[str, float]:
+    explained = harness.core.explain(move.request_id, harness.now)
+    assert explained is not None
+    return dict(explained.decisions[-1].candidates[0].terms)
+
+
+@pytest.mark.parametrize(("error", "gains"), [(0.3, False), (0.0, True)])
+def test_what_is_in_doubt_is_no_gain(error: float, gains: bool) -> None:
+    """Between profiles whose times may be off, what the others where it leaves are spared is sure;
+    that it goes on faster itself is not."""
+    profiles = [
+        {"name": "h100", "accelerator": "h100", "replicas": {"min": 1, "max": 2}},
+        {"name": "l4", "accelerator": "l4", "replicas": {"min": 1, "max": 2}},
+    ]
+    pool = make_pool("chat", spec={"profiles": profiles, "scaling": {"returnAfter": "1h"}})
+    first, second = make_instances(2)
+    harness = uneven(16, instances=[first, replace(second, profile="l4")], pools=[pool])
+    for record in harness.core._state.instances.values():
+        record.model.decode.error = error
+    (move,) = harness.plan()
+    assert (terms_of(harness, move).get("decode", 0.0) < 0) == gains
+
+
+def test_a_move_pays_for_the_cached_prefixes_that_it_drives_out() -> None:
+    def gain_s(hit_tokens: int) -> tuple[float, float]:
+        harness = uneven(moves=replace(MOVES, hysteresis=0.0))
+        (pool,) = harness.core._state.pools.values()
+        pool.hits.observe(100_000, 0, hit_tokens)
+        (move,) = harness.plan()
+        return move.gain_s, terms_of(harness, move).get("cache", 0.0)
+
+    none, half = gain_s(0), gain_s(50_000)
+    assert none[1] == 0.0 and half[1] > 0.0
+    assert half[0] == pytest.approx(none[0] - half[1], abs=0.02)

@@ -8,7 +8,7 @@ from shunter_scheduler.core.settings import HeadRoom
 from shunter_scheduler.core.testing import make_instances, make_request, only
 from shunter_scheduler.domain.cluster import Instance
 from shunter_scheduler.domain.decisions import Assign, Move, Suspend
-from shunter_scheduler.domain.events import Submitted
+from shunter_scheduler.domain.events import Progress, Submitted
 
 ROOMY = HeadRoom(max_queue_s=1e9)
 CLASSES = [
@@ -51,6 +51,34 @@ def test_slo_rescue_starts_again_who_waits_for_the_prefills_of_others() -> None:
         first: 2,
         second: 1,
     }
+
+
+def test_who_waits_stays_where_it_would_be_in_time_nowhere() -> None:
+    """The other has as much to prefill: nothing is gained by a change of queues."""
+    harness = PlannerHarness(head_room=ROOMY)
+    for name in harness.names:
+        harness._only(name)
+        for i in range(3):
+            harness.assign(f"{name}-{i}", prompt_tokens=4000)
+    harness._only(None)
+    assert [harness.plan() for _ in range(4)] == [[]] * 4
+
+
+def test_preemption_is_foreseen_once_memory_lasts_for_seconds_only() -> None:
+    """Of 13,040 tokens all but 300 are used, and each step of 10 requests takes 10."""
+    harness = PlannerHarness(head_room=ROOMY)
+    first, second = harness.names
+    harness.load(first, [f"r{i}" for i in range(10)], prompt_tokens=600, output_tokens=40)
+    assert harness.plan() == []
+    for i in range(10):
+        harness.apply(Progress(f"r{i}", 1, 675))
+    moves = harness.plan()
+    assert only_reason(moves) == "preemption"
+    assert {move.destination for move in moves} == {second}
+    explained = harness.core.explain(moves[0].request_id, harness.now)
+    assert explained is not None
+    terms = dict(explained.decisions[-1].candidates[0].terms)
+    assert terms["memory"] == min(terms.values()) < 0
 
 
 def test_defragmentation_makes_room_for_the_head_of_the_queue() -> None:

@@ -1,0 +1,34 @@
+"""Preemption: memory is about to run out, unless somebody ends or leaves before."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from shunter_scheduler.core.planner.fleet import Floats
+from shunter_scheduler.core.planner.gain import LEAST_NET_S, MOST_CHANCES
+from shunter_scheduler.core.planner.view import Case, Trigger, View
+
+# A copy of a long context takes a second or two, and the planner looks twice a second. Earlier than
+# this it is as well to wait and see: somebody may end.
+LEAD_S = 4.0
+
+
+def _cases(view: View) -> Iterator[Case]:
+    """None while requests wait: they take whatever room a move would use."""
+    if view.pool.queue:
+        return
+    most = _lost_s(view)
+    for source in view.most(np.where(most > LEAST_NET_S, most, 0.0)):
+        if view.traffic.may_give(source):
+            yield Case(source, view.varied(source))
+
+
+def _lost_s(view: View) -> Floats:
+    """What preemptions would take at most, where memory lasts for less than `LEAD_S`."""
+    fleet = view.fleet
+    steps = (fleet.capacity - fleet.used) / np.maximum(1.0, fleet.requests)
+    lost: Floats = MOST_CHANCES * fleet.risk() * fleet.preempted_s()
+    return np.where(steps * fleet.step_s < LEAD_S, lost, 0.0)
+
+
+PREEMPTION = Trigger("preemption", _cases)
