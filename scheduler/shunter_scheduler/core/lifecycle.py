@@ -176,6 +176,8 @@ def progress(state: CoreState, event: Progress, now: float) -> None:
     if entry is None or event.output_tokens <= entry.output_tokens:
         return
     _generated(entry, event.output_tokens)
+    if entry.metered_tokens is not None:
+        metering.overdraw(entry, now)
     entry.progressed_at = now
     record = entry.instance
     if record is not None and decode_seen(record, entry, event.output_tokens, now):

@@ -41,6 +41,16 @@ def generated(entry: Entry) -> None:
         _correct(entry, entry.charged_tokens)
 
 
+def overdraw(entry: Entry, now: float) -> None:
+    """What goes beyond the prediction is taken from its tenant's tokens per minute as it comes: a
+    long answer that was thought short would else be paid for only at its end."""
+    limits, metered, generated = entry.limits, entry.metered_tokens, entry.generated_tokens
+    if limits is None or limits.bucket is None or metered is None or generated <= metered:
+        return
+    limits.bucket.give_back(metered - generated, now)
+    entry.metered_tokens = generated
+
+
 def settle(entry: Entry, now: float) -> bool:
     """It ended, or lost its engine: what it did not use is given back. True where its tenant may
     run another one now, and could not before."""

@@ -90,6 +90,19 @@ def test_what_was_predicted_and_not_generated_is_given_back() -> None:
     assert level(harness, "a") == pytest.approx(6000 - 1030)
 
 
+def test_what_goes_beyond_the_prediction_is_taken_as_it_comes() -> None:
+    harness = harness_with({"name": "a", "tokensPerMinute": 2400})
+    harness.start("r0", tenant="a")
+    harness.apply(Progress("r0", 1, 80))
+    assert level(harness, "a") == pytest.approx(2400 - 1100), "as predicted"
+    harness.apply(Progress("r0", 1, 700), Progress("r0", 1, 1700))
+    assert level(harness, "a") == pytest.approx(2400 - 2700)
+    (reject,) = only(Reject, harness.submit("r1", tenant="a"))
+    assert reject.reason == "rate_limited"
+    harness.apply(Finished("r0", 1, 1750, "stop"))
+    assert level(harness, "a") == pytest.approx(2400 - 2750)
+
+
 def test_who_was_never_placed_has_used_nothing() -> None:
     harness = harness_with({"name": "a", "tokensPerMinute": 6000}, settings=ONE_AT_A_TIME)
     harness.start("first", tenant="a")
