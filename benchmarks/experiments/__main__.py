@@ -149,11 +149,19 @@ def _how_much(one: Chosen, outcomes: Outcomes) -> str:
     """What of the whole experiment the figures come from."""
     cells = one.cells
     done = sum(len(by_seed) for by_seed in outcomes.rows.values())
-    seeds = "1 seed" if one.form.seeds == 1 else f"{one.form.seeds} seeds"
-    text = f"{seeds}, {one.form.share:.0%} of each run's full length"
+    text = f"{_seeds(outcomes)}, {one.form.share:.0%} of each run's full length"
     text += one.form.pick(", some of the loads", ", the loads that targets name", "")
     text += f"; {done} of {len(cells)} runs." if done < len(cells) else f"; {done} runs."
     return " ".join([text, *(f"Note: {note}." for note in outcomes.notes)])
+
+
+def _seeds(outcomes: Outcomes) -> str:
+    """Of the rows that have run."""
+    counts = {len(by_seed) for by_seed in outcomes.rows.values()}
+    least, most = min(counts), max(counts)
+    if least < most:
+        return f"{least} to {most} seeds"
+    return "1 seed" if most == 1 else f"{most} seeds"
 
 
 def _list(chosen: Sequence[Chosen], store: Store, options: argparse.Namespace) -> int:

@@ -173,6 +173,10 @@ def test_the_report_replaces_only_what_it_wrote(tmp_path: Path) -> None:
     told = ["--page", str(page), "--results", str(results)]
     assert main(["report", *told, "--only", "failures"]) == 0
     assert "2 seeds, 20% of each run's full length, some of the loads; 8 runs." in page.read_text()
+    third = EXPERIMENTS["failures"].cells(replace(SHORT, seeds=3))[-1]
+    store.save(third, made_up(third, 0.5))
+    assert main(["report", *told, "--only", "failures", "--seeds", "3"]) == 0
+    assert "2 to 3 seeds, 20% of each run's full length" in page.read_text()
     assert main(["report", *told]) == 0
     text = page.read_text()
     assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
