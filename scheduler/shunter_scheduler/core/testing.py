@@ -184,8 +184,7 @@ class CoreHarness:
                 seen = standing.row(columns._data[_NUMBERS, record.slot].tolist())
                 free = -1.0 if row.blocked_because else row.kv_free_tokens
                 assert seen == replace(row, kv_free_tokens=free, lowest_rank=-1.0)
-                if row.lowest_rank >= 0:
-                    assert columns.lowest_rank[record.slot] == row.lowest_rank
+                assert columns.lowest_rank[record.slot] == row.lowest_rank
 
     def _check_places(self) -> None:
         state = self.core._state

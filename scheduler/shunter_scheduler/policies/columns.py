@@ -45,6 +45,7 @@ class InstanceColumns:
         "_least_free",
         "_least_soft_free",
         "_most_queue_s",
+        "_near_target",
         "_open",
         "_packed",
         "_packed_bytes",
@@ -94,6 +95,7 @@ class InstanceColumns:
         # One column on its way: packing is cheaper than a tuple, and a view is not made each time.
         self._packed = np.empty(16)
         self._packed_bytes = self._packed.data
+        self._near_target: set[int] = set()  # slots that have a `lowest_rank`
         self._allocate(capacity)
 
     def _allocate(self, capacity: int) -> None:
@@ -187,8 +189,8 @@ class InstanceColumns:
             self.most_tpot_s = tpot_s
         if misses_per_s > self.most_misses_per_s:
             self.most_misses_per_s = misses_per_s
-        if row.lowest_rank >= 0:
-            self.lowest_rank[slot] = row.lowest_rank
+        if row.lowest_rank >= 0.0 or slot in self._near_target:
+            self._put_lowest_rank(slot, row.lowest_rank)
         slowed, price = n * w.slowdown, rates.price_s_per_s
         prefill_weight = 1.0 + slowed + price
         decode_weight = w.decode + price / (n + 1)
@@ -224,7 +226,15 @@ class InstanceColumns:
         self.step_s_per_sequence[slot] = rates.step_s_per_sequence
         self.step_s_per_context_token[slot] = rates.step_s_per_context_token
 
+    def _put_lowest_rank(self, slot: int, rank: float) -> None:
+        self.lowest_rank[slot] = rank
+        if rank >= 0.0:
+            self._near_target.add(slot)
+        else:
+            self._near_target.discard(slot)
+
     def clear(self, slot: int) -> None:
+        self._put_lowest_rank(slot, -1.0)
         self._set_blocked(slot, True)
         self._standings[slot] = None
         self._data[:, slot] = 0.0

@@ -81,6 +81,16 @@ def test_a_request_without_targets_yields_to_those_who_have_some() -> None:
     assert held([FULL, ROOMY, SINK], batch) == [True, False, False]
 
 
+def test_an_instance_that_hosts_no_target_any_more_reserves_nothing() -> None:
+    columns = InstanceColumns(LATE.weights, capacity=2)
+    columns.put(FULL)
+    columns.put(replace(FULL, slot=1))
+    columns.put(replace(FULL, misses_per_s=0.0, lowest_rank=-1.0))
+    columns.exclude(LATE.kv_tokens, ())
+    DISPATCH_POLICIES["predicted-cost"].score(columns, LATE, np.random.default_rng(1))
+    assert [score == math.inf for score in columns.score.tolist()] == [False, True]
+
+
 def test_what_is_near_a_target_is_known_after_more_slots_came() -> None:
     columns = InstanceColumns(ASK.weights, capacity=1)
     columns.put(FULL)
