@@ -17,30 +17,52 @@ from shunter_scheduler.policies.columns import Floats
 from shunter_scheduler.policies.predicted_cost import PREDICTED_COST
 
 
-def choose_way(entry: Entry, barred: Slots, now: float, rng: Generator) -> Slots:
+def choose_way(entry: Entry, barred: Slots, now: float, rng: Generator) -> tuple[Slots, Ask | None]:
     """For a prompt that may go both ways, apart or to one instance for all of it, the costlier is
-    barred beside the rest."""
-    pool, roles = entry.pool, entry.pool.roles
+    barred beside the rest. Where it goes apart, what it asks of the instance that prefills."""
+    roles = entry.pool.roles
     assert roles is not None
     if entry.started or entry.request.unmovable_reason:
-        return barred  # it stays where it goes
+        return barred, None  # it stays where it goes
     first = [record for record in roles.of_role("Prefill") if record.slot not in barred]
     whole = [record for record in roles.of_role("Any") if record.slot not in barred]
-    if not first or not whole:
-        return barred
+    if first and whole:
+        barred, apart = _cheaper_way(entry, (first, whole), barred, now, rng)
+    else:
+        others = roles.of_role("Decode", "Any")
+        apart = bool(first) and all(record.slot in barred for record in others)
+    return barred, _prompt_of(entry, now) if apart else None
+
+
+def _cheaper_way(
+    entry: Entry,
+    ways: tuple[list[InstanceRecord], list[InstanceRecord]],
+    barred: Slots,
+    now: float,
+    rng: Generator,
+) -> tuple[Slots, bool]:
+    """`ways`: who may prefill, and who may do all of it. True where it goes apart."""
+    (first, whole), pool = ways, entry.pool
+    assert pool.roles is not None
     pool.refresh(now)
     score = _score(entry, make_ask(entry, now), barred, rng)
     alone_s = float(score[[record.slot for record in whole]].min())
-    prompt = make_ask(entry, now)
-    prompt.output_tokens = 1.0
-    score = _score(entry, prompt, barred, rng)
+    score = _score(entry, _prompt_of(entry, now), barred, rng)
     prefill_s = float(score[[record.slot for record in first]].min())
-    score = _score_decode(entry, first[0], roles.barred(True, barred), now, rng)
+    score = _score_decode(entry, first[0], pool.roles.barred(True, barred), now, rng)
     apart_s = prefill_s + float(score.min())
     if math.isinf(min(alone_s, apart_s)):
-        return barred  # neither has room, and both are tried
+        return barred, False  # neither has room, and both are tried
     figures = f"{apart_s:.2f} s on two instances, {alone_s:.2f} s on one"
-    return {**barred, **{r.slot: figures for r in (whole if apart_s < alone_s else first)}}
+    apart = apart_s < alone_s
+    return {**barred, **{r.slot: figures for r in (whole if apart else first)}}, apart
+
+
+def _prompt_of(entry: Entry, now: float) -> Ask:
+    """Without the answer, whose tokens others give."""
+    ask = make_ask(entry, now)
+    ask.output_tokens, ask.tpot_target_s = 1.0, math.inf
+    return ask
 
 
 def pick_decoder(
@@ -68,7 +90,7 @@ def _score_decode(
 ) -> Floats:
     """Where its KV is copied to, all of the context counts as cached."""
     ask = make_ask(entry, now)
-    ask.ttft_budget_s = math.inf
+    ask.ttft_budget_s, ask.may_wait = math.inf, False
     return _score(entry, ask, barred, rng, source)
 
 

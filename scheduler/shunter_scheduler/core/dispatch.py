@@ -84,10 +84,14 @@ def is_high(entry: Entry) -> bool:
     return entry.slo_class.priority > DEFAULT_PRIORITY
 
 
-def pick(entry: Entry, now: float, rng: Generator, barred: Barred) -> Pick | None:
+def pick(
+    entry: Entry, now: float, rng: Generator, barred: Barred, ask: Ask | None = None
+) -> Pick | None:
     """None where no instance has head room, or none is worth it (`policies.hold_back`). Changes
-    nothing but scratch space."""
-    pool, policy, ask = entry.pool, entry.policy, make_ask(entry, now)
+    nothing but scratch space. `ask`: where it is not all of the request that is asked for."""
+    pool, policy = entry.pool, entry.policy
+    if ask is None:
+        ask = make_ask(entry, now)
     if policy.uses_view:
         _look_closer(entry, ask)
     pool.refresh(now)

@@ -139,10 +139,10 @@ def _place_queued(state: CoreState, pool: PoolRecord, now: float) -> None:
 def place(state: CoreState, entry: Entry, now: float, kept: Barred = NOBODY) -> bool:
     """False where no instance has head room, but for the slots that are `kept` for another. What
     cannot keep its own deadline any more is refused instead: nobody would wait for its end."""
-    barred, roles = barred_slots(entry), entry.pool.roles
+    barred, roles, ask = barred_slots(entry), entry.pool.roles, None
     if roles is not None:
-        barred = choose_way(entry, barred, now, state.rng)
-    picked = pick(entry, now, state.rng, {**kept, **barred} if kept else barred)
+        barred, ask = choose_way(entry, barred, now, state.rng)
+    picked = pick(entry, now, state.rng, {**kept, **barred} if kept else barred, ask)
     if picked is None:
         return False
     if entry.request.deadline_at is not None and _is_lost(state, entry, picked, now):

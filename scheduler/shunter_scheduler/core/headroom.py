@@ -22,7 +22,7 @@ class PriorityHeadroom:
     def update(self, record: InstanceRecord, tpot_s: float) -> None:
         """`tpot_s`: of a step with one more request."""
         self.clear(record.slot)
-        if not record.tpot_targets:
+        if not record.tpot_targets or record.hands_over:
             return
         alone_s = record.model.alone_s  # what it misses even so, no room can give it
         slow = [key for key in record.tpot_targets if tpot_s > key[1] > alone_s]

@@ -57,6 +57,7 @@ class InstanceRecord:
     ejections: int = 0
     ejected_until: float | None = None
     drain: Drain | None = None
+    hands_over: bool = False  # who decodes here leaves at once: what it may suffer does not count
     emptying_until: float = 0.0  # the planner moves its requests away ahead of a scale-down
 
     @property
@@ -185,7 +186,7 @@ class InstanceRecord:
         if requests:  # with whom prefills share the steps
             tpot_s /= 1.0 - self.prefills.share
         missed_per_s, lowest_rank = 0.0, -1.0
-        if tpot_s > LATE_SHARE * self.least_target_s:
+        if tpot_s > LATE_SHARE * self.least_target_s and not self.hands_over:
             missed_per_s = misses_per_s(self.tpot_targets, tpot_s, model.rates.alone_s)
             missed_per_s *= reserved / max(1, load.decode_tokens)
             lowest_rank = min(self.tpot_targets)[0]

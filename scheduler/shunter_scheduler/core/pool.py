@@ -75,6 +75,8 @@ class PoolRecord:
             self.kv = None
         self.spec = spec
         self.roles = roles_of(spec, self.instances, self.roles)
+        for record in self.instances.values():
+            self._set_role(record)
         self.from_zero = spec.spec.scaling.from_zero  # how requests are held; None: they are not
 
     def at_slot(self, slot: int) -> InstanceRecord:
@@ -104,6 +106,7 @@ class PoolRecord:
         self.instances[value.name] = record
         if self.roles is not None:
             self.roles.changed()
+            self._set_role(record)
         self._sized(record)
         self.mark(record)
         return record
@@ -159,9 +162,17 @@ class PoolRecord:
                 self.columns.put(row)
                 if view is not None:
                     view.put(slot, record.look(self.settings))
-                if row.tpot_s > record.least_target_s or self.headroom.by_rank:
+                late = row.tpot_s > record.least_target_s and not record.hands_over
+                if late or self.headroom.by_rank:
                     self._keep_headroom(record, row.tpot_s)
         self._marked.clear()
+
+    def _set_role(self, record: InstanceRecord) -> None:
+        hands_over = self.roles is not None and self.roles.role(record) == "Prefill"
+        if record.hands_over != hands_over:
+            record.hands_over = hands_over
+            self.headroom.clear(record.slot)
+            self.mark(record)
 
     def _keep_headroom(self, record: InstanceRecord, tpot_s: float) -> None:
         if self.settings.head_room.for_priorities:

@@ -12,7 +12,13 @@ from shunter_scheduler.core.roles import NO_DECODING, NO_PROMPTS, PromptRate
 from shunter_scheduler.core.testing import CoreHarness, make_request, only
 from shunter_scheduler.domain.cluster import Instance
 from shunter_scheduler.domain.decisions import Assign, Move
-from shunter_scheduler.domain.events import DrainRequested, Failed, FirstToken, Submitted
+from shunter_scheduler.domain.events import (
+    DrainRequested,
+    Failed,
+    FirstToken,
+    Running,
+    Submitted,
+)
 from shunter_scheduler.domain.explanation import DecisionRecord
 
 
@@ -207,3 +213,28 @@ def test_the_rate_of_prompt_tokens_forgets() -> None:
     fresh = PromptRate()
     fresh.add(1000.0, 500.0)
     assert 490 < fresh.per_s(1000.0) < 510
+
+
+def test_targets_of_those_who_leave_hold_no_prompt_back() -> None:
+    """On an instance that does everything they would: its steps take too long for one more."""
+    placed = []
+    for role in ("Prefill", "Any"):
+        profiles = [
+            {"name": "first", "accelerator": "h100", "role": role},
+            {"name": "rest", "accelerator": "h100", "role": "Any"},
+        ]
+        slo = {"ttft": "1s", "tpot": "9ms"}
+        pool = make_pool("chat", spec={"profiles": profiles, "slo": slo})
+        values = [Instance(n, "chat", n, "127.0.0.1:1", "simulated") for n in ("first", "rest")]
+        core = CoreHarness(values, pools=[pool])
+        core.observe("rest", healthy=False)
+        for n in range(40):
+            request = make_request(
+                f"r{n}", prompt_tokens=2000, output_tokens=9, max_output_tokens=400
+            )
+            core.apply(Running(request, "first"))
+        core.decide()
+        decided = core.submit("next", prompt_tokens=8000, max_output_tokens=400)
+        placed.append([one.instance for one in only(Assign, decided)])
+        core.check_books()
+    assert placed == [["first"], []]
