@@ -14,6 +14,7 @@ from aiohttp import web
 
 from shunter_engine.kv_publisher import open_publisher
 from shunter_engine.loading import EngineStartError, load
+from shunter_engine.moves.start import serving_moves
 from shunter_engine.options import BackendName, EngineOptions
 from shunter_engine.server import EngineServer, listen
 from shunter_runtime.logs import configure_logging
@@ -93,11 +94,12 @@ async def _serve_until(
         try:
             if publisher is not None:
                 parts.backend.watch_cache(publisher)
-            server.load(parts)
-            structlog.get_logger("shunter.engine").info("ready", model=options.model_name)
-            await _stopped_or_failed(stopping, parts.backend)
-            # Connections break before the backend ends: the gateway moves what was running.
-            await runner.cleanup()
+            async with serving_moves(options, parts, server) as take_over:
+                server.load(parts, take_over)
+                structlog.get_logger("shunter.engine").info("ready", model=options.model_name)
+                await _stopped_or_failed(stopping, parts.backend)
+                # Connections break before the backend ends: the gateway moves what was running.
+                await runner.cleanup()
         finally:
             await parts.backend.stop()
         return True

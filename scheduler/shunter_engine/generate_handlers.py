@@ -3,7 +3,6 @@
 import asyncio
 import time
 import uuid
-from itertools import count
 
 from aiohttp import HttpVersion11, web
 
@@ -34,26 +33,28 @@ from shunter_engine.openai_requests import (
     completion_call,
 )
 from shunter_engine.prompts import Prompts
+from shunter_engine.running import RunningCalls
 from shunter_engine.sse import EventStream
 
 QUEUE_RETRY_AFTER_S = 1.0
 
 
 class GenerateHandlers:
-    """Holds the requests that run, for aborts by id."""
-
     def __init__(
-        self, around: Surroundings, faults: Faults, model_name: str, default_seed: int
+        self,
+        around: Surroundings,
+        running: RunningCalls,
+        faults: Faults,
+        model_name: str,
+        default_seed: int,
     ) -> None:
         self._around = around
-        self._backend = around.backend
+        self._running = running
         self._tokenizer = around.tokenizer
         self._prompts = Prompts(around.tokenizer, around.backend.context_length)
         self._faults = faults
         self._model_name = model_name
         self._default_seed = default_seed
-        self._serials = count()
-        self._running: dict[int, Generation] = {}
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         body = await read_body(request, CompletionBody)
@@ -72,14 +73,8 @@ class GenerateHandlers:
         return await self._answer(request, call, body.request_id)
 
     async def abort(self, request: web.Request) -> web.StreamResponse:
-        """Unknown ids are ignored: they may just have ended."""
         body = await read_body(request, AbortBody)
-        wanted = set(body.request_ids)
-        for generation in list(self._running.values()):
-            for choice in generation.choices:
-                names = (generation.request_id, generation.answer_id)
-                if any(n in wanted or f"{n}-{choice.index}" in wanted for n in names):
-                    generation.finish("abort", choice.index)
+        self._running.abort(body.request_ids)
         return web.json_response({})
 
     def _check(self, body: GenerateBody) -> None:
@@ -121,12 +116,14 @@ class GenerateHandlers:
                     stream.write(encoder.opening(choice.index))
             await stream.open(request)
             await generation.done.wait()
+            if generation.broken:
+                stream.break_off()
             if call.include_usage:
                 stream.write(encoder.usage(generation.usage()))
             stream.write(DONE)
             return await stream.close()
         finally:
-            self._retire(serial)
+            self._running.retire(serial)
 
     async def _collect(
         self, call: GenerateCall, head: AnswerHead, names: LogprobNames
@@ -139,14 +136,14 @@ class GenerateHandlers:
         try:
             await generation.done.wait()
         finally:
-            self._retire(serial)
-        if any(choice.finish_reason == "error" for choice in choices):
+            self._running.retire(serial)
+        if generation.broken or any(choice.finish_reason == "error" for choice in choices):
             raise ApiError(500, "the engine failed to compute an answer")
         body = whole_answer(call, head, names, choices, generation.usage())
         return web.Response(body=body, content_type="application/json")
 
     def _submit(self, generation: Generation) -> int:
-        serial = next(self._serials)
+        serial = self._running.next_serial()
         try:
             generation.submit(serial)
         except PromptTooLong as error:
@@ -154,13 +151,8 @@ class GenerateHandlers:
             raise bad_request(str(error), param, "context_length_exceeded") from error
         except QueueFull as error:
             raise ApiError(429, str(error), retry_after_s=QUEUE_RETRY_AFTER_S) from error
-        self._running[serial] = generation
+        self._running.add(serial, generation)
         return serial
-
-    def _retire(self, serial: int) -> None:
-        """The request has ended, or its client has gone."""
-        generation = self._running.pop(serial)
-        generation.abort()
 
 
 def _header_id(request: web.Request) -> str | None:

@@ -4,7 +4,13 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from shunter_engine.backend import Backend, FinishReason, SequenceRequest, TokenEvent
+from shunter_engine.backend import (
+    Backend,
+    FinishReason,
+    SequenceRequest,
+    SequenceSink,
+    TokenEvent,
+)
 from shunter_engine.metrics import EngineMetrics
 from shunter_engine.openai_requests import GenerateCall
 from shunter_text.answer_text import AnswerText
@@ -30,6 +36,13 @@ class Usage:
     cached_tokens: int
 
 
+TakeOver = Callable[[str, SequenceRequest, SequenceSink], bool]
+
+
+def never_taken_over(kv_lease: str, request: SequenceRequest, sink: SequenceSink) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What every generation needs; built once. `now_s` is a monotonic clock."""
@@ -39,6 +52,8 @@ class Surroundings:
     metrics: EngineMetrics
     now_s: Callable[[], float]
     on_token: Callable[[], None]  # faults count tokens
+    # Goes on with keys and values that a move has brought; False: compute them.
+    take_over: TakeOver = never_taken_over
 
 
 class Choice:
@@ -102,6 +117,7 @@ class Generation:
         self.answer_id = answer_id
         self.request_id = answer_id.partition("-")[2]
         self.done = asyncio.Event()
+        self.broken = False
         self._around = around
         self._emit = on_piece
         self._arrived_s = around.now_s()
@@ -115,7 +131,9 @@ class Generation:
         try:
             for index, prompt in enumerate(prompts):
                 choice = Choice(self, index, f"{self.request_id}#{serial}.{index}")
-                self._around.backend.submit(self._sequence(choice, prompt), choice)
+                sequence, kv_lease = self._sequence(choice, prompt), self.call.kv_lease
+                if not (kv_lease and self._around.take_over(kv_lease, sequence, choice)):
+                    self._around.backend.submit(sequence, choice)
                 self.choices.append(choice)
         except BaseException:  # refused as a whole: nothing has ended that began
             for choice in self.choices:
@@ -160,6 +178,12 @@ class Generation:
                 choice.finished = True
                 self.forget(choice)
                 self._account(choice, "abort")
+
+    def break_off(self) -> None:
+        """Frees what still runs; the client is told by a broken connection."""
+        self.abort()
+        self.broken = True
+        self.done.set()
 
     def usage(self) -> Usage:
         return Usage(

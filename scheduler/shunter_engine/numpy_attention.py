@@ -35,6 +35,23 @@ class PagedKv:
         self.keys[layer][places.blocks, :, :, places.offsets] = keys
         self.values[layer][places.blocks, :, places.offsets] = values
 
+    def read(self, blocks: Ids, tokens: int, layers: slice) -> F32:
+        """The first `tokens` in `blocks`: [2, layer, token, head, channel], keys first."""
+        keys = self.keys[layers, blocks].transpose(0, 1, 4, 2, 3)
+        values = self.values[layers, blocks].transpose(0, 1, 3, 2, 4)
+        count, _, _, heads, channels = keys.shape
+        shape = (count, len(blocks) * self.block_tokens, heads, channels)
+        return np.stack([keys.reshape(shape), values.reshape(shape)])[:, :, :tokens]
+
+    def load(self, blocks: Ids, layers: slice, both: F32) -> None:
+        """Puts what `read` gave into `blocks`; what is left of the last one becomes 0."""
+        _, count, tokens, heads, channels = both.shape
+        full = np.zeros((2, count, len(blocks) * self.block_tokens, heads, channels), np.float32)
+        full[:, :, :tokens] = both
+        keys, values = full.reshape(2, count, len(blocks), self.block_tokens, heads, channels)
+        self.keys[layers, blocks] = keys.transpose(0, 1, 3, 4, 2)
+        self.values[layers, blocks] = values.transpose(0, 1, 3, 2, 4)
+
 
 @dataclass(frozen=True, slots=True)
 class Places:

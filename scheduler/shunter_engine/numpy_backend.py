@@ -1,6 +1,6 @@
 """The `numpy` backend: a small real model behind the engine's server.
 
-Batching, KV blocks and prefix caching are `BatchScheduler`'s; a worker thread computes one step at
+Batching, KV blocks and prefix caching are `MovableBatch`'s; a worker thread computes one step at
 a time, and the event loop books it and hands out its tokens. A sequence that is aborted during a
 step loses its blocks at once: what the step still writes there is overwritten before it is read,
 since blocks are given out only between steps.
@@ -8,12 +8,13 @@ since blocks are given out only between steps.
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import structlog
 
 from shunter_engine.backend import (
@@ -23,16 +24,19 @@ from shunter_engine.backend import (
     SequenceSink,
     TokenEvent,
 )
+from shunter_engine.between_steps import BetweenSteps
+from shunter_engine.moves.layout import KvLayout, Part
 from shunter_engine.numpy_model import Span
 from shunter_engine.numpy_products import set_blas_threads
 from shunter_engine.numpy_sampling import Context, Sampled
 from shunter_engine.numpy_steps import Loaded, NumpyOptions, Pick, embed, load, step
-from shunter_simulator.engine import BatchScheduler, CacheListener, StepPlan
+from shunter_simulator.engine import CacheListener, MovableBatch, StepPlan
 
 __all__ = ["NumpyBackend", "NumpyOptions"]
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
 _RETRY_S = 0.01
 
 
@@ -61,6 +65,7 @@ class NumpyBackend:
         self._loaded: Loaded | None = None
         self._live: dict[str, _Live] = {}
         self._wake = asyncio.Event()
+        self._between = BetweenSteps(self._wake.set)
         self._steps: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -86,6 +91,7 @@ class NumpyBackend:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._steps
             self._steps = None
+        self._between.close()
         await asyncio.to_thread(self._worker.shutdown)
         for request_id in list(self._live):
             live = self._live.pop(request_id)
@@ -97,13 +103,9 @@ class NumpyBackend:
         await asyncio.shield(self._steps)
 
     def submit(self, request: SequenceRequest, sink: SequenceSink) -> None:
-        loaded = self._ready()
-        vocabulary = loaded.model.shape.vocabulary
-        if not all(0 <= token_id < vocabulary for token_id in request.token_ids):
-            raise ValueError(f"token ids must be from 0 to {vocabulary - 1}")
-        loaded.scheduler.add(request.spec())
-        self._live[request.request_id] = _Live(request, sink, list(request.token_ids))
-        self._wake.set()
+        self._check_ids(request)
+        self._ready().scheduler.add(request.spec())
+        self._begin(request, sink)
 
     def abort(self, request_id: str) -> bool:
         if self._live.pop(request_id, None) is None:
@@ -117,6 +119,68 @@ class NumpyBackend:
 
     def stats(self) -> EngineStats:
         return self._ready().scheduler.stats()
+
+    # ------------------------------------------------------------ `KvHost` of moves
+
+    @property
+    def batch(self) -> MovableBatch:
+        return self._ready().scheduler
+
+    def layout(self, tokenizer_digest: str) -> KvLayout:
+        loaded = self._ready()
+        shape = loaded.model.shape
+        return KvLayout(
+            revision=loaded.weights_digest,
+            tokenizer_digest=tokenizer_digest,
+            dtype="float32",
+            block_tokens=loaded.model.block_tokens,
+            layers=shape.layers,
+            kv_heads=shape.kv_heads,
+            head_dim=shape.head_size,
+        )
+
+    async def between_steps(self, action: Callable[[], T]) -> T:
+        return await self._between.do(action)
+
+    async def carry(self, tokens: int) -> None:
+        """The link is a real one."""
+
+    def read_kv(self, block_table: Sequence[int], token_ids: Sequence[int], part: Part) -> bytes:
+        blocks, layers = self._place(block_table, part)
+        return self._ready().kv.read(blocks, part.tokens, layers).astype("<f4").tobytes()
+
+    def write_kv(self, block_table: Sequence[int], part: Part, data: bytes) -> None:
+        shape = self._ready().model.shape
+        both = np.frombuffer(data, "<f4").reshape(
+            2, part.layers, part.tokens, shape.kv_heads, shape.head_size
+        )
+        blocks, layers = self._place(block_table, part)
+        self._ready().kv.load(blocks, layers, both)
+
+    def adopt(self, reservation: str, request: SequenceRequest, sink: SequenceSink) -> None:
+        self._check_ids(request)
+        self._ready().scheduler.adopt(reservation, request.spec())
+        self._begin(request, sink)
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def _place(self, block_table: Sequence[int], part: Part) -> tuple[npt.NDArray[np.int64], slice]:
+        size = self._ready().model.block_tokens
+        first, end = part.first_token // size, -(-(part.first_token + part.tokens) // size)
+        layers = slice(part.first_layer, part.first_layer + part.layers)
+        return np.array(block_table[first:end], np.int64), layers
+
+    # ------------------------------------------------------------ details
+
+    def _check_ids(self, request: SequenceRequest) -> None:
+        vocabulary = self._ready().model.shape.vocabulary
+        if not all(0 <= token_id < vocabulary for token_id in request.token_ids):
+            raise ValueError(f"token ids must be from 0 to {vocabulary - 1}")
+
+    def _begin(self, request: SequenceRequest, sink: SequenceSink) -> None:
+        self._live[request.request_id] = _Live(request, sink, list(request.token_ids))
+        self._wake.set()
 
     async def embed(self, token_ids: list[int]) -> list[float]:
         """The mean of the last hidden states, of length 1. Raises `PromptTooLong`.
@@ -137,6 +201,7 @@ class NumpyBackend:
     async def _run(self, loaded: Loaded) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            self._between.run()
             plan = loaded.scheduler.plan()
             if plan is None:
                 await self._idle(loaded.scheduler)
@@ -149,7 +214,7 @@ class NumpyBackend:
                 log.exception("step_failed", sequences=len(plan.chunks))
                 self._fail(loaded.scheduler, plan)
 
-    async def _idle(self, scheduler: BatchScheduler) -> None:
+    async def _idle(self, scheduler: MovableBatch) -> None:
         self._wake.clear()
         # A plan that only preempted leaves sequences that can go on without anybody's call.
         waiting = scheduler.stats().waiting > 0
@@ -188,7 +253,7 @@ class NumpyBackend:
         return (*eos, *request.sampling.stop_token_ids)
 
     def _book(
-        self, scheduler: BatchScheduler, plan: StepPlan, sampled: Mapping[str, Sampled]
+        self, scheduler: MovableBatch, plan: StepPlan, sampled: Mapping[str, Sampled]
     ) -> None:
         """Commits a step and hands out its tokens."""
         stopped: dict[str, Literal["stop", "length"]] = {
@@ -218,7 +283,7 @@ class NumpyBackend:
                 )
             )
 
-    def _fail(self, scheduler: BatchScheduler, plan: StepPlan) -> None:
+    def _fail(self, scheduler: MovableBatch, plan: StepPlan) -> None:
         for chunk in plan.chunks:
             live = self._live.pop(chunk.request_id, None)
             if live is not None:

@@ -11,7 +11,7 @@ from shunter_engine.numpy_model import LlamaModel, Span
 from shunter_engine.numpy_sampling import Context, Sampled, sample
 from shunter_engine.options import DEFAULT_KV_TOKENS
 from shunter_engine.weights import LlamaShape, load_weights
-from shunter_simulator.engine import BatchScheduler, EngineConfig
+from shunter_simulator.engine import EngineConfig, MovableBatch
 from shunter_text.gguf import eos_token_ids, read_header
 from shunter_text.model_files import FetchOptions, model_file
 
@@ -44,8 +44,9 @@ class NumpyOptions:
 class Loaded:
     model: LlamaModel
     kv: PagedKv
-    scheduler: BatchScheduler
+    scheduler: MovableBatch
     eos_token_ids: tuple[int, ...]
+    weights_digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,8 @@ def load(options: NumpyOptions) -> Loaded:
     model = LlamaModel(weights, options.block_tokens, options.deterministic)
     config = _engine_config(options, weights.shape)
     kv = model.new_kv(config.kv_blocks)
-    return Loaded(model, kv, BatchScheduler(config), eos_token_ids(read_header(path)))
+    ends = eos_token_ids(read_header(path))
+    return Loaded(model, kv, MovableBatch(config), ends, weights.digest)
 
 
 def _engine_config(options: NumpyOptions, shape: LlamaShape) -> EngineConfig:

@@ -4,7 +4,7 @@ Unknown fields are ignored, as vLLM does; fields that change the answer and are 
 refused by name.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -14,6 +14,7 @@ from shunter_engine.errors import ApiError, bad_request
 
 MAX_CHOICES = 128
 MAX_REQUEST_ID_CHARS = 256
+MAX_KV_LEASE_CHARS = 128
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 1024  # each; every token is compared with all of them
 MAX_STOP_TOKEN_IDS = 64
@@ -74,6 +75,7 @@ class CompletionBody(GenerateBody, kw_only=True):
     max_tokens: Count | None = None  # up to the context length
     logprobs: TopLogprobs | None = None
     output_offset: NonNegative | None = None
+    kv_lease: Annotated[str, Meta(max_length=MAX_KV_LEASE_CHARS)] | None = None
     echo: bool = False
     best_of: int | None = None
     suffix: str | None = None
@@ -132,6 +134,7 @@ class GenerateCall:
     name_tokens_by_id: bool
     priority: int
     output_offset: int
+    kv_lease: str = ""  # of keys and values that a move has brought here
 
 
 def check_choices(prompt: Prompt, n: int | None) -> None:
@@ -172,7 +175,8 @@ def completion_call(
     if offset and any(offset >= len(ids) for ids in prompts):
         raise bad_request("output_offset must be below the number of prompt ids", "output_offset")
     sampling = _sampling(body, body.logprobs, default_seed)
-    return _call(body, prompts, sampling, body.max_tokens, offset)
+    call = _call(body, prompts, sampling, body.max_tokens, offset)
+    return replace(call, kv_lease=body.kv_lease or "")
 
 
 def chat_call(body: ChatBody, prompt: tuple[int, ...], default_seed: int) -> GenerateCall:

@@ -7,6 +7,8 @@ from typing import Literal
 BackendName = Literal["simulated", "numpy"]
 DEFAULT_KV_TOKENS = 16384  # 720 MiB for SmolLM2-135M: 30 layers, 3 heads of 64, keys and values
 
+DEFAULT_KV_BANDWIDTH_GB_S = 3.0  # half of 50 Gbit/s, what the scheduler reckons with
+
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
@@ -29,6 +31,12 @@ class EngineOptions:
     blas_threads: int = 1  # numpy: of one matrix product
     kv_events_config: str = ""  # JSON, as vLLM's option of that name; empty: no events
     seed: int = 0  # of requests that bring none
+    moves_port: int = -1  # of the gRPC service EngineMoves; 0: any free one; -1: no moves of KV
+    max_moves: int = 8  # in and out, at one time
+    kv_bandwidth_gb_s: float = DEFAULT_KV_BANDWIDTH_GB_S  # simulated: 10^9 bytes a second
+    moves_tls_cert: Path | None = None
+    moves_tls_key: Path | None = None
+    moves_tls_ca: Path | None = None  # makes clients' certificates mandatory
 
     @property
     def model_name(self) -> str:

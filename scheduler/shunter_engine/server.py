@@ -13,8 +13,9 @@ from shunter_engine.bodies import MAX_BODY_BYTES, read_body
 from shunter_engine.errors import ApiError
 from shunter_engine.faults import FaultBody, Faults
 from shunter_engine.generate_handlers import GenerateHandlers
-from shunter_engine.generation import Surroundings
+from shunter_engine.generation import Surroundings, TakeOver, never_taken_over
 from shunter_engine.metrics import BackendCollector, EngineMetrics
+from shunter_engine.running import RunningCalls
 from shunter_engine.text_handlers import Embedder, TextHandlers
 from shunter_text.tokenizer import Tokenizer
 
@@ -53,6 +54,7 @@ class EngineServer:
     ) -> None:
         self.model_name = model_name
         self.registry = CollectorRegistry()
+        self.calls = RunningCalls()
         self._metrics = EngineMetrics(self.registry, model_name)
         self._default_seed = default_seed
         self._allow_faults = allow_faults
@@ -61,15 +63,20 @@ class EngineServer:
         self._loaded: _Loaded | None = None
         self._log = structlog.get_logger("shunter.engine")
 
-    def load(self, parts: EngineParts) -> None:
+    def load(self, parts: EngineParts, take_over: TakeOver = never_taken_over) -> None:
         """The backend has started: from here on requests are served."""
         faults = Faults(parts.backend, self._now_s)
         around = Surroundings(
-            parts.backend, parts.tokenizer, self._metrics, self._now_s, faults.on_token
+            parts.backend,
+            parts.tokenizer,
+            self._metrics,
+            self._now_s,
+            faults.on_token,
+            take_over,
         )
         self._loaded = _Loaded(
             parts,
-            GenerateHandlers(around, faults, self.model_name, self._default_seed),
+            GenerateHandlers(around, self.calls, faults, self.model_name, self._default_seed),
             TextHandlers(self.model_name, parts.backend, parts.tokenizer, parts.embedder),
             faults,
         )

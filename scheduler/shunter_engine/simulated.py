@@ -5,14 +5,19 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from shunter_api.accelerators import accelerator
 from shunter_engine.backend import SequenceRequest, SequenceSink, TokenEvent
-from shunter_engine.options import EngineOptions
+from shunter_engine.between_steps import BetweenSteps
+from shunter_engine.moves.layout import KvLayout, Part
+from shunter_engine.options import DEFAULT_KV_BANDWIDTH_GB_S, EngineOptions
+from shunter_engine.simulated_kv import Link, SimulatedKv
 from shunter_scheduler.costmodel import cost_model, model_shape
 from shunter_simulator.engine import (
     CacheListener,
     EngineStats,
+    MovableBatch,
     SimulatedEngine,
     TokenRule,
     TokenSampling,
@@ -24,6 +29,7 @@ from shunter_simulator.engine.values import NewToken
 SHORTEST_SLEEP_S = 0.001
 # A process that was held up catches up on this much; older delays are forgotten.
 LONGEST_LAG_S = 0.25
+T = TypeVar("T")
 
 
 def simulated_backend(
@@ -42,8 +48,9 @@ def simulated_backend(
         max_batch_tokens=max(config.max_batch_tokens, options.max_num_seqs),
     )
     rule = TokenRule(allowed=tuple(word_ids), eos_token_id=eos_token_ids[0])
+    engine = SimulatedEngine(config, cost, rule)
     return SimulatedBackend(
-        SimulatedEngine(config, cost, rule), options.model_name, eos_token_ids, options.speed
+        engine, options.model_name, eos_token_ids, options.speed, options.kv_bandwidth_gb_s
     )
 
 
@@ -56,6 +63,7 @@ class SimulatedBackend:
         model_name: str,
         eos_token_ids: Sequence[int],
         speed: float = 1.0,
+        kv_bandwidth_gb_s: float = DEFAULT_KV_BANDWIDTH_GB_S,
     ) -> None:
         """`speed`: how many simulated seconds pass in one; 0 or infinite: no waiting at all."""
         if speed < 0 or math.isnan(speed):
@@ -71,6 +79,9 @@ class SimulatedBackend:
         self._sinks: dict[str, SequenceSink] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._between = BetweenSteps(self._wake.set)
+        self._kv = SimulatedKv(engine.config.kv_blocks, engine.config.block_tokens)
+        self._link = Link(self._wall_s_per_s / (kv_bandwidth_gb_s * 1e9))
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="simulated-engine")
@@ -79,6 +90,7 @@ class SimulatedBackend:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+        self._between.close()
 
     async def failed(self) -> None:
         """Returns only by raising what broke the step loop."""
@@ -86,13 +98,7 @@ class SimulatedBackend:
         await asyncio.shield(self._task)
 
     def submit(self, request: SequenceRequest, sink: SequenceSink) -> None:
-        sampling = request.sampling
-        rules = TokenSampling(
-            seed=sampling.seed if sampling.temperature > 0 else None,
-            ignore_eos=sampling.ignore_eos,
-            stop_token_ids=frozenset(sampling.stop_token_ids),
-        )
-        self._engine.add(request.spec(), rules)
+        self._engine.add(request.spec(), _token_sampling(request))
         self._sinks[request.request_id] = sink
         self._wake.set()
 
@@ -107,6 +113,53 @@ class SimulatedBackend:
 
     def stats(self) -> EngineStats:
         return self._engine.stats()
+
+    # ------------------------------------------------------------ `KvHost` of moves
+
+    @property
+    def batch(self) -> MovableBatch:
+        return self._engine.batch
+
+    def layout(self, tokenizer_digest: str) -> KvLayout:
+        """Ids and positions travel; the real model's bytes count."""
+        return KvLayout(
+            revision=self._engine.cost.shape.name,
+            tokenizer_digest=tokenizer_digest,
+            dtype="uint32",
+            block_tokens=self._engine.config.block_tokens,
+            layers=1,
+            kv_heads=1,
+            head_dim=1,
+            tensor_parallel=self._engine.cost.tensor_parallel,
+            model_bytes_per_token=self._engine.cost.kv_bytes_per_token,
+        )
+
+    async def between_steps(self, action: Callable[[], T]) -> T:
+        return await self._between.do(action)
+
+    async def carry(self, tokens: int) -> None:
+        await self._link.carry(tokens * self._engine.cost.kv_bytes_per_token)
+
+    def read_kv(self, block_table: Sequence[int], token_ids: Sequence[int], part: Part) -> bytes:
+        return self._kv.read(token_ids, part)
+
+    def write_kv(self, block_table: Sequence[int], part: Part, data: bytes) -> None:
+        self._kv.write(block_table, part, data)
+
+    def adopt(self, reservation: str, request: SequenceRequest, sink: SequenceSink) -> None:
+        held = self.batch.reservation(reservation)
+        if held is None:
+            raise KeyError(reservation)
+        cached, end = held.cached_tokens, len(request.token_ids) - 1
+        kv_ids = [*request.token_ids[:cached], *self._kv.ids(held.block_table, cached, end)]
+        self._engine.adopt(reservation, request.spec(), _token_sampling(request), kv_ids)
+        self._sinks[request.request_id] = sink
+        self._wake.set()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    # ------------------------------------------------------------ faults
 
     def stall(self, seconds: float) -> None:
         self._stalled_until_s = asyncio.get_running_loop().time() + seconds
@@ -125,6 +178,7 @@ class SimulatedBackend:
         now_s = asyncio.get_running_loop().time
         due_s = now_s()
         while True:
+            self._between.run()
             step = self._engine.step()
             if step is None:
                 self._wake.clear()
@@ -176,3 +230,12 @@ class SimulatedBackend:
                 cached_tokens=token.cached_tokens,
             )
         )
+
+
+def _token_sampling(request: SequenceRequest) -> TokenSampling:
+    sampling = request.sampling
+    return TokenSampling(
+        seed=sampling.seed if sampling.temperature > 0 else None,
+        ignore_eos=sampling.ignore_eos,
+        stop_token_ids=frozenset(sampling.stop_token_ids),
+    )

@@ -59,6 +59,13 @@ class EventStream:
             transport.abort()
             self._on_stuck()
 
+    def break_off(self) -> None:
+        """Breaks the connection, so that nobody takes this for the answer's end. Raises
+        `ConnectionResetError`."""
+        if self._transport is not None:
+            self._transport.abort()
+        raise ConnectionResetError("the answer was broken off")
+
     async def close(self) -> web.StreamResponse:
         """Raises `ConnectionResetError` where the client has gone or reads too slowly."""
         assert self._response is not None and self._transport is not None, "closed before opened"

@@ -58,20 +58,22 @@ class LlamaWeights:
     head: BlockedMatrix  # [width, vocabulary]; the embedding itself where they are tied
     output_norm: F32
     rope_factors: F32  # [head_size / 2]: divisors of the rotation's frequencies
+    digest: str  # of the file
 
 
 def load_weights(path: Path, options: FetchOptions) -> LlamaWeights:
     """Reads a GGUF file, dequantising it on first use. Raises `GgufError`, `ModelFileError`."""
     header = read_header(path)
     shape = shape_of(header)
-    cached = options.cache / "weights" / f"{_digest(path)}-{_LAYOUT}.bin"
+    digest = _digest(path)
+    cached = options.cache / "weights" / f"{digest}-{_LAYOUT}.bin"
     if not _is_whole(cached, shape):
         with exclusive(cached.with_suffix(".lock"), options):
             if not _is_whole(cached, shape):
                 _write(header, shape, cached, options)
     # A plain array over the map: slices of a memmap cost several times as much.
     flat = np.asarray(np.memmap(cached, np.float32, mode="r"))
-    return _assemble(shape, _views(_layout(shape), flat))
+    return _assemble(shape, _views(_layout(shape), flat), digest)
 
 
 def _is_whole(cached: Path, shape: LlamaShape) -> bool:
@@ -163,7 +165,7 @@ def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-def _assemble(shape: LlamaShape, views: dict[str, F32]) -> LlamaWeights:
+def _assemble(shape: LlamaShape, views: dict[str, F32], digest: str) -> LlamaWeights:
     layout = _layout(shape)
 
     def matrix(name: str) -> BlockedMatrix:
@@ -182,6 +184,7 @@ def _assemble(shape: LlamaShape, views: dict[str, F32]) -> LlamaWeights:
         head=embedding if shape.tied else matrix("head"),
         output_norm=views["output_norm"],
         rope_factors=views["rope_factors"],
+        digest=digest,
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 
 import tokenizers
@@ -94,6 +95,11 @@ class Tokenizer:
         special token. Exact for byte-level vocabularies, else of `token_text`."""
         exact = self._token_bytes[token_id] if self._token_bytes is not None else b""
         return exact or self.token_text(token_id).encode()
+
+    def digest(self) -> str:
+        """Of what makes ids of text and text of ids. Some milliseconds."""
+        ends = ",".join(map(str, self.eos_token_ids))
+        return sha256(f"{self._tokenizer.to_str()}\0{ends}".encode()).hexdigest()[:32]
 
     def interchangeable(self, other: "Tokenizer", probe: str) -> bool:
         """Whether prompts by one are prompts by the other, and answers read alike: same template

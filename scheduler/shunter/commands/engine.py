@@ -1,6 +1,7 @@
 """`shunter engine`: one engine process."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -58,6 +59,25 @@ def engine(
             help="Publish the prefix cache's changes over ZeroMQ; JSON as vLLM's own option takes."
         ),
     ] = "",
+    moves_port: Annotated[
+        int,
+        typer.Option(
+            min=-1, max=65535, help="gRPC port for moves of KV blocks; 0: any free one; -1: none."
+        ),
+    ] = -1,
+    max_moves: Annotated[
+        int, typer.Option(min=1, help="Moves of KV blocks at one time, in and out.")
+    ] = 8,
+    moves_tls_cert: Annotated[
+        Path | None, typer.Option(help="PEM certificate of the moves port.")
+    ] = None,
+    moves_tls_key: Annotated[Path | None, typer.Option(help="Its key.")] = None,
+    moves_tls_ca: Annotated[
+        Path | None, typer.Option(help="CA of all who may move KV blocks: mutual TLS.")
+    ] = None,
+    kv_bandwidth: Annotated[
+        float, typer.Option(min=0.001, help="Simulated: of copied KV blocks, in 10^9 bytes/s.")
+    ] = 3.0,
     seed: Annotated[int, typer.Option(help="Of simulated tokens and of sampling.")] = 0,
 ) -> None:
     """Run one engine: simulated, or a real small model in NumPy.
@@ -89,6 +109,12 @@ def engine(
         kv_tokens=kv_tokens,
         blas_threads=blas_threads,
         kv_events_config=kv_events_config,
+        moves_port=moves_port,
+        max_moves=max_moves,
+        moves_tls_cert=moves_tls_cert,
+        moves_tls_key=moves_tls_key,
+        moves_tls_ca=moves_tls_ca,
+        kv_bandwidth_gb_s=kv_bandwidth,
         seed=seed,
     )
     try:

@@ -1,10 +1,11 @@
 """A simulated engine: real batching decisions, predicted step times, made-up tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shunter_scheduler.costmodel import CostModel
-from shunter_simulator.engine.batching import BatchScheduler
 from shunter_simulator.engine.kv_pool import CacheListener
+from shunter_simulator.engine.moving import MovableBatch
 from shunter_simulator.engine.tokens import TokenRule, TokenSampling, advance, state_of
 from shunter_simulator.engine.values import (
     Chunk,
@@ -56,20 +57,33 @@ class SimulatedEngine:
 
     def __init__(self, config: EngineConfig, cost: CostModel, rule: TokenRule) -> None:
         self.config = config
-        self._cost = cost
+        self.cost = cost
         self._rule = rule
-        self._batch = BatchScheduler(config)
+        self.batch = MovableBatch(config)
         self._answers: dict[str, _Answer] = {}
 
     def watch_cache(self, listener: CacheListener) -> None:
         """See `BatchScheduler.watch_cache`."""
-        self._batch.watch_cache(listener)
+        self.batch.watch_cache(listener)
 
     def add(self, spec: SequenceSpec, sampling: TokenSampling | None = None) -> None:
         """Raises as `BatchScheduler.add` does."""
-        self._batch.add(spec)
+        self.batch.add(spec)
+        self._begin(spec, spec.token_ids, sampling)
+
+    def adopt(
+        self, name: str, spec: SequenceSpec, sampling: TokenSampling, kv_ids: Sequence[int]
+    ) -> None:
+        """Goes on from the reservation `name`, whose blocks hold the keys and values of `kv_ids`:
+        they, not the prompt, say what comes next. Raises as `MovableBatch.adopt`."""
+        self.batch.adopt(name, spec)
+        self._begin(spec, [*kv_ids, spec.token_ids[-1]], sampling)
+
+    def _begin(
+        self, spec: SequenceSpec, token_ids: Sequence[int], sampling: TokenSampling | None
+    ) -> None:
         self._answers[spec.request_id] = _Answer(
-            state_of(spec.token_ids),
+            state_of(token_ids),
             spec.output_offset,
             spec.output_offset + spec.min_tokens,
             sampling or TokenSampling(),
@@ -77,11 +91,11 @@ class SimulatedEngine:
 
     def abort(self, request_id: str) -> bool:
         self._answers.pop(request_id, None)
-        return self._batch.abort(request_id)
+        return self.batch.abort(request_id)
 
     def step(self) -> SimulatedStep | None:
         """Computes one step at once. None: nothing to compute (or no KV memory for what waits)."""
-        plan = self._batch.plan()
+        plan = self.batch.plan()
         if plan is None:
             return None
         sampled: dict[str, int] = {}
@@ -92,18 +106,18 @@ class SimulatedEngine:
                 sampled[chunk.request_id] = token_id
                 if stops:
                     finished[chunk.request_id] = "stop"
-        outcome = self._batch.commit(plan, sampled, finished)
+        outcome = self.batch.commit(plan, sampled, finished)
         for token in outcome.tokens:
             if token.finish_reason is not None:
                 del self._answers[token.request_id]
         return SimulatedStep(self._duration_s(plan), outcome)
 
     def stats(self) -> EngineStats:
-        return self._batch.stats()
+        return self.batch.stats()
 
     def shrink_kv(self, fraction: float) -> None:
         """See `BatchScheduler.shrink_kv`."""
-        self._batch.shrink_kv(fraction)
+        self.batch.shrink_kv(fraction)
 
     def _sample(self, answer: _Answer) -> tuple[int, bool]:
         """The next token, and whether the answer ends with it."""
@@ -125,7 +139,7 @@ class SimulatedEngine:
     def _duration_s(self, plan: StepPlan) -> float:
         decodes = [c for c in plan.chunks if _is_decode(c)]
         prefills = [(len(c.token_ids), c.start) for c in plan.chunks if not _is_decode(c)]
-        return self._cost.step_s(prefills, len(decodes), sum(c.start + 1 for c in decodes))
+        return self.cost.step_s(prefills, len(decodes), sum(c.start + 1 for c in decodes))
 
 
 def _is_decode(chunk: Chunk) -> bool:

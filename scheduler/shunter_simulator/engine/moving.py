@@ -33,7 +33,6 @@ class SequenceView:
     output_tokens: int  # of the whole answer, earlier engines' part included
     block_table: Sequence[int]
     decoding: bool  # or frozen while it was
-    serial: int  # changes where a request id is used again
 
 
 @dataclass(slots=True)
@@ -67,7 +66,6 @@ class MovableBatch(BatchScheduler):
             output_tokens=sequence.output_offset + sequence.produced,
             block_table=sequence.block_table,
             decoding=bool(sequence.block_table) and sequence.pending == 1,
-            serial=sequence.serial,
         )
 
     # ------------------------------------------------------------ at the source
@@ -127,6 +125,9 @@ class MovableBatch(BatchScheduler):
             self._require(missing)
             reservation.block_table += [self._pool.allocate() for _ in range(missing)]
         return reservation
+
+    def reservation(self, name: str) -> Reservation | None:
+        return self._reserved.get(name)
 
     def unreserve(self, name: str) -> bool:
         """False: not there."""

@@ -1,0 +1,1 @@
+"""Keys and values of running requests go from engine to engine: docs/engine-api.md, "Moves"."""

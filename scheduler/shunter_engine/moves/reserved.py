@@ -1,0 +1,31 @@
+"""A move to this engine, from Prepare to the call that takes it over."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from shunter_engine.moves.layout import Cursor
+from shunter_engine.moves.leases import Lease
+from shunter_proto.v1 import moves_pb2 as pb
+
+
+@dataclass(slots=True)
+class Reserved:
+    move_id: str
+    request_id: str
+    epoch: int
+    kv_lease: str
+    token_ids: tuple[int, ...]  # as Prepare knew them; what was cached was found by them
+    reply: pb.PrepareReply
+    lease: Lease
+    cursor: Cursor
+    phase: "pb.StateReply.Phase.ValueType" = pb.StateReply.PHASE_RESERVED
+    fetched_bytes: int = 0
+    pulled: bool = False
+    complete: asyncio.Event = field(default_factory=asyncio.Event)
+    tokens: int = 0  # of the commit, prompt and generated
+    tokens_digest: bytes = b""
+    commit_reply: pb.CommitReply | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.phase in (pb.StateReply.PHASE_NONE, pb.StateReply.PHASE_ATTACHED)
