@@ -37,6 +37,7 @@ from shunter_scheduler.role import Role
 from shunter_scheduler.service.engines import EnginePoller
 from shunter_scheduler.service.errors import ShuttingDown
 from shunter_scheduler.service.kv_events import KvEventReader
+from shunter_scheduler.service.later import Later
 from shunter_scheduler.service.leadership import Leadership
 from shunter_scheduler.service.leaving import empty_leaving
 from shunter_scheduler.service.loop import Driver
@@ -54,6 +55,7 @@ from shunter_scheduler.sources.shapes import shape_of
 from shunter_scheduler.telemetry import Telemetry
 
 SHUTDOWN_GRACE_S = 1.0
+GATHER_S = 0.1  # at its start all engines of a fleet are news within one look
 __all__ = ["SchedulerOptions", "StartError", "main", "run", "serve"]
 
 log = structlog.get_logger(__name__)
@@ -179,9 +181,11 @@ def build(
         leadership=leadership,
     )
 
+    told = Later(lambda: parts.sessions.broadcast(view.message), GATHER_S)
+
     def on_kv_moves(instance: str, kv_moves: KvMoves) -> None:
         if view.set_kv_moves(instance, kv_moves):
-            parts.sessions.broadcast(view.message)
+            told.wish()
 
     poller = EnginePoller(
         lambda: view.topology.instances, driver.tell, telemetry, on_kv_moves=on_kv_moves

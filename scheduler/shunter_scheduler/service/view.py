@@ -11,7 +11,7 @@ EMPTY = Topology(version=0, pools=(), policies=(), instances=())
 
 
 class ClusterView:
-    """`message` is what gateways are sent; each change makes it anew."""
+    """What the service goes by, and what gateways are sent of it."""
 
     def __init__(
         self, block_tokens: int, speeds_of: Callable[[Topology], dict[str, Speed]]
@@ -24,7 +24,15 @@ class ClusterView:
         self._speeds_of = speeds_of
         self._speeds: dict[str, Speed] = {}
         self._kv_moves: dict[str, KvMoves] = {}
-        self.message = self._make_message()
+        self._message: pb.Topology | None = None
+
+    @property
+    def message(self) -> pb.Topology:
+        """What gateways are sent; made when it is asked for after a change."""
+        if self._message is None:
+            seen = Seen(self._draining, self._speeds, self._kv_moves)
+            self._message = to_topology(self.topology, seen, self._block_tokens)
+        return self._message
 
     @property
     def draining(self) -> frozenset[str]:
@@ -50,11 +58,11 @@ class ClusterView:
         self._draining &= stay
         self._kv_moves = {name: how for name, how in self._kv_moves.items() if name in stay}
         self._speeds = self._speeds_of(topology)
-        self.message = self._make_message()
+        self._message = None
 
     def set_draining(self, instance: str, draining: bool) -> None:
         self._draining = self._draining | {instance} if draining else self._draining - {instance}
-        self.message = self._make_message()
+        self._message = None
 
     def set_kv_moves(self, instance: str, kv_moves: KvMoves) -> bool:
         """Whether that is news."""
@@ -63,7 +71,7 @@ class ClusterView:
         if self._kv_moves.get(instance, NO_KV_MOVES) == kv_moves:
             return False
         self._kv_moves[instance] = kv_moves
-        self.message = self._make_message()
+        self._message = None
         return True
 
     def drain_timeout_s(self, instance: str) -> float:
@@ -74,7 +82,3 @@ class ClusterView:
                 return pools[one.pool].migration.drain_timeout_s
         known = ", ".join(sorted(self.addresses)[:10]) or "none"
         raise NotFound(f"no instance {instance!r}; known: {known}")
-
-    def _make_message(self) -> pb.Topology:
-        seen = Seen(self._draining, self._speeds, self._kv_moves)
-        return to_topology(self.topology, seen, self._block_tokens)
