@@ -10,7 +10,7 @@ from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.metering import meter
 from shunter_scheduler.core.outlook import look_ahead
 from shunter_scheduler.core.pool import PoolRecord
-from shunter_scheduler.core.slack import latest_start_at
+from shunter_scheduler.core.slack import find_slack
 from shunter_scheduler.core.state import CoreState, spec_of
 from shunter_scheduler.core.tenants import TenantLimits
 from shunter_scheduler.core.trail import Trail
@@ -254,6 +254,8 @@ def make_entry(
     lengths = state.lengths.of(request.model, slo_class.name)
     queued_at = now if request.queued_at is None else request.queued_at
     pool.max_queued = route.max_queued
+    if slo_class.ttft_s is not None and slo_class.ttft_s < pool.tightest_ttft_s:
+        pool.expects(slo_class.ttft_s)
     patience_s = SUSPENDED_PATIENCE_S if request.suspended else route.queue_timeout_s
     entry = Entry(  # by position: naming twenty fields takes as long as filling them
         request,
@@ -273,7 +275,7 @@ def make_entry(
         output_tokens,
     )
     entry.predicted_tokens = look_ahead(entry)
-    entry.latest_start_at = latest_start_at(state, entry)
+    find_slack(state, entry)
     if state.tenants:
         entry.limits = state.tenants.get(request.tenant)
     return entry

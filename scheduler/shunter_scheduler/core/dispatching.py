@@ -127,7 +127,7 @@ def _place_queued(state: CoreState, pool: PoolRecord, now: float) -> None:
         entry, before_higher = found
         if place(state, entry, now, kept):
             if entry.state == "running":
-                queue.went(entry, before_higher)
+                queue.went(entry, before_higher, now)
             continue
         if not pool.columns.exclude(0.0, NOBODY):
             return  # no instance takes anything: the others need not be tried

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct
 
 from shunter_api.routingpolicy import SloClass
-from shunter_scheduler.core.fairness import Account, service_charge
+from shunter_scheduler.core.account import Account
+from shunter_scheduler.core.fairness import service_charge
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.ledger import Reservation
 from shunter_scheduler.core.lengths import Forecast, LengthModel
@@ -73,6 +74,7 @@ class Entry(Struct, eq=False):
     expected_tokens: float = 0.0
     reserve_tokens: float = 0.0
     look_again_at: int = 0  # tokens there are when both are predicted anew
+    target_work_s: float = 0.0  # predicted prefill of one that may miss a target by waiting, else 0
 
     @property
     def tenant(self) -> str:

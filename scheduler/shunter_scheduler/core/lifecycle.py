@@ -141,6 +141,8 @@ def first_token(state: CoreState, event: FirstToken, now: float) -> None:
     entry.first_token_at = entry.progressed_at = now
     _prefill_done(state, entry, event, now)
     trail, pool = entry.trail, entry.pool
+    if entry.account is not None and entry.target_work_s:
+        entry.account.turns.drain.first_token(now - entry.placed_at - entry.target_work_s)
     if pool.roles is not None:
         state.planner.to_hand_over[entry.request_id] = None
     if trail.first_token_at is None and not entry.request.output_tokens:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 from shunter_api.modelpool import ModelPool
 from shunter_scheduler.core.costs import ProfileCosts
@@ -57,6 +58,7 @@ class PoolRecord:
         self.models: dict[str, ProfileModel] = {}
         self.turn = 0
         self.holds_back = False  # room there is, but none that the last request looked at is worth
+        self.tightest_ttft_s = math.inf  # of the classes whose requests came
         self.max_queued = 0
         self.largest_kv_tokens = 0
         self.largest_kv_ask = 0.0  # the most that an idle instance can still be asked for
@@ -78,6 +80,13 @@ class PoolRecord:
         for record in self.instances.values():
             self._set_role(record)
         self.from_zero = spec.spec.scaling.from_zero  # how requests are held; None: they are not
+
+    def expects(self, ttft_s: float) -> None:
+        """A request of a class with such a target came."""
+        self.tightest_ttft_s = ttft_s
+        room = self.settings.head_room
+        max_queue_s = min(room.max_queue_s, room.queue_share * ttft_s)
+        self.settings = replace(self.settings, head_room=replace(room, max_queue_s=max_queue_s))
 
     def at_slot(self, slot: int) -> InstanceRecord:
         record = self._slots[slot]

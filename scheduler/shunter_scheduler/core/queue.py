@@ -2,20 +2,25 @@
 
 Order: class, then tenant, then slack. The class is the rank of its priority. Inside a class
 `fairness` says whose turn it is, and inside a tenant the least slack goes first: slack is deadline
-- now - predicted service time, and `now` is the same for all, so the sort key leaves it out.
+- now - predicted service time, and `now` is the same for all, so the sort key leaves it out. Whose
+client reads already goes before them, and who cannot keep its target any more behind (`triage`).
 
 Nobody starves. A class that has had a request waiting for `Ageing.step_s` per rank that another
 class is above it may go before that one: the class whose oldest request has waited longest goes
 first, by the request of the tenant in turn that has waited longest. At most the share
-`Ageing.share` of service goes so: a class that floods would else pass all others as it ages.
+`Ageing.share` of service goes so: a class that floods would else pass all others as it ages. In the
+same way those of a class that are late go before others of it once they have waited for `step_s`.
 """
 
 from bisect import insort
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Generic, Protocol, TypeVar
 
-from shunter_scheduler.core.fairness import Account, Limits, SortKey, Turns
+from shunter_scheduler.core.account import Account, Limits
+from shunter_scheduler.core.fairness import Turns
+from shunter_scheduler.core.triage import SortKey
 
 NOTHING: frozenset[str] = frozenset()
 
@@ -31,6 +36,7 @@ class Queueable(Protocol):
     rank: int  # of the SLO class; higher goes first
     queued_at: float
     latest_start_at: float  # deadline - predicted service time
+    target_work_s: float  # predicted seconds of its prefill; 0: no target that it can miss
     account: Account | None  # set by the queue
 
     @property
@@ -55,7 +61,9 @@ def order_key(item: Queueable) -> tuple[int, float, float, str]:
 
 
 def _sort_key(item: Queueable) -> SortKey:
-    return (item.latest_start_at, item.queued_at, item.request_id)
+    if item.started:
+        return (-inf, item.queued_at, item.request_id, 0.0)
+    return (item.latest_start_at, item.queued_at, item.request_id, item.target_work_s)
 
 
 @dataclass(slots=True)
@@ -69,6 +77,9 @@ class AdmissionQueue(Generic[Item]):
     _ranks: list[int] = field(default_factory=list)  # negated, of classes in which some wait
     # Service that classes which had aged took from higher ones, less their share of that since.
     _owed: float = 0.0
+    # The same of the late ones of each class, and who is next because of that.
+    _late_owed: dict[int, float] = field(default_factory=dict)
+    _late_next: str = ""
 
     def __len__(self) -> int:
         return len(self._items)
@@ -114,13 +125,19 @@ class AdmissionQueue(Generic[Item]):
         """Who goes next, of those not in `skip` whose tenants may run more; and whether it goes
         before a higher class, because its own has waited long."""
         for index, negated in enumerate(self._ranks):
-            found = self._classes[-negated].next(skip)
+            turns = self._classes[-negated]
+            found = turns.next(now, skip)
             if found is None:
                 continue
             if self._owed <= 0.0 and index + 1 < len(self._ranks):
                 aged = self._aged(index, now, skip)
                 if aged is not None:
                     return self._items[aged], True
+            self._late_next = ""
+            if self._late_owed.get(-negated, 0.0) <= 0.0:
+                late = turns.oldest_late(now, self.ageing.step_s, skip)
+                if late is not None:
+                    self._late_next = found = late
             return self._items[found], False
         return None
 
@@ -136,12 +153,22 @@ class AdmissionQueue(Generic[Item]):
                     return found
         return None
 
-    def went(self, item: Item, before_higher: bool) -> None:
+    def went(self, item: Item, before_higher: bool, now: float) -> None:
         """Who was next, as `next` said, was placed."""
+        rank, charge = item.rank, item.expected_charge
+        assert item.account is not None
+        item.account.turns.drain.went(now, item.target_work_s)
         if before_higher:
-            self._owed = item.expected_charge
-        elif self._owed > 0.0:
-            self._owed -= self.ageing.share * item.expected_charge
+            self._owed = charge
+            return
+        if self._owed > 0.0:
+            self._owed -= self.ageing.share * charge
+        if item.request_id == self._late_next:
+            self._late_owed[rank] = charge
+        elif rank in self._late_owed:
+            self._late_owed[rank] -= self.ageing.share * charge
+            if self._late_owed[rank] <= 0.0:
+                del self._late_owed[rank]
 
     def __iter__(self) -> Iterator[Item]:
         """In order, if no class goes before a higher one; do not change the queue meanwhile."""
@@ -152,10 +179,11 @@ class AdmissionQueue(Generic[Item]):
 
     def last(self) -> Item | None:
         """Who is shed when the queue is full: of the lowest class, of the tenant that has the most
-        waiting there for its weight, who has the most slack."""
+        waiting there for its weight, who is late already, else who has the most slack."""
         if not self._items:
             return None
-        keys = self._classes[-self._ranks[-1]].most_over_share().by_slack
+        account = self._classes[-self._ranks[-1]].most_over_share()
+        keys = account.late or account.by_slack
         last = self._items[keys[-1][2]]
         if not last.started:
             return last
@@ -167,9 +195,10 @@ class AdmissionQueue(Generic[Item]):
         if -self._ranks[0] > item.rank:
             return "higher classes"
         assert item.account is not None
-        turns = item.account.turns
-        if item.account.by_slack[0] != _sort_key(item):
-            return "requests of its tenant that have less slack"
+        turns, first = item.account.turns, item.account.first(NOTHING)
+        if first is not None and first[1][2] != item.request_id:
+            late = item.account.rank(_sort_key(item))[0] > first[0]
+            return f"requests of its tenant that {'are in time' if late else 'have less slack'}"
         return "tenants whose turn it is" if len(turns.waiting) > 1 else "others"
 
     def position(self, item: Item) -> int:

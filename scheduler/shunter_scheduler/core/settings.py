@@ -14,6 +14,8 @@ class HeadRoom:
     kv_soft_limit: float = 0.9  # share from which admission to KV memory takes time
     max_requests: int = 256  # at once on one instance: the usual batch limit of engines
     max_queue_s: float = 1.0  # of prefills ahead, once there are two
+    queue_share: float = 0.2  # of the pool's tightest TTFT target, if that is less: in an engine
+    # nobody can be passed by those who have to go first
     for_priorities: bool = True  # a class keeps lower ones from slowing it beyond its TPOT target
     for_targets: bool = True  # predicted-cost lets wait who would cost others more than it gains
 

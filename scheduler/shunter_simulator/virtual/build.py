@@ -33,7 +33,11 @@ _MEASURED = {
 
 # Every request goes to an engine at once.
 NO_QUEUE = HeadRoom(
-    kv_watermark=-1e6, max_requests=sys.maxsize, max_queue_s=inf, for_priorities=False
+    kv_watermark=-1e6,
+    max_requests=sys.maxsize,
+    max_queue_s=inf,
+    queue_share=inf,
+    for_priorities=False,
 )
 MAX_EXPLANATIONS = 2048
 

@@ -2,12 +2,13 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shunter_scheduler.core.fairness import Account
+from shunter_scheduler.core.account import Account
 from shunter_scheduler.core.queue import AdmissionQueue, Ageing, order_key
 
 AGEING = Ageing(step_s=10.0, share=0.25)
@@ -28,6 +29,7 @@ class Item:
     latest_start_at: float = 0.0
     tenant: str = ""
     expected_charge: float = 100.0
+    target_work_s: float = 0.0
     started: bool = False
     limits: Share | None = None
     account: Account | None = None
@@ -71,7 +73,7 @@ def take(queue: Queue, now: float) -> Item | None:
     queue.remove(item.request_id)
     assert item.account is not None
     item.account.take_turn(item.expected_charge)
-    queue.went(item, before_higher)
+    queue.went(item, before_higher, now)
     return item
 
 
@@ -135,6 +137,93 @@ def test_who_fits_nowhere_is_passed_over(waiting: list[Item], data: st.DataObjec
 def test_least_slack_goes_first_inside_a_class() -> None:
     items = [Item(n, 1, 0.0, at) for n, at in (("relaxed", 50.0), ("urgent", 5.0), ("mid", 20.0))]
     assert [item.request_id for item in queue_of(items)] == ["urgent", "mid", "relaxed"]
+
+
+# ------------------------------------------------------------ who is late
+
+
+def due(name: str, latest_start_at: float, queued_at: float = 0.0, **more: Any) -> Item:
+    return Item(name, 0, queued_at, latest_start_at, target_work_s=1.0, **more)
+
+
+def order_of(queue: Queue, now: float, count: int) -> list[str]:
+    return [item.request_id for _ in range(count) if (item := take(queue, now))]
+
+
+def test_who_is_late_goes_behind_those_in_time() -> None:
+    waiting = [due("late", 1.0), due("later", 0.5), due("urgent", 6.0), due("relaxed", 9.0)]
+    queue = queue_of(waiting)
+    assert next(iter(queue)).request_id == "later", "at first nobody is"
+    assert queue.next(5.0) is not None
+    assert [item.request_id for item in queue] == ["urgent", "relaxed", "later", "late"]
+    assert [queue.position(item) for item in waiting] == [3, 2, 0, 1]
+    assert "in time" in queue.who_goes_first(waiting[0])
+    assert order_of(queue, 5.0, 4) == ["urgent", "relaxed", "later", "late"]
+
+
+def test_who_has_no_target_is_never_late() -> None:
+    queue = queue_of([Item("old", 0, 0.0, 1.0), due("urgent", 100.0)])
+    assert order_of(queue, 99.0, 2) == ["old", "urgent"]
+
+
+def test_whose_client_reads_already_goes_first() -> None:
+    queue = queue_of([due("urgent", 100.0), due("goes-on", 500.0, started=True)])
+    assert order_of(queue, 99.0, 2) == ["goes-on", "urgent"]
+
+
+def test_who_is_late_is_shed_first() -> None:
+    late = due("late", 1.0)
+    queue = queue_of([late, due("relaxed", 1e6)])
+    assert queue.next(5.0) is not None
+    assert queue.last() is late
+
+
+@given(st.integers(1, 5), st.floats(1.0, 1000.0))
+def test_who_is_late_does_not_starve(count: int, charge: float) -> None:
+    """Beyond capacity: somebody who is in time waits always, one goes every 0.1 s."""
+    lone = [due(f"late-{n}", -1.0, 0.0, expected_charge=charge) for n in range(count)]
+    queue, now, number = queue_of(lone), 0.0, 0
+    repaid_s = 0.1 * (charge / (AGEING.share * 100.0) + 2)
+    before = in_time = 0.0
+    while any(one.request_id in queue for one in lone):
+        now += 0.1
+        number += 1
+        queue.push(due(f"in-time-{number}", now + 1e6, now))
+        item = take(queue, now)
+        assert item is not None
+        if item in lone:
+            before += item.expected_charge
+        else:
+            in_time += item.expected_charge
+        assert before <= AGEING.share * in_time + charge + 1e-6, "no more than their share"
+        assert now < AGEING.step_s + count * repaid_s + 1.0, "starves"
+
+
+def test_what_one_tenant_cannot_keep_is_not_taken_from_another() -> None:
+    """Both get their share of service though all that one of them has is late."""
+    queue, went = Queue(AGEING, WINDOW), Counter[str]()
+    for n in range(100):
+        queue.push(due(f"a{n}", -1.0, tenant="a"))
+        queue.push(due(f"b{n}", 1e6 + n, tenant="b"))
+    for _ in range(60):
+        item = take(queue, 1.0)
+        assert item is not None
+        went[item.tenant] += 1
+    assert abs(went["a"] - went["b"]) * 100.0 <= WINDOW + 100.0
+
+
+def test_beyond_the_speed_at_which_they_drain_the_longest_are_put_off() -> None:
+    queue, now = Queue(AGEING, WINDOW), 0.0
+    for n in range(40):  # one second of work leaves in a second
+        queue.push(due(f"known-{n}", 1e6 + n))
+    for _ in range(40):
+        assert take(queue, now) is not None
+        now += 1.0
+        queue.next(now)
+    for n, work_s in enumerate((4.0, 1.0, 1.0, 1.0, 1.0)):
+        queue.push(Item(f"r{n}", 0, now, now + 5.0 - work_s, target_work_s=work_s))
+    queue.push(Item("known", 0, now, now + 1e6, target_work_s=1.0))
+    assert order_of(queue, now + 0.1, 6) == ["r1", "r2", "r3", "r4", "known", "r0"]
 
 
 # ------------------------------------------------------------ ageing
