@@ -271,6 +271,7 @@ class Incoming:
 
     def _end(self, move: Reserved, phase: "pb.StateReply.Phase.ValueType") -> None:
         move.phase = phase
+        move.token_ids = ()  # moves that are over are remembered by the thousand
         move.lease.end()
         move.complete.set()  # whoever waits for it looks again
         self._by_lease.pop(move.kv_lease, None)
