@@ -4,21 +4,20 @@ text is the one of an engine that did everything."""
 import asyncio
 from collections.abc import Callable
 
+import pytest
+
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_system import EngineSpec, System, pool_document
 from streams import Answer, client, prompts, stream, undisturbed
 
-ENGINES = (
-    EngineSpec("p", profile="prefill"),
-    EngineSpec("d0", profile="decode"),
-    EngineSpec("d1", profile="decode"),
-)
+PROFILES = {"p": "prefill", "d0": "decode", "d1": "decode"}
+REPLAYED, COPIED = ("--speed", "1"), ("--speed", "1", "--moves-port", "0")
 STREAMS = 8
 TOKENS = 300
 
 
 def with_roles(system: System) -> None:
-    document = pool_document("chat", ENGINES, migration={"maxConcurrentPerInstance": 16})
+    document = pool_document("chat", system.engines, migration={"maxConcurrentPerInstance": 16})
     spec = document["spec"]
     assert isinstance(spec, dict)
     for profile in spec["profiles"]:
@@ -41,10 +40,12 @@ def explain(system: System, answer: Answer) -> list[pb.ExplainReply.Decision]:
         return list(stub.Explain(pb.ExplainRequest(request_id=answer.request_id)).decisions)
 
 
+@pytest.mark.parametrize(("rung", "extra"), [("replay", REPLAYED), ("kv", COPIED)])
 async def test_every_stream_is_handed_over_and_stays_whole(
-    start_system: Callable[..., System],
+    start_system: Callable[..., System], rung: str, extra: tuple[str, ...]
 ) -> None:
-    system = start_system(*ENGINES)
+    engines = [EngineSpec(name, profile=p, extra=extra) for name, p in PROFILES.items()]
+    system = start_system(*engines)
     expected = await undisturbed(system.url, prompts(STREAMS), "chat", TOKENS)
     with_roles(system)
     await roles_are(system, {"p": "Prefill", "d0": "Decode", "d1": "Decode"})
@@ -54,7 +55,7 @@ async def test_every_stream_is_handed_over_and_stays_whole(
     for answer in answers:
         placed, *later = await asyncio.to_thread(explain, system, answer)
         assert (placed.kind, placed.winner) == ("dispatch", "p")
-        moves = [d for d in later if d.reason.startswith("hand-over of p, by ")]
+        moves = [d for d in later if d.reason == f"hand-over of p, by {rung}"]
         assert moves and moves[-1].winner in ("d0", "d1"), later
         assert {c.instance for c in moves[-1].candidates} == {"p", "d0", "d1"}
     status = await asyncio.to_thread(system.wait_idle)
