@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from shunter_api.engine import EngineType
+from shunter_api.engine import LLAMA_SLOTS, EngineType
 from shunter_api.modelpool import ModelPool
 from shunter_api.profile import Profile
 from shunter_operator.names import DEFAULT_ENGINE_PORT
@@ -14,7 +14,6 @@ Arguments = Callable[[ModelPool, Profile], list[str]]
 
 # Where the container finds its cache volume.
 CACHE_PATH = "/cache"
-LLAMA_SLOTS = 4
 
 
 def engine_port(pool: ModelPool) -> int:
@@ -53,6 +52,7 @@ def arguments(pool: ModelPool, profile: Profile) -> list[str]:
 
 
 def _shunter(pool: ModelPool, profile: Profile) -> list[str]:
+    """Where KV blocks move through is any free port: the engine's metrics page tells it."""
     return [
         "--backend", pool.engine_type,
         "--model", f"file://{path}" if (path := model_path(pool)) else pool.spec.model.source,
@@ -62,6 +62,7 @@ def _shunter(pool: ModelPool, profile: Profile) -> list[str]:
         "--context-length", str(pool.context_length),
         "--host", "0.0.0.0",
         "--port", str(engine_port(pool)),
+        "--moves-port", "0",
     ]  # fmt: skip
 
 

@@ -65,7 +65,8 @@ def test_the_command_line_of_a_simulated_engine() -> None:
     assert arguments == (
         *("--backend", "simulated", "--model", "sim://llama-3.1-8b", "--served-name", "llama"),
         *("--accelerator", "h100-sxm-80gb", "--tensor-parallel", "1"),
-        *("--context-length", "4096", "--port", "81", "--speed", "2.5", "--seed", "7"),
+        *("--context-length", "4096", "--port", "81", "--moves-port", "0"),
+        *("--speed", "2.5", "--seed", "7"),
     )
 
 

@@ -10,6 +10,9 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from shunter_engine.backend import EngineStats
 from shunter_engine.metrics import BackendCollector, EngineMetrics
+from shunter_engine.moves.layout import KvLayout
+from shunter_engine.moves.moves import MovesCollector
+from shunter_engine.moves.slots import Slots
 from shunter_gateway.telemetry import GatewayMetrics
 from shunter_operator.telemetry import Telemetry as OperatorTelemetry
 from shunter_scheduler.cluster_telemetry import ClusterCollector
@@ -90,6 +93,8 @@ def engine() -> CollectorRegistry:
     EngineMetrics(registry, "m")
     stats = EngineStats(0, 0, 1, 0, 16, 0, 0, 0, 0, 0)
     registry.register(BackendCollector(lambda: stats, "m", {}))
+    layout = KvLayout("w", "t", "float32", 16, 1, 1, 1)
+    registry.register(MovesCollector(layout, 1, Slots(1)))
     return registry
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from shunter_api.engine import EngineType
+from shunter_api.engine import LLAMA_SLOTS, EngineType
 from shunter_api.instances import InstanceEntry
 from shunter_api.modelpool import ModelPool
 from shunter_api.profile import Profile
@@ -12,7 +12,6 @@ from shunter_api.validate import Configuration
 
 # Engines that can be started here; others are found through an InstanceList.
 STARTED_HERE: frozenset[EngineType] = frozenset({"simulated", "numpy", "llamacpp"})
-LLAMA_SLOTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +110,7 @@ def engine_arguments(plan: EnginePlan, port: int, speed: float) -> tuple[str, ..
         *("--served-name", plan.served_name, "--accelerator", plan.accelerator),
         *("--tensor-parallel", str(plan.tensor_parallel)),
         *("--context-length", str(plan.context_length), "--port", str(port)),
+        *("--moves-port", "0"),  # found by its metrics page
     ]
     if plan.engine_type == "simulated":
         arguments += ["--speed", f"{speed:g}"]

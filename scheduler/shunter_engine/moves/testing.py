@@ -69,8 +69,11 @@ class Holds:
 
 
 @asynccontextmanager
-async def moving_engine(options: EngineOptions) -> AsyncIterator[MovingEngine]:
-    """An engine in this process, behind real sockets. `options` has a moves port."""
+async def moving_engine(
+    options: EngineOptions, credentials: grpc.ChannelCredentials | None = None
+) -> AsyncIterator[MovingEngine]:
+    """An engine in this process, behind real sockets. `options` has a moves port; `credentials`
+    are those of the `stub` given."""
     server = EngineServer(options.model_name, allow_faults=True)
     runner = await listen(server, "127.0.0.1", 0)
     parts = await load(options)
@@ -78,7 +81,7 @@ async def moving_engine(options: EngineOptions) -> AsyncIterator[MovingEngine]:
         async with serving_moves(options, parts, server) as take_over:
             server.load(parts, take_over)
             port = _moves_port(server)
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            async with _channel(f"127.0.0.1:{port}", credentials) as channel:
                 stub = pb_grpc.EngineMovesStub(channel)
                 assert isinstance(parts.backend, KvHost)
                 url, moves = f"http://127.0.0.1:{port_of(runner)}", f"127.0.0.1:{port}"
@@ -87,6 +90,12 @@ async def moving_engine(options: EngineOptions) -> AsyncIterator[MovingEngine]:
     finally:
         await runner.cleanup()
         await parts.backend.stop()
+
+
+def _channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+    if credentials is None:
+        return grpc.aio.insecure_channel(address)
+    return grpc.aio.secure_channel(address, credentials)
 
 
 def _moves_port(server: EngineServer) -> int:
