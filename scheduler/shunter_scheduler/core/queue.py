@@ -73,6 +73,8 @@ class AdmissionQueue(Generic[Item]):
     ageing: Ageing = Ageing()
     window: float = 0.0
     _items: dict[str, Item] = field(default_factory=dict)
+    # As each was pushed: an item may be found to have started, elsewhere, while it waits.
+    _keys: dict[str, SortKey] = field(default_factory=dict)
     _classes: dict[int, Turns] = field(default_factory=dict)  # by rank
     _ranks: list[int] = field(default_factory=list)  # negated, of classes in which some wait
     # Service that classes which had aged took from higher ones, less their share of that since.
@@ -96,7 +98,8 @@ class AdmissionQueue(Generic[Item]):
             insort(self._ranks, -rank)
         item.account = account = turns.account(item.tenant, item.limits)
         self._items[item.request_id] = item
-        turns.push(account, _sort_key(item))
+        self._keys[item.request_id] = key = _sort_key(item)
+        turns.push(account, key)
 
     def remove(self, request_id: str) -> bool:
         """False where it does not wait here."""
@@ -105,7 +108,7 @@ class AdmissionQueue(Generic[Item]):
             return False
         assert item.account is not None
         turns = item.account.turns
-        turns.remove(item.account, _sort_key(item))
+        turns.remove(item.account, self._keys.pop(request_id))
         if not turns:
             self._ranks.remove(-item.rank)
         return True
@@ -120,6 +123,7 @@ class AdmissionQueue(Generic[Item]):
         """By old rank the new one, in the same order; the ranks of what waits are set already."""
         self._classes = {ranks[old]: turns for old, turns in self._classes.items() if old in ranks}
         self._ranks = [-ranks[-negated] for negated in self._ranks]
+        self._late_owed = {ranks[old]: o for old, o in self._late_owed.items() if old in ranks}
 
     def next(self, now: float, skip: Collection[str] = NOTHING) -> tuple[Item, bool] | None:
         """Who goes next, of those not in `skip` whose tenants may run more; and whether it goes
@@ -197,7 +201,7 @@ class AdmissionQueue(Generic[Item]):
         assert item.account is not None
         turns, first = item.account.turns, item.account.first(NOTHING)
         if first is not None and first[1][2] != item.request_id:
-            late = item.account.rank(_sort_key(item))[0] > first[0]
+            late = item.account.rank(self._keys[item.request_id])[0] > first[0]
             return f"requests of its tenant that {'are in time' if late else 'have less slack'}"
         return "tenants whose turn it is" if len(turns.waiting) > 1 else "others"
 
@@ -205,4 +209,4 @@ class AdmissionQueue(Generic[Item]):
         """How many go before it; see `Turns.ahead_of`."""
         assert item.account is not None
         higher = sum(len(self._classes[-n]) for n in self._ranks if -n > item.rank)
-        return higher + item.account.turns.ahead_of(item.account, _sort_key(item))
+        return higher + item.account.turns.ahead_of(item.account, self._keys[item.request_id])

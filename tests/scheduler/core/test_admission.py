@@ -8,7 +8,13 @@ from shunter_api.testing import make_policy, make_pool
 from shunter_scheduler.core.settings import CoreSettings, HeadRoom
 from shunter_scheduler.core.testing import CoreHarness, make_instances, make_request, only
 from shunter_scheduler.domain.decisions import Assign, Hold, Reject
-from shunter_scheduler.domain.events import Finished, FirstToken, GatewayLost, Submitted
+from shunter_scheduler.domain.events import (
+    Failed,
+    Finished,
+    FirstToken,
+    GatewayLost,
+    Submitted,
+)
 
 ONE_AT_A_TIME = CoreSettings(head_room=HeadRoom(max_requests=1))
 CLASSES = [
@@ -310,3 +316,17 @@ def test_load_that_is_not_ours_counts_once_it_is_seen_twice() -> None:
     assert only(Hold, harness.submit("r1", prompt_tokens=2000))
     harness.observe(instance.name, **{**theirs, "running": 0})
     assert only(Assign, harness.decide()), "an idle engine's prefix cache is no load"
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_one_that_ran_unheard_of_leaves_its_place_in_the_queue(ended: bool) -> None:
+    """Its gateway had no scheduler for a while, placed it by itself, and reports only the end."""
+    harness = narrow()
+    assert only(Hold, harness.submit("r0"))
+    harness.apply(
+        Finished("r0", 1, 50, "stop") if ended else Failed("r0", 1, "chat-h100-0", "connection", 50)
+    )
+    harness.check_books()
+    assert only(Hold, harness.submit("r1"))
+    assert drain_queue(harness) == ["r1"]
+    harness.check_books()
