@@ -134,11 +134,17 @@ class Cluster(RuleBasedStateMachine):
                 Progress(request_id, held.epoch, held.output_tokens),
             )
 
-    @rule(request_id=ids, reason=st.sampled_from(("stop", "cancelled", "error")))
-    def finish(self, request_id: str, reason: str) -> None:
+    @rule(
+        request_id=ids,
+        reason=st.sampled_from(("stop", "cancelled", "error")),
+        alone=st.sampled_from((0, 50)),
+    )
+    def finish(self, request_id: str, reason: str, alone: int) -> None:
+        """What waits here may have run: its gateway was `alone`, and placed it by itself."""
         held = self.held.pop(request_id, None)
         if held is not None:
-            self.harness.apply(Finished(request_id, held.epoch, held.output_tokens, reason))
+            tokens = held.output_tokens + (0 if held.instance else alone)
+            self.harness.apply(Finished(request_id, held.epoch, tokens, reason))
 
     @rule(request_id=ids, again=st.booleans(), reason=st.sampled_from(("connection", "overloaded")))
     def fail(self, request_id: str, again: bool, reason: str) -> None:
