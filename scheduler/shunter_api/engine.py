@@ -44,6 +44,10 @@ class EngineFile(Resource):
     """What it holds. No secrets: everyone who may read pools may read it."""
 
 
+LLAMA_SLOTS = 4
+"""That a llama-server is started with unless its arguments have `--parallel`."""
+
+
 class Engine(Resource):
     """The server that generates tokens."""
 

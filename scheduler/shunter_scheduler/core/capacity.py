@@ -47,7 +47,8 @@ def carries(model: ProfileModel, load: Load, pool: PoolRecord, *, prefills: bool
     base_s = model.decode_step_s(0, 0)
     by_tpot = (tpot_s - base_s) / (model.decode_step_s(1, context) - base_s)
     by_memory = model.cost.kv_capacity_tokens / (context + load.output_tokens / 2)
-    most = min(by_tpot, by_memory, pool.settings.head_room.max_requests)
+    by_batch = min(model.cost.max_num_seqs, pool.settings.head_room.max_requests)
+    most = min(by_tpot, by_memory, by_batch)
     if prefills:
         prefill_s = model.prefill_s(int(load.context_tokens))
         lifetime_s = prefill_s + load.output_tokens * tpot_s

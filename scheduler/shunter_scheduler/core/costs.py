@@ -12,12 +12,16 @@ from shunter_scheduler.costmodel import LinearRates, ModelShape, cost_model, mod
 TYPICAL_MODEL = "llama-3.1-8b"
 
 
+ANY_NUMBER = 1 << 30
+
+
 @dataclass(frozen=True, slots=True)
 class ProfileCost:
     rates: LinearRates
     kv_capacity_tokens: int
     dollars_per_s: float
     kv_bytes_per_token: float = 0.0  # that a move by the kv rung copies
+    max_num_seqs: int = ANY_NUMBER  # that its engines run at once; others would wait in them
 
 
 # How a core comes by the costs of a profile: `profile_cost`, or rates that were measured.
@@ -33,14 +37,15 @@ def profile_cost(
     hardware, degree = profile.hardware, profile.tensor_parallel
     dollars_per_s = float(profile.cost_per_hour) / 3600
     told = arguments_of(pool.spec.engine)
+    max_num_seqs = told.max_num_seqs or ANY_NUMBER
     for name in (pool.spec.model.source, pool.model_names[0], TYPICAL_MODEL):
         try:
             model = cost_model(told.applied(shape_of(name)), hardware, degree, told.memory_share)
         except (ValueError, OSError):
             continue
         kv_tokens, kv_bytes = model.kv_capacity_tokens, model.kv_bytes_per_token
-        return ProfileCost(model.linear(), kv_tokens, dollars_per_s, kv_bytes)
-    return ProfileCost(GUESS, 4 * pool.context_length, dollars_per_s)
+        return ProfileCost(model.linear(), kv_tokens, dollars_per_s, kv_bytes, max_num_seqs)
+    return ProfileCost(GUESS, 4 * pool.context_length, dollars_per_s, 0.0, max_num_seqs)
 
 
 # A small device: 1,000 prompt tokens/s, 20 output tokens/s per sequence.

@@ -1,9 +1,9 @@
-"""What an engine's command line says about weights, KV cache and memory."""
+"""What an engine's command line says about weights, KV cache, memory and its batch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from shunter_api.engine import Engine
+from shunter_api.engine import LLAMA_SLOTS, Engine
 from shunter_scheduler.costmodel import ModelShape
 from shunter_scheduler.costmodel.precision import BF16, FP8, INT4, INT8_WEIGHTS, Precision
 from shunter_scheduler.costmodel.roofline import MEMORY_FOR_ENGINE
@@ -20,13 +20,19 @@ _QUANTIZATION: Mapping[str, Precision] = {
 }
 
 
+# Sequences that run at once: vLLM's and `shunter engine`'s, SGLang's, llama-server's option.
+_MAX_NUM_SEQS = ("--max-num-seqs", "--max-running-requests", "--parallel", "-np")
+
+
 @dataclass(frozen=True, slots=True)
 class EngineArguments:
-    """`weights` and `kv_dtype_bytes` are None where the model's own files decide."""
+    """`weights` and `kv_dtype_bytes` are None where the model's own files decide, `max_num_seqs`
+    where the engine does."""
 
     memory_share: float = MEMORY_FOR_ENGINE
     weights: Precision | None = None
     kv_dtype_bytes: int | None = None
+    max_num_seqs: int | None = None
 
     def applied(self, shape: ModelShape) -> ModelShape:
         """What the model's own files say about its weights goes before the command line."""
@@ -38,16 +44,20 @@ class EngineArguments:
 
 
 def arguments_of(engine: Engine) -> EngineArguments:
-    """Of vLLM; the others have none that change what a step costs by much. What cannot be read is
-    as if it were not there: the engine itself refuses it."""
+    """Those about memory of vLLM only: the others have none that change what a step costs by much.
+    What cannot be read is as if it were not there: the engine itself refuses it."""
+    max_num_seqs = _count(_value(engine.args, *_MAX_NUM_SEQS))
     if engine.type != "vllm":
-        return EngineArguments()
+        if max_num_seqs is None and engine.type == "llamacpp":
+            max_num_seqs = LLAMA_SLOTS
+        return EngineArguments(max_num_seqs=max_num_seqs)
     share = _value(engine.args, "--gpu-memory-utilization")
     cache = _value(engine.args, "--kv-cache-dtype")
     return EngineArguments(
         memory_share=_share(share),
         weights=_QUANTIZATION.get(_value(engine.args, "--quantization", "-q")),
         kv_dtype_bytes=1 if cache.startswith(("fp8", "int8")) else None,
+        max_num_seqs=max_num_seqs,
     )
 
 
@@ -67,3 +77,7 @@ def _share(text: str) -> float:
     except ValueError:
         return MEMORY_FOR_ENGINE
     return share if 0 < share <= 1 else MEMORY_FOR_ENGINE
+
+
+def _count(text: str) -> int | None:
+    return int(text) if text.isdecimal() and int(text) > 0 else None

@@ -8,7 +8,7 @@ from shunter_scheduler.core.prefill_rate import PrefillRate
 from shunter_scheduler.core.probing import Probe
 from shunter_scheduler.core.profile_model import ProfileModel
 from shunter_scheduler.core.sent import Sent
-from shunter_scheduler.core.settings import CoreSettings
+from shunter_scheduler.core.settings import CoreSettings, HeadRoom
 from shunter_scheduler.domain.cluster import Instance
 from shunter_scheduler.domain.events import InstanceObserved
 from shunter_scheduler.domain.status import InstanceState, InstanceStatus
@@ -155,6 +155,11 @@ class InstanceRecord:
         """A prefill ended: the others ahead are still to be done."""
         self.queued_until = now + self.load.prefill_ns / NS
 
+    def places(self, room: HeadRoom) -> int:
+        """For how many more requests its batch has room."""
+        own, most = self.model.cost.max_num_seqs, room.max_requests
+        return (own if own < most else most) - self.load.requests - self.foreign[0]
+
     def blocked_because(self, now: float, settings: CoreSettings) -> str:
         room, load, seen = settings.head_room, self.load, self.observed
         if seen is None:
@@ -170,7 +175,7 @@ class InstanceRecord:
                 return f"ejected after {self.failures} failures in a row"
             if load.requests:
                 return "being probed after failures"
-        if load.requests + self.foreign[0] >= room.max_requests:
+        if self.places(room) <= 0:
             return f"no head room: {load.requests} requests"
         if load.prefilling > 1 and load.prefill_ns > room.max_queue_s * NS:
             return f"no head room: {load.prefill_ns / NS:.1f} s of prefills ahead"

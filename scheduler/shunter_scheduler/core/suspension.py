@@ -119,7 +119,7 @@ def _enough(
     settings = pool.settings.head_room
     free = record.kv_capacity_tokens * (1 - settings.kv_watermark)
     free -= record.load.kv_tokens + record.foreign[1]
-    places = settings.max_requests - record.load.requests - record.foreign[0]
+    places = record.places(settings)
     chosen: list[Entry] = []
     for entry in lower[:MAX_VICTIMS]:
         if free >= needed and places > 0:

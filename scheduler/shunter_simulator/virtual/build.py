@@ -8,7 +8,7 @@ from math import inf
 from shunter_api.modelpool import ModelPool
 from shunter_api.profile import Profile
 from shunter_scheduler.core import CoreSettings
-from shunter_scheduler.core.costs import ProfileCost, ProfileCosts, profile_cost
+from shunter_scheduler.core.costs import ANY_NUMBER, ProfileCost, ProfileCosts, profile_cost
 from shunter_scheduler.core.settings import HeadRoom, Moves
 from shunter_scheduler.costmodel import LinearRates, cost_model, model_shape
 from shunter_scheduler.domain.cluster import Instance
@@ -82,6 +82,7 @@ def true_cost(pool: ModelPool, profile: Profile, settings: EngineSettings) -> Pr
         known,
         kv_capacity_tokens=settings.kv_tokens or known.kv_capacity_tokens,
         kv_bytes_per_token=settings.kv_bytes_per_token or known.kv_bytes_per_token,
+        max_num_seqs=settings.max_num_seqs,
     )
 
 
@@ -98,6 +99,8 @@ def profile_costs(scenario: Scenario) -> ProfileCosts:
     def believed(pool: ModelPool, profile: Profile) -> ProfileCost:
         settings = engine_settings(scenario, pool, profile.name)
         cost, prior = true_cost(pool, profile, settings), settings.prior
+        if scenario.queue_in == "engines":
+            cost = replace(cost, max_num_seqs=ANY_NUMBER)
         if prior == 1.0:
             return cost
         rates = cost.rates

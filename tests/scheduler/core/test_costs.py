@@ -258,3 +258,29 @@ def test_another_engine_configuration_begins_with_the_prior(
     models = [record.model for record in harness.core._state.instances.values()]
     assert models[0] is model
     assert (models[1] is not model) == again
+
+
+@pytest.mark.parametrize(
+    ("engine", "args", "places"),
+    [
+        ("vllm", ["--max-num-seqs", "2"], 2),
+        ("vllm", ["--max_num_seqs=8", "--max-num-seqs", "3"], 3),
+        ("vllm", ["--max-num-seqs", "many"], 5),
+        ("simulated", ["--max-num-seqs", "2"], 2),
+        ("openai", ["--max-running-requests", "4"], 4),
+        ("llamacpp", ["-np", "3"], 3),
+        ("llamacpp", [], 4),
+        ("openai", [], 5),
+    ],
+)
+def test_requests_beyond_an_engine_s_batch_wait_at_the_scheduler(
+    engine: str, args: list[str], places: int
+) -> None:
+    """Five come; in the engine they would wait in the order in which they came."""
+    spec = {"engine": {"type": engine, "args": args}}
+    harness = CoreHarness(make_instances(1), pools=[make_pool("chat", engine=engine, spec=spec)])
+    for n in range(5):
+        harness.submit(f"r{n}", prompt_tokens=16)
+    assert harness.core.status(0.0).instances[0].running == places
+    harness.after(Finished("r0", 1, 4, "stop"))
+    assert harness.core.status(0.0).instances[0].running == min(places, 4)
