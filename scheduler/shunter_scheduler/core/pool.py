@@ -32,7 +32,7 @@ class PoolRecord:
 
     def __init__(self, spec: ModelPool, settings: CoreSettings) -> None:
         self.name = spec.name
-        self.settings = settings
+        self._given = self.settings = settings
         self.kv: KvFollower | None = None  # there once an engine publishes KV events
         self.spec = spec
         self.instances: dict[str, InstanceRecord] = {}
@@ -58,7 +58,6 @@ class PoolRecord:
         self.models: dict[str, ProfileModel] = {}
         self.turn = 0
         self.holds_back = False  # room there is, but none that the last request looked at is worth
-        self.tightest_ttft_s = math.inf  # of the classes whose requests came
         self.max_queued = 0
         self.largest_kv_tokens = 0
         self.largest_kv_ask = 0.0  # the most that an idle instance can still be asked for
@@ -80,9 +79,12 @@ class PoolRecord:
         for record in self.instances.values():
             self._set_role(record)
         self.from_zero = spec.spec.scaling.from_zero  # how requests are held; None: they are not
+        # Of the classes whose requests came; with the classes it may have changed.
+        self.tightest_ttft_s = math.inf
+        self.settings = self._given
 
     def expects(self, ttft_s: float) -> None:
-        """A request of a class with such a target came."""
+        """A request of a class with such a target came, the tightest since the configuration."""
         self.tightest_ttft_s = ttft_s
         room = self.settings.head_room
         max_queue_s = min(room.max_queue_s, room.queue_share * ttft_s)

@@ -330,3 +330,16 @@ def test_one_that_ran_unheard_of_leaves_its_place_in_the_queue(ended: bool) -> N
     assert only(Hold, harness.submit("r1"))
     assert drain_queue(harness) == ["r1"]
     harness.check_books()
+
+
+def test_the_tightest_target_counts_as_long_as_its_class_is_there() -> None:
+    """Engines get prompts only while a fifth of it is ahead: what waits there cannot be passed."""
+    harness = CoreHarness(make_instances(1), policies=[make_policy(classes=CLASSES)])
+    harness.start("r0", slo_class="interactive")
+    pool = harness.core._state.pools["chat"]
+    assert pool.settings.head_room.max_queue_s == pytest.approx(0.06)
+    harness.policies = (make_policy(classes=CLASSES[1:]),)
+    harness.configure()
+    assert pool.settings.head_room.max_queue_s == HeadRoom().max_queue_s
+    harness.start("r1", slo_class="standard")
+    assert pool.settings.head_room.max_queue_s == pytest.approx(0.4)
