@@ -100,8 +100,8 @@ class KvTransfer:
                     self._host.keep_source(epoch)
                 case values.GiveUpSource(reason):
                     self._host.give_up_source(reason)
-                case values.Failed(reason, clean):
-                    self._host.kv_failed(reason, clean)
+                case values.Failed(reason, replayable):
+                    self._host.kv_failed(reason, replayable)
 
     def _stop(self) -> None:
         if self._timer is not None:

@@ -232,11 +232,10 @@ class Mover:
         message = "the engine did not say whether it goes on after a failed move"
         self._life.on_engine_failure(EngineFailure("timeout", message, retriable=True))
 
-    def kv_failed(self, reason: str, clean: bool) -> None:
-        """A source that was not asked to stop may still be replayed elsewhere."""
+    def kv_failed(self, reason: str, replayable: bool) -> None:
         topology = self._services.topology()
         target = topology.instances.get(self._command.destination) if topology else None
-        if not clean or target is None:
+        if not replayable or target is None:
             self.failed(reason)
             return
         self._forget_move()

@@ -69,5 +69,5 @@ class KvHost(Protocol):
     def give_up_source(self, reason: str) -> None:
         """Its call counts as failed."""
 
-    def kv_failed(self, reason: str, clean: bool) -> None:
-        """The source goes on; `clean`: it never was asked to freeze."""
+    def kv_failed(self, reason: str, replayable: bool) -> None:
+        """The source goes on, and may be replayed at the same destination."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from shunter_gateway.moves.values import (
+    NO_MEMORY,
     UNKNOWN,
     Answered,
     Ask,
@@ -55,17 +56,21 @@ def step(move: KvMove, event: Event, rules: MoveRules) -> Step:
 
 
 def _ended(move: KvMove) -> Step:
-    """Closing its call freed the source, whatever its state."""
-    effects = () if move.phase == "offering" else (Withdraw("destination", move.epoch + 2),)
-    return replace(move, phase="failed", reason=move.reason or "finished"), effects
+    """Closing its call frees the source, whatever its state; the move itself ends there too."""
+    epoch = move.epoch + 2
+    ended = replace(move, phase="failed", reason=move.reason or "finished")
+    return ended, (Withdraw("source", epoch), *_forsake(move, epoch))
+
+
+def _forsake(move: KvMove, epoch: int) -> tuple[Effect, ...]:
+    return () if move.phase == "offering" else (Withdraw("destination", epoch),)
 
 
 def _leave(move: KvMove, reason: str) -> Step:
     """Before Freeze: nobody has to confirm anything."""
-    sides: tuple[Effect, ...] = (Withdraw("source", move.epoch),)
-    if move.phase != "offering":
-        sides += (Withdraw("destination", move.epoch),)
-    return replace(move, phase="failed", reason=reason), (*sides, Failed(reason, clean=True))
+    failed = Failed(reason, replayable=not reason.endswith(NO_MEMORY))
+    sides = (Withdraw("source", move.epoch), *_forsake(move, move.epoch))
+    return replace(move, phase="failed", reason=reason), (*sides, failed)
 
 
 def _undo(move: KvMove, reason: str) -> Step:
@@ -183,7 +188,7 @@ def _undoing(move: KvMove, event: Event, rules: MoveRules) -> Step:
     if not isinstance(event, Answered | NoAnswer) or event.call != "thaw":
         return move, ()
     if isinstance(event, Answered) and event.refusal in ("", UNKNOWN):
-        return replace(move, phase="failed"), (Failed(move.reason, clean=False),)
+        return replace(move, phase="failed"), (Failed(move.reason, replayable=False),)
     if isinstance(event, Answered) or move.tries >= rules.max_tries:
         return replace(move, phase="failed"), (GiveUpSource(move.reason),)
     return replace(move, tries=move.tries + 1), (Ask("thaw", move.epoch + 2),)

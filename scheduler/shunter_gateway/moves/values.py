@@ -17,7 +17,9 @@ Phase = Literal[
 ]
 Call = Literal["offer", "prepare", "pull", "freeze", "commit", "state", "thaw"]
 Held = Literal["none", "reserved", "committed", "attached"]
-UNKNOWN = "unknown"  # the refusal of what is not there, or no longer
+# Refusals that decide how it goes on.
+UNKNOWN = "unknown"  # not there, or no longer
+NO_MEMORY = "no_memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +137,10 @@ class GiveUpSource:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The source goes on. `clean`: it never was asked to freeze."""
+    """The source goes on. `replayable`: it was not asked to stop, and the destination has room."""
 
     reason: str
-    clean: bool
+    replayable: bool
 
 
 Effect = Ask | Withdraw | Switch | Keep | GiveUpSource | Failed

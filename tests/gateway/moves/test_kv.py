@@ -245,3 +245,10 @@ def test_instances_of_other_layouts_are_replayed() -> None:
     (done,) = world.scheduler.sent(pb.MoveDone)
     assert isinstance(done, pb.MoveDone)
     assert (done.rung, done.reason) == ("replay", "other_layout")
+
+
+def test_a_destination_without_memory_is_not_replayed_to_either() -> None:
+    moving = Moving(refusals={"Prepare": moves.REFUSAL_NO_MEMORY})
+    done = moving.report()
+    assert (done.moved, done.epoch, done.reason) == (False, 1, "prepare refused: no_memory")
+    moving.finish()

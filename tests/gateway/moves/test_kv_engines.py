@@ -1,0 +1,103 @@
+"""Rung `kv` between real engine processes: answers go on as if nothing had happened."""
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from forked_engines import ForkedEngine, forked_engines
+from moving_gateway import (
+    MovingGateway,
+    gateway_over,
+    numpy_options,
+    simulated_options,
+)
+from shunter_engine.options import EngineOptions
+from shunter_gateway.ports import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    options: EngineOptions
+    by_name: dict[str, ForkedEngine]
+
+
+@pytest.fixture(scope="module", params=["numpy", "simulated"])
+def engines(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engines]:
+    folder = tmp_path_factory.mktemp("engines")
+    options = numpy_options(folder) if request.param == "numpy" else simulated_options()
+    with forked_engines(folder, {"a": options, "b": options}) as by_name:
+        yield Engines(options, by_name)
+
+
+@pytest.fixture
+async def gateway(engines: Engines) -> AsyncIterator[MovingGateway]:
+    async with gateway_over(engines.by_name, engines.options) as made:
+        yield made
+        await made.settled()
+
+
+async def test_moved_in_mid_answer_equals_the_undisturbed_run(gateway: MovingGateway) -> None:
+    _, undisturbed = gateway.submit("r0")
+    await undisturbed.finished()
+    _, sink = gateway.submit("r1")
+    await sink.has(40)
+    gateway.move("r1", gateway.other(sink))
+    outcome = await sink.finished()
+    (report,) = gateway.reports()
+    assert (report.moved, report.rung, report.reason) == (True, "kv", "")
+    assert (sink.token_ids, sink.text) == (undisturbed.token_ids, undisturbed.text)
+    assert (outcome.output_tokens, outcome.finish_reason) == (300, "length")
+
+
+async def test_back_and_forth_with_seeded_sampling_and_logprobs(gateway: MovingGateway) -> None:
+    sampling = SamplingParams(
+        temperature=1.0, seed=5, presence_penalty=0.5, ignore_eos=True, logprobs=2
+    )
+    _, undisturbed = gateway.submit("r0", 500, sampling=sampling)
+    await undisturbed.finished()
+    _, sink = gateway.submit("r1", 500, sampling=sampling)
+    for move in range(1, 4):
+        await sink.has(40 * move)
+        gateway.move("r1", gateway.other(sink))
+        await sink.until(lambda _, n=move: len(gateway.reports()) == n)  # type: ignore[misc]
+    await sink.finished()
+    told = [(r.moved, r.rung, r.reason) for r in gateway.reports()]
+    assert told == [(True, "kv", "")] * 3
+    assert len(sink.assigned) == 4 and sink.token_ids == undisturbed.token_ids
+    assert [d.logprobs for d in sink.deltas] == [d.logprobs for d in undisturbed.deltas]
+
+
+async def test_many_streams_change_places(gateway: MovingGateway) -> None:
+    """Neighbours go on decoding, and as many moves as an engine allows run at one time."""
+    prompts = [(*gateway.prompt, 10 + number) for number in range(8)]
+    undisturbed = [gateway.submit(f"u{n}", prompt=p)[1] for n, p in enumerate(prompts)]
+    for sink in undisturbed:
+        await sink.finished()
+    sinks = [gateway.submit(f"r{n}", prompt=p)[1] for n, p in enumerate(prompts)]
+    for number, sink in enumerate(sinks):
+        await sink.has(20)
+        gateway.move(f"r{number}", gateway.other(sink))
+    for sink in sinks:
+        await sink.finished()
+    assert [s.token_ids for s in sinks] == [s.token_ids for s in undisturbed]
+    assert [s.text for s in sinks] == [s.text for s in undisturbed]
+    reports = gateway.reports()
+    assert len(reports) == 8 and any(r.moved and r.rung == "kv" for r in reports)
+
+
+async def test_an_engine_whose_kv_cache_looks_otherwise_is_replayed(tmp_path: Path) -> None:
+    options = numpy_options(tmp_path)
+    both = {"a": options, "b": replace(options, block_tokens=32)}
+    with forked_engines(tmp_path, both) as engines:
+        async with gateway_over(engines, options) as gateway:
+            _, sink = gateway.submit("r0")
+            await sink.has(40)
+            gateway.move("r0", gateway.other(sink))
+            await sink.finished()
+            (report,) = gateway.reports()
+            assert (report.moved, report.rung, report.reason) == (True, "replay", "other_layout")
+            await gateway.settled()
