@@ -67,13 +67,19 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> GatewayOptions:
     add("--scheduler-ca", type=Path, help="PEM file: TLS to the scheduler")
     add("--scheduler-cert", type=Path, help="our certificate for it; needs --scheduler-key")
     add("--scheduler-key", type=Path)
+    add("--moves-tls-ca", type=Path, help="PEM file: TLS to where engines serve moves of KV")
+    add("--moves-tls-cert", type=Path, help="our certificate for them; needs --moves-tls-key")
+    add("--moves-tls-key", type=Path)
     add("--log-level", default=defaults.log_level)
     given = vars(parser.parse_args(arguments))
     tls = _tls(given.pop("tls_cert"), given.pop("tls_key"), given.pop("tls_ca"))
     scheduler_tls = _tls(
         given.pop("scheduler_cert"), given.pop("scheduler_key"), given.pop("scheduler_ca")
     )
-    return GatewayOptions(**given, tls=tls, scheduler_tls=scheduler_tls)
+    moves_tls = _tls(
+        given.pop("moves_tls_cert"), given.pop("moves_tls_key"), given.pop("moves_tls_ca")
+    )
+    return GatewayOptions(**given, tls=tls, scheduler_tls=scheduler_tls, moves_tls=moves_tls)
 
 
 def _tls(cert: Path | None, key: Path | None, ca: Path | None) -> TlsFiles | None:

@@ -49,6 +49,7 @@ class GatewayOptions:
     grace_s: float = 30.0  # for answers to finish at the end
     tls: TlsFiles | None = None  # of both listeners
     scheduler_tls: TlsFiles | None = None
+    moves_tls: TlsFiles | None = None  # to where engines serve moves of KV caches
     log_level: str = "info"
     worker_dir: Path | None = None  # where workers meet; set by their parent
 

@@ -144,7 +144,7 @@ async def _core(options: GatewayOptions, stack: AsyncExitStack, provider: Tracer
         adapters, observe=lambda pool, differs: metrics.tokenizer_mismatch.labels(pool).set(differs)
     )
     stack.push_async_callback(tokenizers.close)
-    engine_moves = GrpcEngineMoves()
+    engine_moves = _engine_moves(options)
     stack.push_async_callback(engine_moves.close)
     link = SchedulerClient(_target(options))
     metrics.scheduler_connected.set_function(lambda: float(link.lost_since is None))
@@ -171,6 +171,13 @@ async def _core(options: GatewayOptions, stack: AsyncExitStack, provider: Tracer
 
 def _tracer(provider: TracerProvider) -> Tracer:
     return provider.get_tracer("shunter_gateway")
+
+
+def _engine_moves(options: GatewayOptions) -> GrpcEngineMoves:
+    try:
+        return GrpcEngineMoves(options.moves_tls)
+    except TlsError as error:
+        raise StartError(str(error)) from error
 
 
 def _target(options: GatewayOptions) -> SchedulerTarget:

@@ -47,12 +47,15 @@ def gateway(
     scheduler_ca: PemFile = None,
     scheduler_cert: PemFile = None,
     scheduler_key: PemFile = None,
+    moves_tls_ca: PemFile = None,
+    moves_tls_cert: PemFile = None,
+    moves_tls_key: PemFile = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run a gateway: the OpenAI HTTP edge, which keeps and moves the streams.
 
     With --tls-cert and --tls-key it serves TLS, with --tls-ca it asks for client certificates;
-    --scheduler-ca means TLS to the scheduler.
+    --scheduler-ca means TLS to the scheduler, --moves-tls-ca to engines' --moves-port.
 
     Example: `shunter gateway --scheduler 127.0.0.1:50051 --listen 127.0.0.1:8080`
     """
@@ -66,6 +69,7 @@ def gateway(
     try:
         tls = TlsFiles(tls_cert, tls_key, tls_ca)
         scheduler_tls = TlsFiles(scheduler_cert, scheduler_key, scheduler_ca)
+        moves_tls = TlsFiles(moves_tls_cert, moves_tls_key, moves_tls_ca)
         run(
             GatewayOptions(
                 scheduler=scheduler,
@@ -81,6 +85,7 @@ def gateway(
                 grace_s=grace,
                 tls=tls if tls != TlsFiles() else None,
                 scheduler_tls=scheduler_tls if scheduler_tls != TlsFiles() else None,
+                moves_tls=moves_tls if moves_tls != TlsFiles() else None,
                 log_level=log_level,
             )
         )

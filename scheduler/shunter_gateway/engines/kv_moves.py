@@ -13,6 +13,7 @@ import structlog
 from shunter_gateway.moves.ports import MoveCall, MoveReply, Transfer
 from shunter_proto.v1 import moves_pb2 as pb
 from shunter_proto.v1.moves_pb2_grpc import EngineMovesStub
+from shunter_runtime.tls import TlsFiles, channel_credentials
 
 _log = structlog.get_logger(__name__)
 MAX_IDLE_CHANNELS = 64
@@ -48,7 +49,9 @@ class _Pull:
 class GrpcEngineMoves:
     """Owns the calls under way; `close` ends them."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: TlsFiles | None = None) -> None:
+        """Raises `TlsError`."""
+        self._credentials = channel_credentials(tls) if tls is not None else None
         self._peers: OrderedDict[str, _Peer] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -127,7 +130,7 @@ class GrpcEngineMoves:
     async def _peer(self, address: str) -> AsyncIterator[Any]:
         peer = self._peers.get(address)
         if peer is None:
-            channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+            channel = self._channel(address)
             peer = self._peers[address] = _Peer(channel, EngineMovesStub(channel))
         self._peers.move_to_end(address)
         peer.in_use += 1
@@ -136,6 +139,11 @@ class GrpcEngineMoves:
         finally:
             peer.in_use -= 1
             await self._close_idle()
+
+    def _channel(self, address: str) -> grpc.aio.Channel:
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(address, options=_OPTIONS)
+        return grpc.aio.secure_channel(address, self._credentials, options=_OPTIONS)
 
     async def _close_idle(self) -> None:
         """Of engines that have not been called for longest, beyond the limit."""

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc
 import pytest
 
+from certificates import certificates_in
 from shunter_gateway.engines.kv_moves import GrpcEngineMoves
 from shunter_gateway.moves.ports import MoveReply
 from shunter_proto.v1 import moves_pb2 as pb
@@ -13,6 +15,7 @@ from shunter_proto.v1.moves_pb2_grpc import (
     EngineMovesServicer,
     add_EngineMovesServicer_to_server,
 )
+from shunter_runtime.tls import TlsFiles, server_credentials
 
 
 class Engine(EngineMovesServicer):
@@ -78,6 +81,21 @@ async def test_answers_and_silence(moves: GrpcEngineMoves, engine: tuple[Engine,
     reply = await asked(moves, address, pb.OfferRequest(), 5.0)
     assert reply == pb.OfferReply(refusal=pb.REFUSAL_BUSY)
     assert await asked(moves, address, pb.FreezeRequest(), 0.05) is None
+
+
+async def test_over_mutual_tls(tmp_path: Path) -> None:
+    make = certificates_in(tmp_path)
+    server = grpc.aio.server()
+    add_EngineMovesServicer_to_server(Engine(), server)  # type: ignore[abstract]
+    port = server.add_secure_port("127.0.0.1:0", server_credentials(make("engine")))
+    await server.start()
+    strangers = (None, TlsFiles(ca=make("engine").ca))
+    for tls, answered in ((make("gateway"), True), *((one, False) for one in strangers)):
+        moves = GrpcEngineMoves(tls)
+        reply = await asked(moves, f"127.0.0.1:{port}", pb.OfferRequest(), 2.0)
+        assert (reply is not None) == answered
+        await moves.close()
+    await server.stop(None)
 
 
 async def test_an_engine_that_is_not_there_does_not_answer(moves: GrpcEngineMoves) -> None:
