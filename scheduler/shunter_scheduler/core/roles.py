@@ -25,7 +25,7 @@ class PoolRoles:
     """Of a pool with a profile that does not do everything. What follows from the instances there
     are is kept until one comes or goes."""
 
-    __slots__ = ("_kept", "demand", "of_profile", "records")
+    __slots__ = ("_kept", "_of", "demand", "of_profile", "records")
 
     def __init__(
         self,
@@ -36,17 +36,23 @@ class PoolRoles:
         self.of_profile = of_profile
         self.records = records
         self.demand = demand
+        self._of: dict[tuple[Role, ...], tuple[InstanceRecord, ...]] = {}
         self._kept: dict[Role, tuple[Slots, tuple[InstanceRecord, ...]]] = {}
 
     def changed(self) -> None:
         """An instance came or went."""
         self._kept.clear()
+        self._of.clear()
 
     def role(self, record: InstanceRecord) -> Role:
         return self.of_profile[record.value.profile]
 
-    def of_role(self, *roles: Role) -> list[InstanceRecord]:
-        return [record for record in self.records.values() if self.role(record) in roles]
+    def of_role(self, *roles: Role) -> tuple[InstanceRecord, ...]:
+        found = self._of.get(roles)
+        if found is None:
+            found = tuple(record for record in self.records.values() if self.role(record) in roles)
+            self._of[roles] = found
+        return found
 
     def suits(self, record: InstanceRecord, started: bool) -> bool:
         return self.role(record) != ("Prefill" if started else "Decode")
