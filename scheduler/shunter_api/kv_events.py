@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from shunter_api.arguments import last_value
+
 FLAG = "--kv-events-config"
 RANKS_FLAGS = ("--data-parallel-size", "-dp")  # of vLLM
 
@@ -57,28 +59,16 @@ def kv_events_of(args: Sequence[str]) -> KvEventsConfig | None:
     `ValueError`, also for an engine with data-parallel ranks: each has a cache of its own (and
     publishes on port + rank), and the engine chooses the rank, so that what one of them holds does
     not say what a request finds."""
-    text = _last(args, FLAG)
+    text = last_value(args, FLAG)
     config = parse_kv_events_config(text) if text else None
     if config is None or not config.enabled:
         return None
-    for flag in RANKS_FLAGS:
-        if (ranks := _last(args, flag)) not in ("", "1"):
-            raise ValueError(
-                f"{FLAG}: events of data-parallel ranks are not read ({flag} {ranks}): let each "
-                "rank be an engine of its own, as one more replica"
-            )
+    if (ranks := last_value(args, *RANKS_FLAGS)) not in ("", "1"):
+        raise ValueError(
+            f"{FLAG}: events of data-parallel ranks are not read ({RANKS_FLAGS[0]} {ranks}): let "
+            "each rank be an engine of its own, as one more replica"
+        )
     return config
-
-
-def _last(args: Sequence[str], flag: str) -> str:
-    """The last value counts; empty where there is none."""
-    value = ""
-    for at, arg in enumerate(args):
-        if arg == flag and at + 1 < len(args):
-            value = args[at + 1]
-        elif arg.startswith(flag + "="):
-            value = arg[len(flag) + 1 :]
-    return value
 
 
 def endpoint_of(config: KvEventsConfig, host: str) -> KvEventsEndpoint:

@@ -1,8 +1,9 @@
 """What an engine's command line says about weights, KV cache, memory and its batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from shunter_api.arguments import last_value
 from shunter_api.engine import LLAMA_SLOTS, Engine
 from shunter_scheduler.costmodel import ModelShape
 from shunter_scheduler.costmodel.precision import BF16, FP8, INT4, INT8_WEIGHTS, Precision
@@ -46,29 +47,20 @@ class EngineArguments:
 def arguments_of(engine: Engine) -> EngineArguments:
     """Those about memory of vLLM only: the others have none that change what a step costs by much.
     What cannot be read is as if it were not there: the engine itself refuses it."""
-    max_num_seqs = _count(_value(engine.args, *_MAX_NUM_SEQS))
+    max_num_seqs = _count(last_value(engine.args, *_MAX_NUM_SEQS))
     if engine.type != "vllm":
         if max_num_seqs is None and engine.type == "llamacpp":
             max_num_seqs = LLAMA_SLOTS
         return EngineArguments(max_num_seqs=max_num_seqs)
-    share = _value(engine.args, "--gpu-memory-utilization")
-    cache = _value(engine.args, "--kv-cache-dtype")
+    share = last_value(engine.args, "--gpu-memory-utilization")
+    quantization = last_value(engine.args, "--quantization", "-q")
+    cache = last_value(engine.args, "--kv-cache-dtype").lower()
     return EngineArguments(
         memory_share=_share(share),
-        weights=_QUANTIZATION.get(_value(engine.args, "--quantization", "-q")),
+        weights=_QUANTIZATION.get(quantization.lower()),
         kv_dtype_bytes=1 if cache.startswith(("fp8", "int8")) else None,
         max_num_seqs=max_num_seqs,
     )
-
-
-def _value(args: Sequence[str], *names: str) -> str:
-    """Of `--name VALUE` or `--name=VALUE`, the last one; empty where there is none."""
-    found = ""
-    for place, argument in enumerate(args):
-        name, separator, value = argument.partition("=")
-        if name.replace("_", "-") in names:
-            found = value if separator else "".join(args[place + 1 : place + 2])
-    return found.lower()
 
 
 def _share(text: str) -> float:
