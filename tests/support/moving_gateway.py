@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from forked_engines import ForkedEngine
 from shunter_engine.numpy_testing import TinyShape, write_tiny_gguf
@@ -98,6 +99,7 @@ class MovingGateway:
         tokens: int = 300,
         prompt: tuple[int, ...] = (),
         sampling: SamplingParams = GREEDY,
+        **changes: Any,
     ) -> tuple[RequestHandle, AwaitableSink]:
         sink, ids = AwaitableSink(), prompt or self.prompt
         spec = RequestSpec(
@@ -112,7 +114,7 @@ class MovingGateway:
             max_tokens=tokens,
             sampling=sampling,
         )
-        return self.dispatcher.submit(spec, sink), sink
+        return self.dispatcher.submit(replace(spec, **changes), sink), sink
 
     def other(self, sink: AwaitableSink) -> str:
         return next(name for name in self.engines if name != sink.assigned[-1])

@@ -161,6 +161,19 @@ async def test_a_second_order_does_not_touch_the_move_under_way(simulated: Engin
         assert sink.token_ids == await undisturbed(gateway)
 
 
+@pytest.mark.parametrize("at", POINTS)
+async def test_the_scheduler_dies(simulated: Engines, at: str) -> None:
+    """The gateway leads: the move goes on, and so does the stream."""
+    async with probed(simulated, at, lambda gateway: gateway.scheduler.lose()) as gateway:
+        _, sink = gateway.submit("r", TOKENS)
+        await sink.has(30)
+        gateway.move("r", gateway.other(sink))
+        await sink.finished()
+        assert len(sink.assigned) == 2 and gateway.observer.counts == {"moved kv": 1}
+        gateway.scheduler.connect(gateway.dispatcher)
+        assert sink.token_ids == await undisturbed(gateway)
+
+
 async def test_the_gateway_dies_in_mid_move(simulated: Engines) -> None:
     """Its streams break, and what it had asked to be kept ends with its leases."""
     died = asyncio.Event()
