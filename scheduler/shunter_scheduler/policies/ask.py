@@ -10,10 +10,12 @@ from shunter_scheduler.policies.rows import InstanceRow
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """How much a second of each term counts against a second of TTFT."""
+    """How much a second of each term counts against a second of TTFT. What others lose counts half:
+    it is spread over their tokens, and part of it falls on requests that have ended by then. If it
+    counts in full long prompts go to slow instances where fewer run, and their TTFT is missed."""
 
     decode: float = 1.0
-    slowdown: float = 1.0
+    slowdown: float = 0.5
     slo: float = 4.0  # a second beyond a target, to the move planner
     miss_s: float = 15.0  # seconds that keeping a request's targets is worth to dispatch
 
