@@ -39,6 +39,17 @@ def server_credentials(files: TlsFiles) -> "grpc.ServerCredentials":
     )
 
 
+def bind_server(server: "grpc.aio.Server", address: str, files: TlsFiles | None) -> int:
+    """The port that it will listen on, with TLS where there are `files`. Raises `OSError` and
+    `TlsError`."""
+    try:
+        if files is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, server_credentials(files))
+    except RuntimeError as error:  # grpc's way to say that the address cannot be had
+        raise OSError(f"cannot listen on {address}: {error}") from error
+
+
 def channel_credentials(files: TlsFiles) -> "grpc.ChannelCredentials":
     """Raises `TlsError`."""
     import grpc

@@ -13,7 +13,7 @@ from shunter_engine.moves.layout import MAX_CHUNK_BYTES
 from shunter_engine.moves.moves import Moves
 from shunter_proto.v1 import moves_pb2 as pb
 from shunter_proto.v1 import moves_pb2_grpc as pb_grpc
-from shunter_runtime.tls import TlsFiles, server_credentials
+from shunter_runtime.tls import TlsFiles, bind_server
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["EngineMoves"].full_name
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -112,13 +112,7 @@ class MovesListener:
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         reflection.enable_server_reflection((_SERVICE, _HEALTH, reflection.SERVICE_NAME), server)
         address = f"{host}:{port}"
-        try:
-            if self._tls is None:
-                bound = server.add_insecure_port(address)
-            else:
-                bound = server.add_secure_port(address, server_credentials(self._tls))
-        except RuntimeError as error:  # grpc's way to say that the address cannot be had
-            raise OSError(f"cannot listen on {address}: {error}") from error
+        bound = bind_server(server, address, self._tls)
         await health.set(_SERVICE, health_pb2.HealthCheckResponse.SERVING)
         await server.start()
         self._server = server

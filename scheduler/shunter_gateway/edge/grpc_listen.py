@@ -9,7 +9,7 @@ from shunter_gateway.edge.front import Front
 from shunter_gateway.edge.grpc_service import InferenceService
 from shunter_proto.v1 import inference_pb2 as pb
 from shunter_proto.v1 import inference_pb2_grpc as pb_grpc
-from shunter_runtime.tls import TlsFiles, server_credentials
+from shunter_runtime.tls import TlsFiles, bind_server
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["Inference"].full_name
 
@@ -30,13 +30,7 @@ class GrpcListener:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
         reflection.enable_server_reflection((_SERVICE, health, reflection.SERVICE_NAME), server)
-        try:
-            if self._tls is None:
-                port = server.add_insecure_port(address)
-            else:
-                port = server.add_secure_port(address, server_credentials(self._tls))
-        except RuntimeError as error:  # grpc's way to say that the address cannot be had
-            raise OSError(f"cannot listen on {address}: {error}") from error
+        port = bind_server(server, address, self._tls)
         await self._set(health_pb2.HealthCheckResponse.SERVING)
         await server.start()
         self._server = server

@@ -9,7 +9,7 @@ from grpc_reflection.v1alpha import reflection
 
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_proto.v1 import scheduler_pb2_grpc as pb_grpc
-from shunter_runtime.tls import TlsFiles, server_credentials
+from shunter_runtime.tls import TlsFiles, bind_server
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # a batch of 256 prompts of 128 k tokens each
 OPTIONS = (
@@ -59,13 +59,7 @@ async def start_server(
         ),
         server,
     )
-    try:
-        if tls is None:
-            port = server.add_insecure_port(listen)
-        else:
-            port = server.add_secure_port(listen, server_credentials(tls))
-    except RuntimeError as error:  # grpc's way to say that the address cannot be had
-        raise OSError(f"cannot listen on {listen}: {error}") from error
+    port = bind_server(server, listen, tls)
     listening = Listening(server, health, port)
     await listening.set_serving(alive=False, leading=False)
     await server.start()
