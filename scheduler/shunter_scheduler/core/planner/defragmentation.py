@@ -10,10 +10,13 @@ from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.planner.view import Case, Trigger, View
 
 LOOKED_AT = 8
+ROOMY = 0.5  # share of an instance's memory: what fits not even there would fit nowhere anyhow
 
 
 def _cases(view: View) -> Iterator[Case]:
     fleet, pool = view.fleet, view.pool
+    if not pool.queue or (fleet.open & (fleet.room > ROOMY * fleet.capacity)).any():
+        return
     found = pool.queue.next(view.now)
     if found is None:
         return

@@ -1,6 +1,6 @@
 """The instances of one pool at one moment, as columns that moves are weighed with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +45,7 @@ class Fleet:
     rates: Floats  # rows of `_rates`, a column each
     step_s: Floats  # of a token there
     mean_left: Floats  # output tokens that a mean request there has to come
-    misses_per_s: Floats  # TPOT targets, for each second that a token takes longer
+    misses_per_s: Floats  # TPOT targets, for each second a token takes longer, as dispatch has it
     priced: bool
     _risk: Floats | None = None
     _preempted_s: Floats | None = None
@@ -70,6 +70,11 @@ class Fleet:
         """Of a second, in the seconds it is worth."""
         found: Floats = self.rates[3]
         return found
+
+    def beyond_s(self) -> Floats | None:
+        """By how much a token takes longer than the tightest target there; None: nowhere."""
+        found: Floats = self.step_s - self.target_s
+        return found if (found > 0.0).any() else None
 
     def doubt_s(self, source: int, of: Indices) -> Floats:
         """Standard error of the difference of the times per token of two instances; none between
@@ -132,13 +137,11 @@ def look(pool: PoolRecord, now: float) -> Fleet:
     records = list(pool.records())
     models = list(dict.fromkeys(record.model for record in records))
     number = {id(model): at for at, model in enumerate(models)}
-    pool.refresh(now)
-    shares = _prefill_shares(records, len(models), number, now)
     places = {profile.name: at for at, profile in enumerate(pool.spec.profiles)}
     rows = np.array([_numbers(r, now) for r in records], dtype=np.float64).reshape(-1, 9).T.copy()
     requests, used, left, capacity, reserved, queue_s, prefilling, target_s, target_rank = rows
     model_of = np.array([number[id(r.model)] for r in records], dtype=np.intp)
-    rates = np.array([_rates(m, share) for m, share in zip(models, shares, strict=True)])
+    rates = np.array([_rates(model) for model in models])
     columns = rates[model_of].T.copy()
     return Fleet(
         records,
@@ -166,32 +169,18 @@ def look(pool: PoolRecord, now: float) -> Fleet:
     )
 
 
-def _rates(model: ProfileModel, share: float) -> tuple[float, ...]:
-    """Of a token (once, per sequence, per token in memory), where prefills take this share of the
-    time; of a second's price; of a prefill (once, per token, per token squared); and what times
-    per token err by."""
-    rates, slower = model.rates, 1.0 / (1.0 - share)
+def _rates(model: ProfileModel) -> tuple[float, ...]:
+    """Of a decode step (once, per sequence, per token in memory); of a second's price; of a prefill
+    (once, per token, per token squared); and what times per token err by."""
+    rates = model.rates
     return (
-        model.step_base_s * slower,
-        rates.step_s_per_sequence * slower,
-        rates.step_s_per_context_token * slower,
+        model.step_base_s,
+        rates.step_s_per_sequence,
+        rates.step_s_per_context_token,
         rates.price_s_per_s,
         *rates.prefill,
         model.decode.error,
     )
-
-
-def _prefill_shares(
-    records: Sequence[InstanceRecord], models: int, number: Mapping[int, int], now: float
-) -> list[float]:
-    """Of the time of a profile's instances, in the mean: that of one comes and goes with every long
-    prompt."""
-    sums, counts = [0.0] * models, [0] * models
-    for record in records:
-        at = number[id(record.model)]
-        sums[at] += record.prefills.share_at(now)
-        counts[at] += 1
-    return [total / count for total, count in zip(sums, counts, strict=True)]
 
 
 def _numbered(names: Sequence[str]) -> Indices:

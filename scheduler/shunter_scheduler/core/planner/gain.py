@@ -204,8 +204,9 @@ def _costs(fleet: Fleet, who: Party, trip: Trip) -> Terms:
     missing = np.maximum(0.0, who.context - trip.cached)
     prefill = fleet.prefill_s(who.context, d) * missing / who.context
     if trip.restart:  # the same work is saved at the source
-        saved = fleet.prefill_s(who.context, np.array([s])) * max(0.0, fleet.requests[s] - 1)
-        more = np.maximum(0.0, prefill * requests - saved)
+        there = fleet.prefill_s(who.context, np.array([s])) * (1.0 - who.cached / who.context)
+        saved = there * max(0.0, fleet.requests[s] - 1)
+        more = np.maximum(0.0, prefill * requests - saved) + np.maximum(0.0, prefill - there)
         return [("prefill", more), ("stall", np.array(SWITCH_S))]
     copy_s = who.context * trip.kv_s_per_token
     slowed = COPY_SLOWDOWN * copy_s * (fleet.requests[s] + requests)

@@ -3,8 +3,6 @@ gives way: to another instance here, into the queue in `suspension`."""
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from shunter_scheduler.core.planner.view import Case, Trigger, View, cheapest
 
 LOOKED_AT = 4
@@ -12,7 +10,9 @@ LOOKED_AT = 4
 
 def _cases(view: View) -> Iterator[Case]:
     fleet = view.fleet
-    beyond = np.where(fleet.target_s < np.inf, fleet.step_s - fleet.target_s, 0.0)
+    beyond = fleet.beyond_s()
+    if beyond is None:
+        return
     for source in view.most(beyond):
         if not view.traffic.may_give(source):
             continue

@@ -10,22 +10,31 @@ from collections.abc import Iterator
 import numpy as np
 
 from shunter_scheduler.core.planner.fleet import Floats
-from shunter_scheduler.core.planner.gain import LEAST_NET_S
+from shunter_scheduler.core.planner.gain import LEAST_NET_S, STALL_STEPS
 from shunter_scheduler.core.planner.party import HORIZON_S
 from shunter_scheduler.core.planner.view import Case, Trigger, View
 
+IN_VAIN_S = 2.0  # until an instance is looked at again where no move paid
 LARGE = 2.0  # times what a request of mean size would gain, some other may
 
 
 def _cases(view: View) -> Iterator[Case]:
     """None while requests wait: they take whatever room a move would use. That memory gets free is
     no reason here: it is one only once it is short."""
-    if view.pool.queue or not view.fleet.open.any():
+    fleet, planner = view.fleet, view.state.planner
+    if view.pool.queue or not fleet.open.any():
         return
     most = LARGE * _gain_s(view)
-    for source in view.most(np.where(most > LEAST_NET_S, most, 0.0)):
-        if view.traffic.may_give(source):
-            yield Case(source, view.varied(source), eases=False)
+    margin = 1.0 + view.state.settings.moves.hysteresis
+    least = LEAST_NET_S + margin * STALL_STEPS * float(fleet.step_s[fleet.open].min())
+    for source in view.most(np.where(most > least, most, 0.0)):
+        name = fleet.records[source].name
+        if view.now < planner.look_again_at.get(name, 0.0) or not view.traffic.may_give(source):
+            continue
+        before = fleet.requests[source]
+        yield Case(source, view.varied(source), eases=False)
+        if fleet.requests[source] == before:
+            planner.look_again_at[name] = view.now + IN_VAIN_S
 
 
 def _gain_s(view: View) -> Floats:

@@ -28,6 +28,7 @@ class Party:
     made: Floats  # tokens since then
     wait_s: float  # until the first token at the source; 0: they have started
     ttft_left_s: Floats  # until the TTFT target is missed; inf: none
+    cached: Floats  # of the context, in the prefix cache where it waits
 
     @property
     def mean_context(self) -> Floats:
@@ -41,10 +42,21 @@ def party(view: View, case: Case) -> Party:
     soon, later = min(view.horizon_s, HORIZON_S) / step_s, HORIZON_S / step_s
     columns = np.array([_row(entry, soon, later, view.now) for entry in entries]).T[:, :, None]
     wait_s = 0.0 if entries[0].started else float(view.fleet.queue_s[source])
-    context, left, near, far, target_s, spent_s, made, ttft_left_s = columns
+    context, left, near, far, target_s, spent_s, made, ttft_left_s, cached = columns
     counts = left if case.rescue else near
     return Party(
-        entries, context, left, near, far, counts, target_s, spent_s, made, wait_s, ttft_left_s
+        entries,
+        context,
+        left,
+        near,
+        far,
+        counts,
+        target_s,
+        spent_s,
+        made,
+        wait_s,
+        ttft_left_s,
+        cached,
     )
 
 
@@ -66,4 +78,5 @@ def _row(entry: Entry, soon: float, later: float, now: float) -> tuple[float, ..
         spent_s,
         tokens,
         ttft_left_s,
+        entry.cached_tokens,
     )

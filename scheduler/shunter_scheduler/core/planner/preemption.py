@@ -10,13 +10,11 @@ from shunter_scheduler.core.planner.view import Case, Trigger, View
 
 # A copy of a long context takes a second or two, and the planner looks twice a second. Earlier than
 # this it is as well to wait and see: somebody may end.
-LEAD_S = 4.0
+LEAD_S = 6.0
 
 
 def _cases(view: View) -> Iterator[Case]:
-    """None while requests wait: they take whatever room a move would use."""
-    if view.pool.queue:
-        return
+    """While requests wait, too: a preemption takes more from all than a turn in the queue."""
     most = _lost_s(view)
     for source in view.most(np.where(most > LEAST_NET_S, most, 0.0)):
         if view.traffic.may_give(source):

@@ -3,8 +3,6 @@ give their slot up until the step is short enough."""
 
 from heapq import nsmallest
 
-import numpy as np
-
 from shunter_scheduler.core.outlook import left_to_generate
 from shunter_scheduler.core.planner.headroom import spared_s
 from shunter_scheduler.core.planner.view import View
@@ -15,7 +13,9 @@ MOST_AT_ONCE = 4  # of one instance, in one cycle
 
 def relieve(view: View) -> None:
     fleet = view.fleet
-    beyond = np.where(fleet.target_s < np.inf, fleet.step_s - fleet.target_s, 0.0)
+    beyond = fleet.beyond_s()
+    if beyond is None:
+        return
     for source in view.most(beyond):
         _relieve(view, source)
 

@@ -19,7 +19,9 @@ def _cases(view: View) -> Iterator[Case]:
 def _slow(view: View) -> Iterator[Case]:
     """The step takes longer than the tightest target there: those who will miss theirs."""
     fleet = view.fleet
-    beyond = np.where(fleet.target_s < np.inf, fleet.step_s - fleet.target_s, 0.0)
+    beyond = fleet.beyond_s()
+    if beyond is None:
+        return
     for source in view.most(beyond):
         step_s = float(fleet.step_s[source])
         if not view.traffic.may_give(source):
@@ -43,9 +45,10 @@ def _stuck(view: View) -> Iterator[Case]:
     """Prefills wait for each other: the last to come starts again elsewhere, if it starts sooner
     there. The first is being computed already."""
     fleet = view.fleet
-    if view.pool.queue:
+    several = fleet.prefilling > 1
+    if view.pool.queue or not several.any():
         return
-    for source in view.most(np.where(fleet.prefilling > 1, fleet.queue_s, 0.0)):
+    for source in view.most(np.where(several, fleet.queue_s, 0.0)):
         if not view.traffic.may_give(source):
             continue
         waiting = [entry for entry in view.on(source) if not entry.started]

@@ -13,12 +13,14 @@ class Budget:
 
 @dataclass(slots=True)
 class PlannerState:
-    """`since` holds when a condition began to hold that has to last, by kind and name;
+    """`since` holds when a condition began to hold that has to last, by kind and name,
+    `look_again_at` when an instance may give a request away for speed after that was in vain;
     `to_hand_over` are requests to look at now, `held_over` those that wait for a destination."""
 
     due: bool = False  # its timer has fired
     armed: bool = False
     budgets: dict[str, Budget] = field(default_factory=dict)
+    look_again_at: dict[str, float] = field(default_factory=dict)
     since: dict[tuple[str, str], float] = field(default_factory=dict)
     to_hand_over: dict[str, None] = field(default_factory=dict)
     held_over: dict[str, None] = field(default_factory=dict)
@@ -45,6 +47,7 @@ class PlannerState:
 
     def forget(self, instance: str) -> None:
         self.budgets.pop(instance, None)
+        self.look_again_at.pop(instance, None)
         for key in [key for key in self.since if key[1] == instance]:
             del self.since[key]
 

@@ -27,7 +27,12 @@ class Traffic:
         self._under_way = np.zeros(len(fleet))
         self._link_free = np.ones(len(fleet), dtype=np.bool_)
         self._replay_free = np.ones(len(fleet), dtype=np.bool_)
-        at = {record.name: index for index, record in enumerate(fleet.records)}
+        if state.moving or self._planner.budgets:
+            self._take_up(state, now)
+
+    def _take_up(self, state: CoreState, now: float) -> None:
+        """What is under way, or not paid for yet."""
+        at = {record.name: index for index, record in enumerate(self._fleet.records)}
         for request_id in state.moving:
             entry = state.entries[request_id]
             ends = [entry.instance] if entry.instance is not None else []
