@@ -31,6 +31,10 @@ KINDS = (
     "deployments,replicasets,pods,services,serviceaccounts,secrets,configmaps,jobs,leases,roles,"
     "rolebindings,poddisruptionbudgets,horizontalpodautoscalers,modelpools,routingpolicies"
 )
+WIDE_KINDS = (
+    "clusterroles,clusterrolebindings,priorityclasses,validatingwebhookconfigurations,"
+    "mutatingwebhookconfigurations"
+)
 
 
 def test_each_engine_runs_in_its_own_gpu_pool(release: Installed) -> None:
@@ -115,8 +119,12 @@ def test_removal_leaves_nothing(cluster: Machine) -> None:
 
 
 def _left(release: Installed) -> list[str]:
+    """Also of what belongs to no namespace: such names tell the release's."""
     items = release.get(KINDS)["items"]
-    names = (f"{item['kind']} {item['metadata']['name']}" for item in items)
+    names = [f"{item['kind']} {item['metadata']['name']}" for item in items]
+    wide = release.machine.get(WIDE_KINDS)["items"]
+    found = [f"{item['kind']} {item['metadata']['name']}" for item in wide]
+    names += [name for name in found if release.namespace in name]
     return [
         n for n in names if not n.endswith((" default", " kube-root-ca.crt")) and "-token-" not in n
     ]
