@@ -49,7 +49,9 @@ def _is_due(entry: Entry) -> bool:
     roles, record = entry.pool.roles, entry.instance
     if roles is None or record is None or roles.role(record) != "Prefill":
         return False
-    return entry.state == "running" and entry.started and not entry.request.unmovable_reason
+    if entry.request.unmovable_reason or entry.pool.spec.migration.mode == "Off":
+        return False
+    return entry.state == "running" and entry.started
 
 
 def _under_way(state: CoreState) -> Counter[str]:
