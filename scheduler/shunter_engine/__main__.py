@@ -15,7 +15,7 @@ from aiohttp import web
 from shunter_engine.kv_publisher import open_publisher
 from shunter_engine.loading import EngineStartError, load
 from shunter_engine.moves.start import serving_moves
-from shunter_engine.options import BackendName, EngineOptions
+from shunter_engine.options import ArrayModule, BackendName, EngineOptions
 from shunter_engine.server import EngineServer, listen
 from shunter_runtime.logs import configure_logging
 from shunter_runtime.loop import run as run_loop
@@ -23,6 +23,9 @@ from shunter_runtime.metrics import port_of
 from shunter_runtime.signals import stop_signals
 
 __all__ = ["EngineFailed", "EngineOptions", "EngineStartError", "main", "run", "serve"]
+
+
+_CHOICES = {"backend": get_args(BackendName), "array_module": get_args(ArrayModule)}
 
 
 class EngineFailed(Exception):
@@ -140,8 +143,8 @@ def _parse(arguments: Sequence[str] | None) -> EngineOptions:
         default = field.default
         if isinstance(default, bool):
             parser.add_argument(flag, action="store_true")
-        elif field.name == "backend":
-            parser.add_argument(flag, choices=get_args(BackendName), default=default)
+        elif field.name in _CHOICES:
+            parser.add_argument(flag, choices=_CHOICES[field.name], default=default)
         else:
             kind = Path if default is None else type(default)
             parser.add_argument(flag, type=kind, default=default)

@@ -70,6 +70,7 @@ def _build_numpy(options: EngineOptions) -> EngineParts:
             max_waiting=options.max_waiting,
             kv_tokens=options.kv_tokens,
             blas_threads=options.blas_threads,
+            array_module=options.array_module,
         )
     )
     return EngineParts(backend, tokenizer, embedder=backend)

@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
 from shunter_engine.backend import SequenceRequest
-from shunter_engine.numpy_attention import PagedKv
+from shunter_engine.numpy_attention import Ids
 from shunter_engine.numpy_model import LlamaModel, Span
+from shunter_engine.numpy_products import F32
 from shunter_engine.numpy_sampling import Context, Sampled, sample
-from shunter_engine.options import DEFAULT_KV_TOKENS
-from shunter_engine.weights import LlamaShape, load_weights
+from shunter_engine.options import DEFAULT_KV_TOKENS, ArrayModule
+from shunter_engine.weights import LlamaShape, LlamaWeights, load_weights
 from shunter_simulator.engine import EngineConfig, MovableBatch
 from shunter_text.gguf import eos_token_ids, read_header
 from shunter_text.model_files import FetchOptions, model_file
@@ -38,12 +40,31 @@ class NumpyOptions:
     max_waiting: int = 1024
     enable_prefix_caching: bool = True
     blas_threads: int = 1
+    array_module: ArrayModule = "numpy"  # torch: on a GPU where there is one, not deterministic
+
+
+class KvMemory(Protocol):
+    """`PagedKv`, wherever it lies."""
+
+    def read(self, blocks: Ids, tokens: int, layers: slice) -> F32: ...
+    def load(self, blocks: Ids, layers: slice, both: F32) -> None: ...
+
+
+class Forward(Protocol):
+    """`LlamaModel`, by whatever library. A `KvMemory` is its own model's."""
+
+    shape: LlamaShape
+    block_tokens: int
+
+    def new_kv(self, blocks: int) -> Any: ...
+    def logits(self, kv: Any, spans: Sequence[Span]) -> F32: ...
+    def final_states(self, kv: Any, spans: Sequence[Span]) -> F32: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    model: LlamaModel
-    kv: PagedKv
+    model: Forward
+    kv: KvMemory
     scheduler: MovableBatch
     eos_token_ids: tuple[int, ...]
     weights_digest: str
@@ -58,14 +79,31 @@ class Pick:
 
 
 def load(options: NumpyOptions) -> Loaded:
-    """Raises `ModelFileError` and `GgufError`."""
+    """Raises `ModelFileError`, `GgufError`, and `ValueError` for an array module that cannot be
+    had."""
     path = model_file(options.source, options.fetch)
     weights = load_weights(path, options.fetch)
-    model = LlamaModel(weights, options.block_tokens, options.deterministic)
+    model = _model(weights, options)
     config = _engine_config(options, weights.shape)
     kv = model.new_kv(config.kv_blocks)
     ends = eos_token_ids(read_header(path))
     return Loaded(model, kv, MovableBatch(config), ends, weights.digest)
+
+
+def _model(weights: LlamaWeights, options: NumpyOptions) -> Forward:
+    if options.array_module == "numpy":
+        return LlamaModel(weights, options.block_tokens, options.deterministic)
+    if options.deterministic:
+        raise ValueError(
+            "--deterministic needs --array-module numpy: torch chooses its own kernels"
+        )
+    try:
+        from shunter_engine.torch_model import TorchLlama
+    except ImportError as error:
+        raise ValueError(
+            f"--array-module torch: {error}: pip install 'shunter[torch-engine]'"
+        ) from error
+    return TorchLlama(weights, options.block_tokens)
 
 
 def _engine_config(options: NumpyOptions, shape: LlamaShape) -> EngineConfig:
@@ -90,7 +128,7 @@ def step(loaded: Loaded, spans: Sequence[Span], picks: Sequence[Pick]) -> dict[s
     }
 
 
-def embed(model: LlamaModel, token_ids: Sequence[int]) -> list[float]:
+def embed(model: Forward, token_ids: Sequence[int]) -> list[float]:
     """The mean of the last hidden states, of length 1, over a cache of its own."""
     tokens = np.array(token_ids, np.int64)
     table = np.arange(-(-len(tokens) // model.block_tokens))

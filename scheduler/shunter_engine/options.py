@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 BackendName = Literal["simulated", "numpy"]
+ArrayModule = Literal["numpy", "torch"]
 DEFAULT_KV_TOKENS = 16384  # 720 MiB for SmolLM2-135M: 30 layers, 3 heads of 64, keys and values
 
 DEFAULT_KV_BANDWIDTH_GB_S = 3.0  # half of 50 Gbit/s, what the scheduler reckons with
@@ -29,6 +30,7 @@ class EngineOptions:
     block_tokens: int = 16
     kv_tokens: int = DEFAULT_KV_TOKENS  # numpy: tokens that its KV memory holds, taken as used
     blas_threads: int = 1  # numpy: of one matrix product
+    array_module: ArrayModule = "numpy"  # numpy: what computes; torch on a GPU where there is one
     kv_events_config: str = ""  # JSON, as vLLM's option of that name; empty: no events
     seed: int = 0  # of requests that bring none
     moves_port: int = -1  # of the gRPC service EngineMoves; 0: any free one; -1: no moves of KV

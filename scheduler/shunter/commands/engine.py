@@ -12,6 +12,11 @@ class BackendName(StrEnum):
     numpy = "numpy"
 
 
+class ArrayModule(StrEnum):
+    numpy = "numpy"
+    torch = "torch"
+
+
 def engine(
     model: Annotated[
         str, typer.Option(help="Where the model comes from: sim://, file://, pypi:// or hf://.")
@@ -53,6 +58,10 @@ def engine(
     blas_threads: Annotated[
         int, typer.Option(min=1, max=256, help="NumPy: threads of one matrix product.")
     ] = 1,
+    array_module: Annotated[
+        ArrayModule,
+        typer.Option(help="NumPy backend: what computes. torch: on a GPU where there is one."),
+    ] = ArrayModule.numpy,
     kv_events_config: Annotated[
         str,
         typer.Option(
@@ -75,7 +84,7 @@ def engine(
     moves_tls_ca: Annotated[
         Path | None, typer.Option(help="CA of all who may move KV blocks: mutual TLS.")
     ] = None,
-    kv_bandwidth: Annotated[
+    kv_bandwidth_gb_s: Annotated[
         float, typer.Option(min=0.001, help="Simulated: of copied KV blocks, in 10^9 bytes/s.")
     ] = 3.0,
     seed: Annotated[int, typer.Option(help="Of simulated tokens and of sampling.")] = 0,
@@ -108,13 +117,14 @@ def engine(
         block_tokens=block_tokens,
         kv_tokens=kv_tokens,
         blas_threads=blas_threads,
+        array_module=array_module.value,
         kv_events_config=kv_events_config,
         moves_port=moves_port,
         max_moves=max_moves,
         moves_tls_cert=moves_tls_cert,
         moves_tls_key=moves_tls_key,
         moves_tls_ca=moves_tls_ca,
-        kv_bandwidth_gb_s=kv_bandwidth,
+        kv_bandwidth_gb_s=kv_bandwidth_gb_s,
         seed=seed,
     )
     try:
