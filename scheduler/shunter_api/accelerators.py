@@ -17,7 +17,6 @@ class Accelerator:
     bf16_tflops: float  # dense, without sparsity
     memory_gb_s: float
     link_gb_s: float
-    tdp_w: float
     source: str
 
 
@@ -33,7 +32,6 @@ _CATALOGUE = (
         989.4,
         3350,
         900,
-        700,
         "NVIDIA H100 Tensor Core GPU data sheet",
     ),
     Accelerator(
@@ -43,7 +41,6 @@ _CATALOGUE = (
         756,
         2000,
         600,
-        350,
         "NVIDIA H100 PCIe GPU product brief",
     ),
     Accelerator(
@@ -53,7 +50,6 @@ _CATALOGUE = (
         989.4,
         4800,
         900,
-        700,
         "NVIDIA H200 Tensor Core GPU data sheet",
     ),
     Accelerator(
@@ -63,7 +59,6 @@ _CATALOGUE = (
         312,
         2039,
         600,
-        400,
         "NVIDIA A100 Tensor Core GPU data sheet",
     ),
     Accelerator(
@@ -73,7 +68,6 @@ _CATALOGUE = (
         312,
         1555,
         600,
-        400,
         "NVIDIA A100 Tensor Core GPU data sheet",
     ),
     Accelerator(
@@ -83,17 +77,12 @@ _CATALOGUE = (
         312,
         2039,
         400,
-        400,
         "NVIDIA A800 Tensor Core GPU data sheet",
     ),
+    Accelerator("l40-48gb", "NVIDIA L40 48GB", 48, 181.05, 864, 64, "NVIDIA L40 GPU data sheet"),
+    Accelerator("l40s-48gb", "NVIDIA L40S 48GB", 48, 362.05, 864, 64, "NVIDIA L40S GPU data sheet"),
     Accelerator(
-        "l40-48gb", "NVIDIA L40 48GB", 48, 181.05, 864, 64, 300, "NVIDIA L40 GPU data sheet"
-    ),
-    Accelerator(
-        "l40s-48gb", "NVIDIA L40S 48GB", 48, 362.05, 864, 64, 350, "NVIDIA L40S GPU data sheet"
-    ),
-    Accelerator(
-        "l4-24gb", "NVIDIA L4 24GB", 24, 121, 300, 64, 72, "NVIDIA L4 Tensor Core GPU data sheet"
+        "l4-24gb", "NVIDIA L4 24GB", 24, 121, 300, 64, "NVIDIA L4 Tensor Core GPU data sheet"
     ),
     Accelerator(
         "a10-24gb",
@@ -102,12 +91,9 @@ _CATALOGUE = (
         125,
         600,
         64,
-        150,
         "NVIDIA A10 Tensor Core GPU data sheet",
     ),
-    Accelerator(
-        "a40-48gb", "NVIDIA A40 48GB", 48, 149.7, 696, 112.5, 300, "NVIDIA A40 GPU data sheet"
-    ),
+    Accelerator("a40-48gb", "NVIDIA A40 48GB", 48, 149.7, 696, 112.5, "NVIDIA A40 GPU data sheet"),
     Accelerator(
         "a6000-48gb",
         "NVIDIA RTX A6000 48GB",
@@ -115,7 +101,6 @@ _CATALOGUE = (
         154.85,
         768,
         112.5,
-        300,
         "NVIDIA RTX A6000 data sheet (309.7 TFLOPS with sparsity, halved)",
     ),
     Accelerator(
@@ -125,7 +110,6 @@ _CATALOGUE = (
         1307.4,
         5300,
         896,
-        750,
         "AMD Instinct MI300X data sheet (7 peer links of 128 GB/s)",
     ),
     Accelerator(
@@ -135,7 +119,6 @@ _CATALOGUE = (
         0.113,
         20.6,
         20.6,
-        10,
         "measured: SmolLM2-135M F16 under llama.cpp, one thread: 420 prompt tokens/s "
         "(x 0.27 GFLOP), 76 output tokens/s (x 271 MB)",
     ),

@@ -62,7 +62,6 @@ class Dispatcher:
         """`tracer` None where nothing records spans; `engine_moves` None: no rung `kv`."""
         self._clock = clock
         self._link = link
-        self._observer = observer
         self._limits = limits or LifecycleLimits()
         self._state = _State()
         self._budget = RetryBudget()
