@@ -1,0 +1,80 @@
+"""What is measured: engines, rungs and context lengths."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from shunter_engine.numpy_testing import TinyShape, write_tiny_gguf
+from shunter_engine.options import EngineOptions
+
+Rung = Literal["kv", "replay", "recompute"]
+RUNGS: tuple[Rung, ...] = get_args(Rung)
+CONTEXTS = (128, 512, 2048, 4096, 8192)
+NEIGHBOURS = 3  # streams on each engine, all the time
+NEIGHBOUR_PROMPT_TOKENS = 128
+# 2 KiB of float32 keys and values a token.
+TINY = TinyShape(
+    layers=4, width=128, heads=4, kv_heads=2, feed_forward=256, context_length=8192, tied=True
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    options: Callable[[Path], EngineOptions]
+    longest: int  # context
+    answer_tokens: int  # long enough for the longest copy
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """`recompute` is `replay` without its warm-up: what a move would cost without pipelining."""
+
+    engine: str
+    rung: Rung
+    context: int
+
+
+def _numpy(folder: Path) -> EngineOptions:
+    path = folder / "tiny.gguf"
+    if not path.exists():
+        write_tiny_gguf(path, shape=TINY)
+    return EngineOptions(
+        "numpy",
+        f"file://{path}",
+        served_name="chat",
+        context_length=TINY.context_length,
+        deterministic=True,
+        kv_tokens=32_768,
+        moves_port=0,
+    )
+
+
+def _simulated(model: str, accelerator: str) -> Callable[[Path], EngineOptions]:
+    def options(folder: Path) -> EngineOptions:
+        return EngineOptions(
+            model=f"sim://{model}",
+            served_name="chat",
+            accelerator=accelerator,
+            context_length=16_384,
+            moves_port=0,
+        )
+
+    return options
+
+
+# Of the simulated ones the keys and values of a token take 448 KiB and 368 KiB.
+ENGINES: Mapping[str, Engine] = {
+    "numpy": Engine(_numpy, 4096, 320),
+    "simulated-7b": Engine(_simulated("gemma-7b", "a100-80gb"), 8000, 224),
+    "simulated-27b": Engine(_simulated("gemma-2-27b", "h100-sxm-80gb"), 8000, 224),
+}
+
+
+def cells(short: bool) -> Iterator[Cell]:
+    """Contexts are cut to what an engine has room for beside the answer."""
+    for name, engine in ENGINES.items():
+        contexts = sorted({min(c, engine.longest) for c in CONTEXTS})
+        for rung in RUNGS:
+            for context in (contexts[0], contexts[-1]) if short else contexts:
+                yield Cell(name, rung, context)

@@ -1,0 +1,251 @@
+"""Moves one request after the other while others decode beside it, and writes down what it saw."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+from unittest.mock import patch
+
+import msgspec
+import numpy as np
+from moves_cells import (
+    ENGINES,
+    NEIGHBOUR_PROMPT_TOKENS,
+    NEIGHBOURS,
+    Cell,
+)
+
+from forked_engines import forked_engines
+from moving_gateway import GREEDY, AwaitableSink, Changes, MovingGateway, gateway_over
+from shunter_gateway.engines import simulated as adapters
+from shunter_gateway.lifecycle_ports import LifecycleLimits
+from shunter_gateway.moves.ports import EngineMoves, MoveCall, MoveReply, Transfer
+from shunter_gateway.request import ClientError, Delta, Outcome, RequestSpec
+from shunter_proto.v1 import moves_pb2 as pb
+
+MOVE_AT = 32  # generated tokens
+LONGEST_S = 300.0  # of one answer, on a crowded machine
+BEFORE_S = 0.5  # neighbours' steps are compared with those of so long before
+VOCABULARY = (3, 259)  # of ids that prompts are made of: each engine has these
+
+
+class Row(msgspec.Struct):
+    """One move. Gaps are between tokens as the client gets them."""
+
+    engine: str
+    rung: str
+    context: int
+    number: int
+    moved: bool
+    reason: str
+    step_s: float  # median gap before the move
+    longest_s: float  # longest gap from the command on
+    kv_bytes: int
+    equal: bool  # with the same request undisturbed
+    neighbours_before: tuple[int, float]  # gaps, and seconds together
+    neighbours_during: tuple[int, float]
+
+    @property
+    def stall_s(self) -> float:
+        return self.longest_s - self.step_s
+
+
+class TimedSink(AwaitableSink):
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_s: list[float] = []
+        self.news = asyncio.Event()
+
+    def on_delta(self, delta: Delta) -> None:
+        super().on_delta(delta)
+        self.at_s += [time.perf_counter()] * len(delta.token_ids)
+        self.news.set()
+
+    def on_done(self, outcome: Outcome) -> None:
+        super().on_done(outcome)
+        self.news.set()
+
+    def on_error(self, error: ClientError) -> None:
+        super().on_error(error)
+        self.news.set()
+
+    async def reached(self, tokens: int) -> None:
+        async with asyncio.timeout(LONGEST_S):
+            while len(self.at_s) < tokens and not self.end.is_set():
+                self.news.clear()
+                await self.news.wait()
+
+    async def done(self) -> None:
+        async with asyncio.timeout(LONGEST_S):
+            await self.end.wait()
+        assert self.outcome is not None, self.error
+
+    def gaps(self, begin_s: float, end_s: float) -> list[float]:
+        """Between tokens of which the later came in this time."""
+        return [
+            later - earlier
+            for earlier, later in zip(self.at_s, self.at_s[1:], strict=False)
+            if begin_s < later <= end_s
+        ]
+
+
+class CountingMoves:
+    """`EngineMoves` that remembers how many bytes the last transfer had."""
+
+    def __init__(self, inner: EngineMoves) -> None:
+        self._inner = inner
+        self.bytes = 0
+
+    def call(
+        self,
+        address: str,
+        request: MoveCall,
+        timeout_s: float,
+        on_reply: Callable[[MoveReply | None], None],
+    ) -> None:
+        self._inner.call(address, request, timeout_s, on_reply)
+
+    def pull(
+        self,
+        address: str,
+        request: pb.PullRequest,
+        on_report: Callable[[pb.PullReport | None], None],
+    ) -> Transfer:
+        def counted(report: pb.PullReport | None) -> None:
+            if report is not None:
+                self.bytes = report.bytes
+            on_report(report)
+
+        return self._inner.pull(address, request, counted)
+
+
+@dataclass
+class Bench:
+    gateway: MovingGateway
+    moves: CountingMoves
+    rng: np.random.Generator
+    serial: int = 0
+    neighbours: list[TimedSink] = field(default_factory=list)
+
+    def prompt(self, tokens: int) -> tuple[int, ...]:
+        """Such as no cache knows."""
+        return tuple(int(i) for i in self.rng.integers(*VOCABULARY, tokens))
+
+    def submit(self, prompt: tuple[int, ...], tokens: int) -> tuple[str, TimedSink]:
+        self.serial += 1
+        name, sink = f"b{self.serial}", TimedSink()
+        spec = RequestSpec(
+            request_id=f"{self.gateway.run}-{name}",
+            model="chat",
+            tenant="",
+            path="/v1/completions",
+            body=b"",
+            prompt_token_ids=prompt,
+            prompt_tokens=len(prompt),
+            block_hashes=b"",
+            max_tokens=tokens,
+            sampling=GREEDY,
+        )
+        self.gateway.dispatcher.submit(spec, sink)
+        return name, sink
+
+    def gaps(self, begin_s: float, end_s: float) -> tuple[int, float]:
+        found = [gap for sink in self.neighbours for gap in sink.gaps(begin_s, end_s)]
+        return len(found), sum(found)
+
+    async def neighbour(self, index: int) -> None:
+        """One stream after the other."""
+        while True:
+            _, sink = self.submit(self.prompt(NEIGHBOUR_PROMPT_TOKENS), 2000)
+            self.neighbours[index] = sink
+            await sink.end.wait()
+
+
+async def run_cells(
+    wanted: Sequence[Cell],
+    moves: int,
+    results: Path,
+    folder: Path,
+    tell: Callable[[Cell, int, int], None],
+) -> None:
+    done = {(r.engine, r.rung, r.context, r.number) for r in read_rows(results)}
+    for (engine, rung), group in groupby(wanted, lambda c: (c.engine, c.rung)):
+        todo = [
+            (cell, number)
+            for cell in group
+            for number in range(moves)
+            if (cell.engine, cell.rung, cell.context, number) not in done
+        ]
+        if not todo:
+            continue
+        async with _bench(engine, rung, folder) as bench:
+            for cell, number in todo:
+                row = await _move(bench, cell, number)
+                with results.open("ab") as file:
+                    file.write(msgspec.json.encode(row) + b"\n")
+                tell(cell, number + 1, moves)
+
+
+def read_rows(results: Path) -> list[Row]:
+    lines = results.read_bytes().splitlines() if results.exists() else []
+    return [msgspec.json.decode(line, type=Row) for line in lines]
+
+
+@asynccontextmanager
+async def _bench(engine: str, rung: str, folder: Path) -> AsyncIterator[Bench]:
+    options = ENGINES[engine].options(folder)
+    counting: list[CountingMoves] = []
+
+    def around(inner: EngineMoves) -> EngineMoves:
+        counting.append(CountingMoves(inner))
+        return counting[0]
+
+    capabilities = replace(adapters.CAPABILITIES, prefix_caching=rung != "recompute")
+    changes = Changes(around=around, limits=LifecycleLimits())
+    with (
+        forked_engines(folder, {"a": options, "b": options}) as engines,
+        patch.object(adapters, "CAPABILITIES", capabilities),
+    ):
+        async with gateway_over(engines, options, changes) as gateway:
+            bench = Bench(gateway, counting[0], np.random.default_rng())
+            bench.neighbours = [TimedSink() for _ in range(2 * NEIGHBOURS)]
+            streams = [asyncio.create_task(bench.neighbour(i)) for i in range(2 * NEIGHBOURS)]
+            try:
+                yield bench
+            finally:
+                for stream in streams:
+                    stream.cancel()
+                await asyncio.gather(*streams, return_exceptions=True)
+
+
+async def _move(bench: Bench, cell: Cell, number: int) -> Row:
+    prompt, answer_tokens = bench.prompt(cell.context), ENGINES[cell.engine].answer_tokens
+    name, sink = bench.submit(prompt, answer_tokens)
+    await sink.reached(MOVE_AT)
+    bench.moves.bytes = 0
+    told_s = time.perf_counter()
+    reports = len(bench.gateway.reports())
+    bench.gateway.move(name, bench.gateway.other(sink), "kv" if cell.rung == "kv" else "replay")
+    await sink.done()
+    ended_s = time.perf_counter()
+    (report,) = bench.gateway.reports()[reports:]
+    undisturbed = bench.submit(prompt, answer_tokens)[1]
+    await undisturbed.done()
+    expected = "kv" if cell.rung == "kv" else "replay"
+    return Row(
+        engine=cell.engine,
+        rung=cell.rung,
+        context=cell.context,
+        number=number,
+        moved=report.moved and report.rung == expected,
+        reason=report.reason,
+        step_s=float(np.median(sink.gaps(0, told_s))),
+        longest_s=max(sink.gaps(told_s, ended_s)),
+        kv_bytes=bench.moves.bytes,
+        equal=sink.token_ids == undisturbed.token_ids,
+        neighbours_before=bench.gaps(told_s - BEFORE_S, told_s),
+        neighbours_during=bench.gaps(told_s, ended_s),
+    )
