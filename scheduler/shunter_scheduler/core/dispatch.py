@@ -105,6 +105,7 @@ def pick(
     match = None
     if policy.uses_prefix:
         match = pool.prefix.match(entry.request.block_hashes)
+        ask.any_cached = match.matched_bytes > 0
         limit = ask.prefill_tokens - 1  # the last token is always computed
         pool.prefix.fill(match, pool.settings.block_tokens, limit, columns.cached_tokens)
     policy.score(columns, ask, rng)

@@ -16,6 +16,10 @@ class Weights:
 
     decode: float = 1.0
     slowdown: float = 0.5
+    # A second of prefill that a cached prefix saves, beyond itself: the conversation's next turns
+    # come back to where it lies (a few of them, each longer), and nothing has to make room for a
+    # second copy.
+    cached: float = 4.0
     slo: float = 4.0  # a second beyond a target, to the move planner
     miss_s: float = 15.0  # seconds that keeping a request's targets is worth to dispatch
 
@@ -33,6 +37,7 @@ class Ask(Struct, eq=False, gc=False):
     weights: Weights
     rank: int = 0  # of its class; higher goes first
     may_wait: bool = False  # it has not begun to answer
+    any_cached: bool = True  # some instance may have a prefix of the prompt
     # Set for the policies that look at engines (`DispatchPolicy.uses_view`).
     high_priority: bool = False  # of a class above `standard`
     prefix_key: int = 0  # equal where prompts begin alike; 0: too short to have one

@@ -64,8 +64,6 @@ class InstanceColumns:
         "kv_soft_free_tokens",
         "kv_wait_s_per_token",
         "linear",
-        "linear_per_prefill_token",
-        "linear_per_square",
         "lowest_rank",
         "misses_per_s",
         "most_misses_per_s",
@@ -103,7 +101,6 @@ class InstanceColumns:
         self._data = data = np.zeros((18 + MAX_PARTS, capacity))
         self._columns = data[:16].T
         self.linear = data[_LINEAR]
-        self.linear_per_prefill_token, self.linear_per_square = data[1:3]
         self._queue_s: Floats = data[5]
         self.prefill_weight = data[_PREFILL_WEIGHT]
         self.requests, self.queued_until, self.busy = data[7:10]

@@ -23,21 +23,21 @@ def wait_s(columns: InstanceColumns, ask: Ask, out: Floats) -> Floats:
     return add(queue_s, out, out)
 
 
-def cached_s(columns: InstanceColumns, per_token: Floats, per_square: Floats, out: Floats) -> None:
+def cached_s(columns: InstanceColumns, out: Floats) -> None:
     """What a prefill of the cached tokens would take beyond its base."""
     cached = columns.cached_tokens
-    multiply(cached, per_square, out)
-    add(out, per_token, out)
+    multiply(cached, columns.prefill_s_per_square, out)
+    add(out, columns.prefill_s_per_token, out)
     multiply(out, cached, out)
 
 
 def prefill_s(columns: InstanceColumns, ask: Ask, out: Floats, scratch: Floats) -> None:
-    """Of the prompt without what is cached."""
+    """Of the prompt without what is cached, which is left in `scratch`."""
     multipliers = columns.prefill_multipliers
     multipliers[1] = tokens = ask.prefill_tokens
     multipliers[2] = tokens * tokens
     multipliers.dot(columns.prefill, out)
-    cached_s(columns, columns.prefill_s_per_token, columns.prefill_s_per_square, scratch)
+    cached_s(columns, scratch)
     subtract(out, scratch, out)
 
 

@@ -2,6 +2,7 @@
 
     queue       the step in progress and the prefills ahead of it on the instance
     prefill     of the prompt without the prefix that is cached there
+    next_turns  less what the prefix will save its conversation later, weighted
     kv_memory   admission to KV memory that is nearly full
     decode      expected output tokens x time per token
     slowdown    inflicted on each request that runs there, by its prefill and its share of steps
@@ -54,12 +55,16 @@ def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:
     if limited or harms:
         prefill_s(columns, ask, prefill, scratch)
         multiply(prefill, columns.prefill_weight, score)
+        multiply(scratch, ask.weights.cached, scratch)  # it holds what the cache saves
+        subtract(score, scratch, score)
         add(score, multipliers[3:].dot(columns.linear[3:], scratch), score)
     else:
         multipliers.dot(columns.linear, score)
-        # `linear` counts the whole prompt: what is cached is taken off again
-        cached_s(columns, columns.linear_per_prefill_token, columns.linear_per_square, scratch)
-        subtract(score, scratch, score)
+        if ask.any_cached:  # `linear` counts the whole prompt: what is cached is taken off again
+            cached_s(columns, scratch)
+            add(columns.prefill_weight, ask.weights.cached, prefill)
+            multiply(scratch, prefill, scratch)
+            subtract(score, scratch, score)
     if more:
         add(score, wait, score)
     if limited:
@@ -107,6 +112,7 @@ def _misses(
 def _terms(row: InstanceRow, ask: Ask, cached_tokens: int) -> Terms:
     queue, prefill, kv_memory = until_first_token(row, ask, cached_tokens)
     rates = row.rates
+    saved = cached_tokens * (rates.prefill_s_per_token + cached_tokens * rates.prefill_s_per_square)
     own_context_s = rates.step_s_per_context_token * ask.context_tokens
     decode = ask.output_tokens * (row.tpot_s + own_context_s)
     share = ask.output_tokens * (rates.step_s_per_sequence + own_context_s)
@@ -117,6 +123,7 @@ def _terms(row: InstanceRow, ask: Ask, cached_tokens: int) -> Terms:
     return (
         ("queue", queue),
         ("prefill", prefill),
+        ("next_turns", -saved * ask.weights.cached),
         ("kv_memory", kv_memory),
         ("decode", decode * ask.weights.decode),
         ("slowdown", row.requests * (prefill + share) * ask.weights.slowdown),
