@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shunter_api.testing import make_policy
+from shunter_scheduler.core.settings import CoreSettings, HeadRoom
+from shunter_scheduler.core.testing import CoreHarness, make_instances, only
 from shunter_scheduler.core.triage import KNOWN_S, Drain, SortKey, put_off
+from shunter_scheduler.domain.decisions import Assign
+from shunter_scheduler.domain.events import Finished, FirstToken
 
 # Work in quarters of a second, so that sums are exact.
 quarters = st.integers(1, 40).map(lambda n: n / 4)
@@ -86,3 +91,26 @@ def test_the_wait_in_engines_is_learned_from_first_tokens() -> None:
     for _ in range(200):
         drain.first_token(-0.2)  # prompts are cached
     assert drain.head_s == pytest.approx(-0.2, rel=0.05)
+
+
+def test_a_request_whose_target_is_missed_lets_those_in_time_by() -> None:
+    harness = CoreHarness(
+        make_instances(1),
+        policies=[make_policy(classes=[{"name": "standard", "priority": 50, "ttft": "1s"}])],
+        settings=CoreSettings(head_room=HeadRoom(max_requests=1)),
+    )
+    runs = harness.assign("runs", prompt_tokens=100)
+    harness.submit("late", prompt_tokens=100)
+    harness.now = 0.5
+    harness.apply(FirstToken("runs", 1, runs.predicted_ttft_s))
+    harness.submit("with-deadline", prompt_tokens=100, arrived_at=0.5, deadline_at=60.0)
+    harness.now = 1.2
+    harness.submit("in-time", prompt_tokens=100, arrived_at=1.2)
+    order, runs_now = [], "runs"
+    for _ in range(3):
+        (assigned,) = only(Assign, harness.after(Finished(runs_now, 1, 4, "stop")))
+        runs_now = assigned.request_id
+        order.append(runs_now)
+        harness.apply(FirstToken(runs_now, 1, 0.01))
+    assert order == ["with-deadline", "in-time", "late"]
+    harness.check_books()
