@@ -1,12 +1,15 @@
 """The NumPy engine as its server sees it, on a tiny random model."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from shunter_engine import numpy_steps
 from shunter_engine.backend import (
     FinishReason,
     PromptTooLong,
@@ -287,3 +290,40 @@ async def test_a_missing_file_is_named(options: NumpyOptions, tmp_path: Path) ->
     with pytest.raises(ModelFileError, match=r"no\.gguf"):
         await backend.start()
     await backend.stop()
+
+
+async def test_moves_wait_for_the_end_of_a_step(
+    backend: NumpyBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step in flight still writes into blocks of what was aborted during it."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    def held(*arguments: Any) -> Any:
+        begun.set()
+        may_end.wait(10)
+        return numpy_steps.step(*arguments)
+
+    monkeypatch.setattr("shunter_engine.numpy_backend.step", held)
+    sink = Sink()
+    backend.submit(request("a", prompt(20), 5), sink)
+    await asyncio.to_thread(begun.wait, 10)
+    backend.abort("a")
+    reserving = asyncio.create_task(
+        backend.between_steps(lambda: backend.batch.reserve("m", prompt(20), 0))
+    )
+    await asyncio.sleep(0.02)
+    assert not reserving.done()
+    may_end.set()
+    assert len((await asyncio.wait_for(reserving, 10)).block_table) == 2
+
+
+async def test_what_waits_for_a_step_is_told_of_the_engines_end(options: NumpyOptions) -> None:
+    backend = NumpyBackend(options)
+    await backend.start()
+    assert await backend.between_steps(lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        await backend.between_steps(lambda: 1 // 0)
+    assert await backend.between_steps(lambda: 8) == 8
+    await backend.stop()
+    with pytest.raises(RuntimeError, match="the engine has stopped"):
+        await backend.between_steps(lambda: 9)

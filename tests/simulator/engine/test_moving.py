@@ -1,5 +1,6 @@
 """Sequences leave one engine and are taken over by another: no block, place or token is lost."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -124,6 +125,30 @@ def test_what_is_taken_over_can_be_found_as_a_prefix() -> None:
     batch.add(sequence("b", [*PROMPT, 1, 2]))
     step(batch)
     assert batch.stats().prefix_cache_hits_total == 8
+
+
+def test_blocks_that_came_are_told_to_who_follows_the_cache() -> None:
+    class Listener:
+        def __init__(self) -> None:
+            self.tokens: list[int] = []
+
+        def stored(
+            self, hashes: Sequence[bytes], parent: bytes | None, tokens: Sequence[int], size: int
+        ) -> None:
+            self.tokens += tokens
+
+        def removed(self, block_hash: bytes) -> None:
+            raise AssertionError("nothing is evicted")
+
+        def step_ended(self) -> None:
+            pass
+
+    batch, listener = MovableBatch(small_config()), Listener()
+    batch.watch_cache(listener)
+    batch.reserve("m", PROMPT, 0)
+    assert not listener.tokens
+    batch.adopt("m", SequenceSpec("x", PROMPT, 3))
+    assert listener.tokens == PROMPT[:8]
 
 
 def test_a_reservation_shares_what_the_cache_holds() -> None:
