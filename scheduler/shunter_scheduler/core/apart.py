@@ -2,6 +2,7 @@
 whatever the pool dispatches by: for where a prompt goes to, and where it is handed over to."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.random import Generator
@@ -76,7 +77,7 @@ def pick_decoder(
     slot = int(score.argmin())
     if math.isinf(score.item(slot)):
         return None
-    ask, record = make_ask(entry, now), pool.at_slot(slot)
+    ask, record = _answer_of(entry, now), pool.at_slot(slot)
     eligible = columns.capacity - int(np.count_nonzero(columns.excluded))
     seen = columns.seen(MAX_CANDIDATES, slot)
     ranking = Ranking(PREDICTED_COST, ask, seen, barred, eligible, len(pool.instances))
@@ -89,9 +90,16 @@ def _score_decode(
     entry: Entry, source: InstanceRecord, barred: Slots, now: float, rng: Generator
 ) -> Floats:
     """Where its KV is copied to, all of the context counts as cached."""
+    return _score(entry, _answer_of(entry, now), barred, rng, source)
+
+
+def _answer_of(entry: Entry, now: float) -> Ask:
+    """From its first token on. What is copied saves no prefill there, least of all in turns to
+    come: these go to who prefills."""
     ask = make_ask(entry, now)
     ask.ttft_budget_s, ask.may_wait = math.inf, False
-    return _score(entry, ask, barred, rng, source)
+    ask.weights = replace(ask.weights, cached=0.0)
+    return ask
 
 
 def _score(

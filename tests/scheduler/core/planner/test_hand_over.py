@@ -21,7 +21,7 @@ from shunter_scheduler.domain.events import (
     Running,
 )
 
-ROLES = {"prefill": "Prefill", "decode": "Decode", "any": "Any"}
+ROLES = {"prefill": "Prefill", "decode": "Decode", "slow": "Decode", "any": "Any"}
 
 
 def harness(
@@ -31,9 +31,12 @@ def harness(
     policy: Any = "drain-only",
     limit: int = 8,
     slow: bool = False,
+    gpus: dict[str, str] | None = None,
     **spec: Any,
 ) -> CoreHarness:
-    profiles = [{"name": n, "accelerator": "h100", "role": ROLES[n]} for n in counts]
+    profiles = [
+        {"name": n, "accelerator": (gpus or {}).get(n, "h100"), "role": ROLES[n]} for n in counts
+    ]
     migration = {"maxConcurrentPerInstance": limit, **spec}
     pool = make_pool("chat", spec={"profiles": profiles, "migration": migration})
     values = [
@@ -90,6 +93,12 @@ def test_the_explanation_has_the_destinations_and_why_not_the_source() -> None:
     assert terms[move.destination]["prefill"] < 0.02  # its KV is copied
     source = next(c for c in record.candidates if c.instance == move.source)
     assert source.excluded_because == "prefills only (role Prefill)"
+
+
+def test_what_is_copied_saves_no_prefill_at_its_destination() -> None:
+    """Else slow instances, where a prefill would take longest, were the best to go to."""
+    core = harness({"prefill": 1, "slow": 1, "decode": 1}, gpus={"slow": "l4"})
+    assert hand_over(core, "r1", prompt_tokens=8000).destination == "chat-decode-0"
 
 
 def test_without_a_transport_it_is_replayed() -> None:
