@@ -8,6 +8,7 @@ import numpy as np
 from shunter_scheduler.core.dispatch import barred_slots, make_ask
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.planner.view import Case, Trigger, View
+from shunter_scheduler.core.pool import PoolRecord
 
 LOOKED_AT = 8
 ROOMY = 0.5  # share of an instance's memory: what fits not even there would fit nowhere anyhow
@@ -17,10 +18,9 @@ def _cases(view: View) -> Iterator[Case]:
     fleet, pool = view.fleet, view.pool
     if not pool.queue or (fleet.open & (fleet.room > ROOMY * fleet.capacity)).any():
         return
-    found = pool.queue.next(view.now)
-    if found is None:
+    head = _head(pool)
+    if head is None:
         return
-    head, _ = found
     needed, barred = make_ask(head, view.now).kv_tokens, barred_slots(head)
     open_ = fleet.open & np.array([record.slot not in barred for record in fleet.records])
     room = np.where(open_, fleet.room, 0.0)
@@ -39,6 +39,11 @@ def _cases(view: View) -> Iterator[Case]:
         bonus = wait_s + pool.settings.weights.slo * min(wait_s, late_s)
         yield Case(source, enough[:LOOKED_AT], bonus=("wait", bonus))
         return
+
+
+def _head(pool: PoolRecord) -> Entry | None:
+    """Who is next, without asking for the next one: that changes who is put off in the queue."""
+    return next((e for e in pool.queue if e.account is None or not e.account.full), None)
 
 
 def _tokens(entry: Entry) -> int:

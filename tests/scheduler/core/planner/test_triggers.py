@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from shunter_api.testing import make_policy, make_pool
+from shunter_scheduler.core.planner.cycle import plan_gains
 from shunter_scheduler.core.planner.testing import MOVES, PlannerHarness
 from shunter_scheduler.core.settings import HeadRoom
 from shunter_scheduler.core.testing import make_instances, make_request, only
@@ -101,6 +102,25 @@ def test_nothing_is_moved_for_a_head_that_would_not_fit_anyhow() -> None:
         harness.load(name, [f"r{at}-{i}" for i in range(3)], prompt_tokens=3500)
     assert not only(Assign, harness.submit("head", prompt_tokens=6500))
     assert harness.plan() == []
+
+
+def test_to_look_at_the_head_of_the_queue_changes_nothing_in_it() -> None:
+    """How fast a queue drains is told from when it is asked for the next one."""
+    harness = PlannerHarness(head_room=ROOMY, policies=POLICIES)
+    for at, name in enumerate(harness.names):
+        ids = [f"r{at}-{i}" for i in range(3)]
+        harness.load(name, ids, prompt_tokens=3500, slo_class="batch")
+    assert not only(Assign, harness.submit("a", prompt_tokens=6500, slo_class="interactive"))
+    assert not only(Assign, harness.submit("b", prompt_tokens=6500, slo_class="interactive"))
+    state = harness.core._state
+    (pool,) = state.pools.values()
+    (account,) = {id(entry.account): entry.account for entry in pool.queue}.values()
+    assert account is not None
+    before = account.planned_at
+    plan_gains(state, pool, harness.now + 5.0)
+    assert account.planned_at == before
+    pool.queue.next(harness.now + 5.0)
+    assert account.planned_at > before
 
 
 def test_priority_headroom_moves_the_lower_class_away() -> None:
