@@ -50,7 +50,7 @@ class RequestLifecycle:
         self._mover = Mover(services, self)
         self.recovery = Recovery(services, self)
         self.submission = Submission(services, self)
-        self._call = OwnerCall(self, sink, services.spans, services.clock.time)
+        self.call = OwnerCall(self, sink, services.spans, services.clock.time)
         self._priority = 0
         self._finish_reason: FinishReason | None = None
         self._deadline: Timer | None = None
@@ -147,11 +147,6 @@ class RequestLifecycle:
         made = self.binding.engine_request(address, self.epoch, self._priority, trace_parent)
         return replace(made, kv_lease=kv_lease) if kv_lease else made
 
-    @property
-    def call_id(self) -> str:
-        """The name of its call at the engine."""
-        return self._call.call_id
-
     def _start_call(self, address: str, pool: str, kv_lease: str = "") -> None:
         assert self.binding is not None
         self._sink.on_assigned(self.instance, pool)
@@ -159,7 +154,7 @@ class RequestLifecycle:
             return  # the client left on hearing it
         self.state = "assigned"
         self._call_started_at = self.last_heard_at = self._services.clock.time()
-        self._call.start(
+        self.call.start(
             self.binding.adapter,
             self.instance,
             self.spec.trace_parent,
@@ -173,7 +168,7 @@ class RequestLifecycle:
             return False
         if not journal.take(journal.epoch, Owner(destination.name, journal.epoch + 1)):
             return False
-        self._call.end()
+        self.call.end()
         self.instance = destination.name
         self._start_call(destination.address, destination.pool, kv_lease)
         return True
@@ -182,7 +177,7 @@ class RequestLifecycle:
         """The owner stays, under a newer epoch: what older ones were promised is void."""
         journal = self.answer.journal
         if journal.take(journal.epoch, Owner(self.instance, epoch)):
-            self._call.rename(epoch)
+            self.call.rename(epoch)
 
     def on_chunk(self, epoch: int, chunk: TokenChunk) -> None:
         """What is not the present owner's is dropped."""
@@ -224,9 +219,9 @@ class RequestLifecycle:
             return
         if self.answer.began and self.state == "assigned":
             failure = as_of_continuation(failure)
-        brought_tokens = self._call.brought_tokens
+        brought_tokens = self.call.brought_tokens
         self._mover.end("source_failed")
-        self._call.end(failure.reason)
+        self.call.end(failure.reason)
         if not failure.retriable:
             self.fail_client(events.engine_client_error(failure), "error")
             return
@@ -240,10 +235,10 @@ class RequestLifecycle:
             self._close("cancelled")
 
     def pause(self) -> None:
-        self._call.pause()
+        self.call.pause()
 
     def resume(self) -> None:
-        self._call.resume()
+        self.call.resume()
 
     # ------------------------------------------------------------ the end
 
@@ -274,7 +269,7 @@ class RequestLifecycle:
         """Ends every call and timer and tells the scheduler."""
         self._mover.end("finished")
         self.state = "done"
-        self._call.end()
+        self.call.end()
         self.recovery.cancel()
         if self._deadline is not None:
             self._deadline.cancel()
@@ -289,7 +284,7 @@ class RequestLifecycle:
     def leave_engine(self, reason: str, suspended: bool = False) -> None:
         """Waits again, under the next epoch."""
         self._mover.end(reason)
-        self._call.end()
+        self.call.end()
         self.answer.journal.vacate(self.epoch)
         self.state = "waiting"
         self.submission.begin(suspended)

@@ -111,6 +111,11 @@ class OwnerCall:
             self._call.pause()
 
     @property
+    def paused(self) -> bool:
+        """The client is slower than the engine, which is not read."""
+        return self._paused
+
+    @property
     def brought_tokens(self) -> bool:
         """The present call has added to the answer."""
         return self._owner.answer.output_tokens > self._tokens_before

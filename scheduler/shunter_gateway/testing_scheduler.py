@@ -107,7 +107,7 @@ class FakeScheduler:
             case pb.Finished() | pb.Failed():
                 self.waiting.pop(event.request_id, None)
                 self.ledger.pop(event.request_id, None)
-            case pb.MoveDone() if event.moved:
+            case pb.MoveDone() if event.moved or event.request_id in self.ledger:
                 self.ledger[event.request_id] = (event.epoch, event.instance)
             case _:
                 pass

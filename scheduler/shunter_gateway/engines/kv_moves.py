@@ -19,8 +19,6 @@ _log = structlog.get_logger(__name__)
 MAX_IDLE_CHANNELS = 64
 _OPTIONS = (
     ("grpc.enable_retries", 0),  # who calls decides what is asked again
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
@@ -103,6 +101,8 @@ class GrpcEngineMoves:
                 reply = await _method(stub, request)(request, timeout=timeout_s)
             except grpc.aio.AioRpcError as error:
                 _log.info("engine_move_unanswered", address=address, code=error.code().name)
+            except Exception:  # a task's outermost level: whoever asked has to hear something
+                _log.exception("engine_move_failed", address=address)
         on_reply(reply)
 
     async def _pull(
@@ -121,6 +121,8 @@ class GrpcEngineMoves:
                     on_report(report)
             except grpc.aio.AioRpcError as error:
                 _log.info("engine_move_broken", address=address, code=error.code().name)
+            except Exception:
+                _log.exception("engine_move_failed", address=address)
             finally:
                 reports.cancel()
         if not pull.cancelled:

@@ -4,6 +4,7 @@ from typing import Protocol
 
 from shunter_gateway.lifecycle_answer import Answer
 from shunter_gateway.lifecycle_binding import Binding
+from shunter_gateway.lifecycle_call import OwnerCall
 from shunter_gateway.lifecycle_ports import Services, Timer
 from shunter_gateway.lifecycle_spans import Stage
 from shunter_gateway.moves.kv import KvAround, KvEnds, KvTransfer
@@ -22,13 +23,12 @@ class MovingRequest(Protocol):
     spec: RequestSpec
     answer: Answer
     binding: Binding | None
+    call: OwnerCall
     instance: str
     last_heard_at: float  # last token of the engine, or when it was called
 
     @property
     def epoch(self) -> int: ...
-    @property
-    def call_id(self) -> str: ...
     def engine_request(self, address: str, trace_parent: str) -> EngineRequest: ...
     def take_over(self, destination: Instance, kv_lease: str = "") -> bool:
         """Stops the source, then starts the destination from the journal under the next epoch."""
@@ -100,8 +100,8 @@ class Mover:
             self.switch(target)
         elif command.rung != "kv" or source is None or engines is None:
             self._replay(target)
-        elif not same_kv(source, target):
-            self._kv_refusal = "other_layout"
+        elif refusal := kv_refusal(source, target, self._life.call.paused):
+            self._kv_refusal = refusal
             self._replay(target)
         else:
             self._copy(source, target, engines)
@@ -122,7 +122,7 @@ class Mover:
             target,
             move_id=f"{services.rng.getrandbits(128):032x}",
             request_id=life.spec.request_id,
-            call_id=life.call_id,
+            call_id=life.call.call_id,
             epoch=life.epoch,
         )
         around = KvAround(engines, services.clock, services.limits)
@@ -251,7 +251,10 @@ class Mover:
             self._timeout = None
 
 
-def same_kv(source: Instance, destination: Instance) -> bool:
-    """Whether KV caches can be copied from one to the other."""
+def kv_refusal(source: Instance, destination: Instance, paused: bool) -> str:
+    """Why the KV cache cannot be copied; empty: it can."""
     same = source.kv_transport == destination.kv_transport != ""
-    return same and bool(source.moves_address and destination.moves_address)
+    if not same or not (source.moves_address and destination.moves_address):
+        return "other_layout"
+    # What the source generated before it froze has to be read: nobody knows when.
+    return "client_paused" if paused else ""

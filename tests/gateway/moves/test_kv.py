@@ -147,7 +147,6 @@ def test_after_a_thaw_it_can_move_again() -> None:
     moving = Moving(refusals={"Commit": moves.REFUSAL_INCOMPLETE})
     moving.copy()
     moving.engines.refusals.clear()
-    moving.world.scheduler.ledger["r1"] = (3, moving.sink.assigned[0])
     moving.world.scheduler.move("r1", moving.destination, rung="kv")
     moving.world.settle()
     moving.copy()
@@ -228,6 +227,24 @@ def test_a_stop_string_in_the_tail_ends_the_request_where_it_is() -> None:
     world.settle(0.1)
     assert sink.outcome is not None and sink.text == undisturbed.text[:3]
     assert world.engine.live == [] and world.scheduler.ledger == {}
+
+
+def test_what_nobody_reads_is_replayed() -> None:
+    """Its stream would not bring what was generated before the freeze."""
+    world = World(kv_transport="layout")
+    handle, sink = world.submit()
+    world.call_of().step(3)
+    handle.pause()
+    world.scheduler.move(
+        "r1", next(f"chat-{i}" for i in range(3) if f"chat-{i}" not in sink.assigned), rung="kv"
+    )
+    world.engine.calls[-1].step()
+    handle.resume()
+    world.run_out(10)
+    (done,) = world.scheduler.sent(pb.MoveDone)
+    assert isinstance(done, pb.MoveDone)
+    assert (done.moved, done.rung, done.reason) == (True, "replay", "client_paused")
+    assert sink.token_ids == UNDISTURBED
 
 
 def test_instances_of_other_layouts_are_replayed() -> None:

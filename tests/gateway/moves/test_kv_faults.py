@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from engine_moves_probes import Lossy, Probe
 from forked_engines import ForkedEngine, forked_engines
 from moving_gateway import (
     AwaitableSink,
@@ -20,56 +21,10 @@ from moving_gateway import (
 )
 from shunter_engine.options import EngineOptions
 from shunter_gateway.lifecycle_ports import LifecycleLimits
-from shunter_gateway.moves.ports import EngineMoves, MoveCall, MoveReply, Transfer
-from shunter_proto.v1 import moves_pb2 as pb
 from shunter_scheduler.service.engine_metrics import parse_metrics
 from tcp_proxy import tcp_proxy
 
 TOKENS = 200
-
-
-@dataclass(slots=True)
-class Probe:
-    """An `EngineMoves` that does something once, at one point of a move: `Freeze sent`, `Freeze
-    answered`, `stage 1`, ..."""
-
-    inner: EngineMoves
-    at: str
-    action: Callable[[], None]
-
-    def _pass(self, point: str) -> None:
-        if point == self.at:
-            self.at = ""
-            self.action()
-
-    def call(
-        self,
-        address: str,
-        request: MoveCall,
-        timeout_s: float,
-        on_reply: Callable[[MoveReply | None], None],
-    ) -> None:
-        name = type(request).__name__.removesuffix("Request")
-
-        def answered(reply: MoveReply | None) -> None:
-            self._pass(f"{name} answered")
-            on_reply(reply)
-
-        self.inner.call(address, request, timeout_s, answered)
-        self._pass(f"{name} sent")
-
-    def pull(
-        self,
-        address: str,
-        request: pb.PullRequest,
-        on_report: Callable[[pb.PullReport | None], None],
-    ) -> Transfer:
-        def reported(report: pb.PullReport | None) -> None:
-            if report is not None:
-                self._pass(f"stage {report.stage}")
-            on_report(report)
-
-        return self.inner.pull(address, request, reported)
 
 
 SIMULATED = replace(simulated_options(), speed=4.0)
@@ -159,6 +114,42 @@ async def test_a_second_order_does_not_touch_the_move_under_way(simulated: Engin
             (True, ""),
         ]
         assert sink.token_ids == await undisturbed(gateway)
+
+
+LOSSES = {
+    "Offer": ({"answer_lost": "Offer"}, (True, "replay", 2)),
+    "Prepare": ({"answer_lost": "Prepare"}, (True, "replay", 2)),
+    "Freeze": ({"call_lost": "Freeze"}, (False, "kv", 3)),
+    "Freeze's answer": ({"answer_lost": "Freeze"}, (False, "kv", 3)),
+    "Commit": ({"call_lost": "Commit"}, (True, "kv", 2)),
+    "Commit's answer": ({"answer_lost": "Commit"}, (True, "kv", 2)),
+    "Freeze's answer and the thaw": (
+        {"answer_lost": "Freeze", "call_lost": "Abort"},
+        (False, "kv", 3),
+    ),
+    "Release": ({"call_lost": "Release"}, (True, "kv", 2)),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+async def test_a_lost_call_or_answer(simulated: Engines, name: str) -> None:
+    """The stream goes on in any case, and may be moved again at once."""
+    lost, outcome = LOSSES[name]
+    changes = Changes(around=lambda moves: Lossy(moves, **lost))
+    async with gateway_over(simulated, SIMULATED, changes) as gateway:
+        _, sink = gateway.submit("r", 2 * TOKENS)
+        for move in (1, 2):
+            await sink.has(30 * move)
+            gateway.move("r", gateway.other(sink))
+            await sink.until(lambda _, n=move: len(gateway.reports()) == n)  # type: ignore[misc]
+        await sink.finished()
+        first, second = gateway.reports()
+        assert (first.moved, first.rung, first.epoch) == outcome
+        assert (second.moved, second.rung, second.epoch) == (True, "kv", first.epoch + 1)
+        _, plain = gateway.submit("plain", 2 * TOKENS)
+        await plain.finished()
+        assert sink.token_ids == plain.token_ids
+        await gateway.settled()
 
 
 @pytest.mark.parametrize("at", POINTS)

@@ -1,0 +1,86 @@
+"""`EngineMoves` of tests around the real one: something happens on the way."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shunter_gateway.moves.ports import EngineMoves, MoveCall, MoveReply, Transfer
+from shunter_proto.v1 import moves_pb2 as pb
+
+
+@dataclass(slots=True)
+class Probe:
+    """An `EngineMoves` that does something once, at one point of a move: `Freeze sent`, `Freeze
+    answered`, `stage 1`, ..."""
+
+    inner: EngineMoves
+    at: str
+    action: Callable[[], None]
+
+    def _pass(self, point: str) -> None:
+        if point == self.at:
+            self.at = ""
+            self.action()
+
+    def call(
+        self,
+        address: str,
+        request: MoveCall,
+        timeout_s: float,
+        on_reply: Callable[[MoveReply | None], None],
+    ) -> None:
+        name = type(request).__name__.removesuffix("Request")
+
+        def answered(reply: MoveReply | None) -> None:
+            self._pass(f"{name} answered")
+            on_reply(reply)
+
+        self.inner.call(address, request, timeout_s, answered)
+        self._pass(f"{name} sent")
+
+    def pull(
+        self,
+        address: str,
+        request: pb.PullRequest,
+        on_report: Callable[[pb.PullReport | None], None],
+    ) -> Transfer:
+        def reported(report: pb.PullReport | None) -> None:
+            if report is not None:
+                self._pass(f"stage {report.stage}")
+            on_report(report)
+
+        return self.inner.pull(address, request, reported)
+
+
+@dataclass(slots=True)
+class Lossy:
+    """An `EngineMoves` that loses one call, or the answer to it, once."""
+
+    inner: EngineMoves
+    call_lost: str = ""
+    answer_lost: str = ""
+
+    def call(
+        self,
+        address: str,
+        request: MoveCall,
+        timeout_s: float,
+        on_reply: Callable[[MoveReply | None], None],
+    ) -> None:
+        name = type(request).__name__.removesuffix("Request")
+        if name == self.call_lost:
+            self.call_lost = ""
+            asyncio.get_running_loop().call_later(0.05, on_reply, None)
+        elif name == self.answer_lost:
+            self.answer_lost = ""
+            self.inner.call(address, request, timeout_s, lambda _: on_reply(None))
+        else:
+            self.inner.call(address, request, timeout_s, on_reply)
+
+    def pull(
+        self,
+        address: str,
+        request: pb.PullRequest,
+        on_report: Callable[[pb.PullReport | None], None],
+    ) -> Transfer:
+        return self.inner.pull(address, request, on_report)
