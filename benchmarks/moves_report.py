@@ -32,7 +32,7 @@ def load_rows(results: Path) -> list[Row]:
 
 def table(rows: Sequence[Row]) -> str:
     """Stalls and steps of moves that were carried out by their rung; `others' steps` is how much
-    longer steps of the neighbours took from the command to the answer's end than before."""
+    longer steps of the neighbours took from the command to the switch than before."""
     lines = [HEAD]
     for (engine, rung, context), group in groupby(rows, _cell):
         found = list(group)

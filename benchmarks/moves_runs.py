@@ -26,9 +26,9 @@ from shunter_gateway.moves.ports import EngineMoves, MoveCall, MoveReply, Transf
 from shunter_gateway.request import ClientError, Delta, Outcome, RequestSpec
 from shunter_proto.v1 import moves_pb2 as pb
 
-MOVE_AT = 32  # generated tokens
+MOVE_AT = 40  # generated tokens
 LONGEST_S = 300.0  # of one answer, on a crowded machine
-BEFORE_S = 0.5  # neighbours' steps are compared with those of so long before
+SETTLED_AT = 4  # the prompt's own steps are over
 VOCABULARY = (3, 259)  # of ids that prompts are made of: each engine has these
 
 
@@ -57,7 +57,12 @@ class TimedSink(AwaitableSink):
     def __init__(self) -> None:
         super().__init__()
         self.at_s: list[float] = []
+        self.switched_s = 0.0
         self.news = asyncio.Event()
+
+    def on_assigned(self, instance: str, pool: str) -> None:
+        super().on_assigned(instance, pool)
+        self.switched_s = time.perf_counter()
 
     def on_delta(self, delta: Delta) -> None:
         super().on_delta(delta)
@@ -231,6 +236,7 @@ async def _move(bench: Bench, cell: Cell, number: int) -> Row:
     bench.gateway.move(name, bench.gateway.other(sink), "kv" if cell.rung == "kv" else "replay")
     await sink.done()
     ended_s = time.perf_counter()
+    switched_s = sink.switched_s if sink.switched_s > told_s else ended_s
     (report,) = bench.gateway.reports()[reports:]
     undisturbed = bench.submit(prompt, answer_tokens)[1]
     await undisturbed.done()
@@ -246,6 +252,6 @@ async def _move(bench: Bench, cell: Cell, number: int) -> Row:
         longest_s=max(sink.gaps(told_s, ended_s)),
         kv_bytes=bench.moves.bytes,
         equal=sink.token_ids == undisturbed.token_ids,
-        neighbours_before=bench.gaps(told_s - BEFORE_S, told_s),
-        neighbours_during=bench.gaps(told_s, ended_s),
+        neighbours_before=bench.gaps(sink.at_s[SETTLED_AT], told_s),
+        neighbours_during=bench.gaps(told_s, switched_s),
     )

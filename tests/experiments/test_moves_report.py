@@ -45,5 +45,5 @@ def test_each_engine_meets_each_rung_at_each_context() -> None:
     assert {(c.engine, c.rung) for c in every} == {(e, r) for e in ENGINES for r in RUNGS}
     assert len(every) == len(set(every))
     longest = {name: max(c.context for c in every if c.engine == name) for name in ENGINES}
-    assert longest == {"numpy": 4096, "simulated-7b": 8000, "simulated-27b": 8000}
+    assert longest == {"numpy": 4096, "smollm2": 2048, "simulated-7b": 8000, "simulated-27b": 8000}
     assert {c.context for c in cells(short=True) if c.engine == "numpy"} == {CONTEXTS[0], 4096}
