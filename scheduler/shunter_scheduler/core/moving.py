@@ -154,6 +154,9 @@ def _moved(state: CoreState, entry: Entry, event: MoveDone, now: float) -> None:
     if source is not None and source.drain is not None:
         source.drain.moved += 1
     state.moved_total += 1
+    if event.reason:  # by another rung than was ordered
+        reason = f"moved by {event.rung}: {event.reason}"
+        state.trace(entry, now, "move", winner=event.instance, reason=reason)
 
 
 def _settled(entry: Entry, now: float) -> None:

@@ -83,6 +83,18 @@ def test_a_moved_request_goes_on_under_its_new_epoch() -> None:
     assert harness.loads()["chat-h100-1"].requests == 0
 
 
+def test_explain_says_why_a_move_went_by_another_rung() -> None:
+    harness = loaded(1)
+    (move,) = only(Move, drain(harness))
+    reason = "offer refused: busy"
+    harness.apply(MoveDone("r0", 2, move.destination, True, "replay", reason))
+    explained = harness.core.explain("r0", 0.0)
+    assert explained is not None
+    last = explained.decisions[-1]
+    assert (last.kind, last.winner) == ("move", move.destination)
+    assert last.reason == f"moved by replay: {reason}"
+
+
 def test_no_new_work_while_draining_and_again_after_undrain() -> None:
     harness = loaded(0)
     drain(harness)
