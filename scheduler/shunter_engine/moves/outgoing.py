@@ -60,6 +60,8 @@ class Outgoing:
     def offer(self, request: pb.OfferRequest) -> pb.OfferReply:
         known = self._moves.get(request.move_id)
         if known is not None:
+            if refusal := self._stale(known, request.move_id, request.epoch):
+                return pb.OfferReply(refusal=refusal)
             known.lease.renew()
             return pb.OfferReply(refusal=pb.REFUSAL_UNKNOWN) if known.over else known.reply
         refusal, sequence = self._offerable(request)

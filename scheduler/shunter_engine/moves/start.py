@@ -9,6 +9,7 @@ import structlog
 
 from shunter_engine.generation import TakeOver, never_taken_over
 from shunter_engine.loading import EngineStartError
+from shunter_engine.moves.layout import MAX_CHUNK_BYTES
 from shunter_engine.moves.ports import KvHost
 from shunter_engine.options import EngineOptions
 from shunter_engine.server import EngineParts, EngineServer
@@ -34,6 +35,11 @@ async def serving_moves(
     if options.max_moves < 1:
         raise EngineStartError(f"--max-moves {options.max_moves}: at least 1")
     layout = parts.backend.layout(await asyncio.to_thread(parts.tokenizer.digest))
+    if layout.block_tokens * layout.layer_bytes_per_token > MAX_CHUNK_BYTES:
+        raise EngineStartError(
+            f"--block-tokens {layout.block_tokens}: a block of one layer is more than a chunk of "
+            f"{MAX_CHUNK_BYTES >> 20} MiB holds: take smaller blocks, or no --moves-port"
+        )
     try:
         tls = _tls(options)
         connect = connector(tls)

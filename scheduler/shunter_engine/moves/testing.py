@@ -75,8 +75,8 @@ async def moving_engine(
     """An engine in this process, behind real sockets. `options` has a moves port; `credentials`
     are those of the `stub` given."""
     server = EngineServer(options.model_name, allow_faults=True)
-    runner = await listen(server, "127.0.0.1", 0)
     parts = await load(options)
+    runner = await listen(server, "127.0.0.1", 0)
     try:
         async with serving_moves(options, parts, server) as take_over:
             server.load(parts, take_over)

@@ -86,6 +86,13 @@ def test_an_offer_is_forgotten() -> None:
     assert source.host.batch.stats().running == 1
 
 
+def test_a_repeated_offer_of_an_older_epoch_is_refused() -> None:
+    source = decoding_source(FakeClock())
+    assert not source.moves.outgoing.offer(offer(epoch=2)).refusal
+    assert source.moves.outgoing.offer(offer(epoch=1)).refusal == pb.REFUSAL_STALE_EPOCH
+    assert not source.moves.outgoing.offer(offer(epoch=2)).refusal
+
+
 async def test_what_is_frozen_is_freed_and_never_thaws_by_itself() -> None:
     clock = FakeClock()
     source = decoding_source(clock)

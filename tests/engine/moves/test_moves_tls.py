@@ -1,4 +1,4 @@
-"""The moves port with certificates: for gateways, and between engines."""
+"""The moves port with certificates, and what it cannot be opened with."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -84,4 +84,11 @@ async def test_what_cannot_be_served_is_told_at_the_start(
 ) -> None:
     with pytest.raises(EngineStartError, match=message):
         async with moving_engine(replace(simulated_options, **changed)):  # type: ignore[arg-type]
+            raise AssertionError("it started")
+
+
+async def test_blocks_have_to_fit_into_chunks(numpy_options: EngineOptions) -> None:
+    large = replace(numpy_options, block_tokens=8192, kv_tokens=8192)
+    with pytest.raises(EngineStartError, match="--block-tokens 8192: a block of one layer is more"):
+        async with moving_engine(large):
             raise AssertionError("it started")
