@@ -45,8 +45,8 @@ def make_ask(entry: Entry, now: float) -> Ask:
     tokens = request.prompt_tokens + entry.output_tokens
     outputs = left_to_generate(entry)
     kv_tokens = tokens + left_to_store(entry)
-    budget_s = math.inf
-    if ttft_s is not None and not entry.started:
+    budget_s, started = math.inf, entry.started
+    if ttft_s is not None and not started:
         budget_s = ttft_s - (now - request.arrived_at)
     return Ask(
         now,
@@ -58,7 +58,7 @@ def make_ask(entry: Entry, now: float) -> Ask:
         pool.turn,
         pool.settings.weights,
         entry.rank,
-        pool.settings.head_room.for_targets and not (entry.started or entry.goes_on),
+        pool.settings.head_room.for_targets and not (started or entry.goes_on),
     )
 
 

@@ -16,10 +16,10 @@ Floats = NDArray[np.float64]
 
 # Rows of the matrix behind `InstanceColumns`: what follows from a slot's numbers, these numbers in
 # the order of `InstanceRow`, what the present request finds there, and the parts of its score.
-_LINEAR, _PREFILL_WEIGHT, _NUMBERS, _CACHED, _SCORE = slice(0, 6), 6, slice(7, 16), 16, 17
-_PARTS = slice(18, 18 + MAX_PARTS)
-_SEEN, _SEEN_WITH_PARTS = slice(7, 18), slice(7, 18 + MAX_PARTS)
-_PUT = struct.Struct("=16d")
+_LINEAR, _PREFILL_WEIGHT, _CACHED_WEIGHT, _NUMBERS = slice(0, 6), 6, 7, slice(8, 17)
+_CACHED, _SCORE, _PARTS = 17, 18, slice(19, 19 + MAX_PARTS)
+_SEEN, _SEEN_WITH_PARTS = slice(8, 19), slice(8, 19 + MAX_PARTS)
+_PUT = struct.Struct("=17d")
 
 
 class InstanceColumns:
@@ -28,7 +28,7 @@ class InstanceColumns:
     `linear` holds, per slot, the part of the predicted cost that is linear in the request: the
     multipliers are 1, prefill tokens, their square, output tokens, output x context tokens, and 1
     for `queue_s`, which has to be asked for first. `prefill_weight` is what a second of prefill
-    counts in the first three of them.
+    counts in the first three of them, `cached_weight` what one counts that the cache saves.
 
     A pick of a small pool costs as many NumPy calls as it makes, not what they work on. So what
     seldom matters is told by one number over all slots: `_least_free` and `_least_soft_free` are at
@@ -58,6 +58,7 @@ class InstanceColumns:
         "alone_s",
         "busy",
         "cached_tokens",
+        "cached_weight",
         "capacity",
         "excluded",
         "kv_free_tokens",
@@ -91,21 +92,21 @@ class InstanceColumns:
         self._weights = weights
         self.view: EngineView | None = None
         # One column on its way: packing is cheaper than a tuple, and a view is not made each time.
-        self._packed = np.empty(16)
+        self._packed = np.empty(17)
         self._packed_bytes = self._packed.data
         self._near_target: set[int] = set()  # slots that have a `lowest_rank`
         self._allocate(capacity)
 
     def _allocate(self, capacity: int) -> None:
         self.capacity = capacity
-        self._data = data = np.zeros((18 + MAX_PARTS, capacity))
-        self._columns = data[:16].T
+        self._data = data = np.zeros((19 + MAX_PARTS, capacity))
+        self._columns = data[:17].T
         self.linear = data[_LINEAR]
         self._queue_s: Floats = data[5]
-        self.prefill_weight = data[_PREFILL_WEIGHT]
-        self.requests, self.queued_until, self.busy = data[7:10]
-        self.kv_free_tokens, self.kv_soft_free_tokens, self.kv_wait_s_per_token = data[10:13]
-        self.tpot_s, self.misses_per_s, self.step_s = data[13:16]
+        self.prefill_weight, self.cached_weight = data[_PREFILL_WEIGHT], data[_CACHED_WEIGHT]
+        self.requests, self.queued_until, self.busy = data[8:11]
+        self.kv_free_tokens, self.kv_soft_free_tokens, self.kv_wait_s_per_token = data[11:14]
+        self.tpot_s, self.misses_per_s, self.step_s = data[14:17]
         self.cached_tokens, self.score = data[_CACHED], data[_SCORE]
         self.parts, self._seen = data[_PARTS], data[_SEEN]
         self.kv_free_tokens.fill(-1.0)
@@ -201,6 +202,7 @@ class InstanceColumns:
             rates.step_s_per_context_token * (decode_weight + slowed),
             queue_s,
             prefill_weight,
+            prefill_weight + w.cached,
             n,
             queued_until,
             busy,

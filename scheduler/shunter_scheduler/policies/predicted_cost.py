@@ -62,8 +62,7 @@ def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:
         multipliers.dot(columns.linear, score)
         if ask.any_cached:  # `linear` counts the whole prompt: what is cached is taken off again
             cached_s(columns, scratch)
-            add(columns.prefill_weight, ask.weights.cached, prefill)
-            multiply(scratch, prefill, scratch)
+            multiply(scratch, columns.cached_weight, scratch)
             subtract(score, scratch, score)
     if more:
         add(score, wait, score)
