@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from shunter_api.testing import make_policy, make_pool
+from shunter_scheduler.core.settings import CoreSettings
 from shunter_scheduler.core.testing import CoreHarness, make_instances, make_request, only
 from shunter_scheduler.domain.decisions import Assign, Hold, Reject
 from shunter_scheduler.domain.events import Failed, Finished, FirstToken, Submitted
 from shunter_scheduler.policies import DISPATCH_POLICIES
+from shunter_scheduler.policies.ask import Weights
 
 
 def hashes(*blocks: int) -> bytes:
@@ -71,6 +73,19 @@ def test_a_prefix_hit_draws_a_request_to_its_instance() -> None:
     assert again.predicted_ttft_s < first.predicted_ttft_s / 2
     other = harness.assign("c", prompt_tokens=99 * 64, block_hashes=hashes(*range(500, 599)))
     assert other.instance != first.instance
+
+
+@pytest.mark.parametrize(("cached", "stays"), [(0.0, False), (4.0, True)])
+def test_a_conversation_comes_back_through_a_short_queue(cached: float, stays: bool) -> None:
+    """A cached prefix is worth more than this prefill: the next turns come back to it."""
+    harness = CoreHarness(make_instances(2), settings=CoreSettings(weights=Weights(cached=cached)))
+    prompt = hashes(*range(59))
+    first = harness.start("a", prompt_tokens=59 * 64, block_hashes=prompt)
+    harness.apply(Finished("a", 1, 10, "stop"))
+    (other,) = {"chat-h100-0", "chat-h100-1"} - {first.instance}
+    harness.assign("b", prompt_tokens=7000, excluded_instances=(other,))
+    again = harness.assign("c", prompt_tokens=59 * 64, block_hashes=prompt)
+    assert (again.instance == first.instance) is stays
 
 
 def test_an_engine_that_restarted_has_no_prefixes() -> None:
