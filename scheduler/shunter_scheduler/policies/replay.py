@@ -45,21 +45,6 @@ class EngineSpeed:
         return self.prefill_base_s + tokens * self.prefill_s_per_token
 
 
-def tune_alpha(
-    window: Sequence[PastRequest], engines: Sequence[EngineSpeed], alphas: Sequence[float]
-) -> float:
-    """The alpha of the shortest tail. Raises `ValueError` where there is nothing to compare."""
-    if not (window and engines and alphas):
-        raise ValueError("tuning alpha needs requests, engines and alphas to compare")
-    found = []
-    for alpha in alphas:
-        replay = Replay(window, engines, alpha)
-        while not replay.run(1000):
-            pass
-        found.append(replay.tail_s())
-    return alphas[found.index(min(found))]
-
-
 class _Engine:
     """Time passes by `advance`, to at most `next_at`, when something ends."""
 
