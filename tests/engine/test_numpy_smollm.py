@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import aiohttp
 import numpy as np
 import psutil
 import pytest
 
 from shunter_engine.backend import Sampling, SequenceRequest, TokenEvent
+from shunter_engine.moves.testing import MoveLead, move, moving_engine, start_stream
 from shunter_engine.numpy_backend import NumpyBackend, NumpyOptions
+from shunter_engine.options import EngineOptions
 from shunter_text.gguf import GgufTokenizer, tokenizer_from_gguf
 from shunter_text.model_files import FetchOptions, ModelFileError, model_file
 
@@ -107,6 +110,32 @@ async def test_a_moved_answer_is_bitwise_the_same_under_load(
     await asyncio.gather(*others)
     await first.stop()
     await second.stop()
+
+
+async def test_keys_and_values_go_to_another_engine(
+    options: NumpyOptions, client: aiohttp.ClientSession
+) -> None:
+    """The answer is the one that stays, while neighbours decode on both sides."""
+    engine = EngineOptions(
+        "numpy", SOURCE, served_name="m", kv_tokens=2048, deterministic=True, moves_port=0
+    )
+    body = {"max_tokens": 10, "temperature": 0.7, "seed": 11, "ignore_eos": True}
+    async with moving_engine(engine) as source, moving_engine(engine) as destination:
+        whole = start_stream(client, source.url, "whole", CHAT_IDS, **body)
+        near = start_stream(client, destination.url, "near", CHAT_IDS[::-1], **body)
+        await whole.end()
+        await near.end()
+        source.holds.hold("a", 5)
+        stream = start_stream(client, source.url, "a", CHAT_IDS, **body)
+        near = start_stream(client, destination.url, "near", CHAT_IDS[3:], **body)
+        await stream.reach(3)
+        moved = await move(client, MoveLead("m", source, destination, stream, lease_ms=60_000))
+        await moved.stream.end()
+        await near.end()
+    assert stream.token_ids + moved.stream.token_ids == whole.token_ids
+    cached = moved.stream.usage["prompt_tokens_details"]["cached_tokens"]
+    assert cached == len(CHAT_IDS) + moved.frozen_at - 1
+    assert moved.reports[-1].bytes == cached * 46080
 
 
 async def test_memory_is_that_of_the_model_and_its_kv(options: NumpyOptions) -> None:

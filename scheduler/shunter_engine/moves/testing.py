@@ -20,7 +20,7 @@ from shunter_proto.v1 import moves_pb2_grpc as pb_grpc
 from shunter_runtime.metrics import port_of
 from shunter_simulator.engine import StepPlan
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 @dataclass
