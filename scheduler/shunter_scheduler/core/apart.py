@@ -2,7 +2,6 @@
 whatever the pool dispatches by: for where a prompt goes to, and where it is handed over to."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 from numpy.random import Generator
@@ -94,11 +93,9 @@ def _score_decode(
 
 
 def _answer_of(entry: Entry, now: float) -> Ask:
-    """From its first token on. What is copied saves no prefill there, least of all in turns to
-    come: these go to who prefills."""
+    """From its first token on. The next turns of its conversation go to who prefills."""
     ask = make_ask(entry, now)
-    ask.ttft_budget_s, ask.may_wait = math.inf, False
-    ask.weights = replace(ask.weights, cached=0.0)
+    ask.ttft_budget_s, ask.may_wait, ask.next_turns = math.inf, False, False
     return ask
 
 

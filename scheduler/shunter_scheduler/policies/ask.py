@@ -38,6 +38,7 @@ class Ask(Struct, eq=False, gc=False):
     rank: int = 0  # of its class; higher goes first
     may_wait: bool = False  # it has not begun to answer
     any_cached: bool = True  # some instance may have a prefix of the prompt
+    next_turns: bool = True  # of its conversation come to where it goes
     # Set for the policies that look at engines (`DispatchPolicy.uses_view`).
     high_priority: bool = False  # of a class above `standard`
     prefix_key: int = 0  # equal where prompts begin alike; 0: too short to have one

@@ -55,14 +55,16 @@ def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:
     if limited or harms:
         prefill_s(columns, ask, prefill, scratch)
         multiply(prefill, columns.prefill_weight, score)
-        multiply(scratch, ask.weights.cached, scratch)  # it holds what the cache saves
-        subtract(score, scratch, score)
+        if ask.next_turns:
+            multiply(scratch, ask.weights.cached, scratch)  # it holds what the cache saves
+            subtract(score, scratch, score)
         add(score, multipliers[3:].dot(columns.linear[3:], scratch), score)
     else:
         multipliers.dot(columns.linear, score)
         if ask.any_cached:  # `linear` counts the whole prompt: what is cached is taken off again
             cached_s(columns, scratch)
-            multiply(scratch, columns.cached_weight, scratch)
+            weight = columns.cached_weight if ask.next_turns else columns.prefill_weight
+            multiply(scratch, weight, scratch)
             subtract(score, scratch, score)
     if more:
         add(score, wait, score)
@@ -122,7 +124,7 @@ def _terms(row: InstanceRow, ask: Ask, cached_tokens: int) -> Terms:
     return (
         ("queue", queue),
         ("prefill", prefill),
-        ("next_turns", -saved * ask.weights.cached),
+        ("next_turns", -saved * ask.weights.cached if ask.next_turns else 0.0),
         ("kv_memory", kv_memory),
         ("decode", decode * ask.weights.decode),
         ("slowdown", row.requests * (prefill + share) * ask.weights.slowdown),
