@@ -62,6 +62,8 @@ def at_source(source: Source, message: Message, faults: Faults) -> tuple[Source,
         return source, _reply(message, "stale epoch")
     mine = source.move == move or faults.double_selection
     if kind == "offer":
+        if source.phase == "frozen" and mine:
+            return source, _reply(message)  # again, and without effect
         if source.phase == "frozen" or (source.phase == "offered" and not mine):
             return source, _reply(message, "busy")
         return source._replace(phase="offered", move=move, epoch=epoch), _reply(message)
@@ -76,7 +78,7 @@ def at_source(source: Source, message: Message, faults: Faults) -> tuple[Source,
         frozen = source._replace(phase="frozen", move=move, frozen_epoch=epoch)
         return frozen, _reply(message, number=source.tokens)
     assert kind == "release"
-    return source._replace(phase="gone" if source.phase == "frozen" else source.phase), None
+    return source._replace(phase="gone"), None
 
 
 def at_destination(
