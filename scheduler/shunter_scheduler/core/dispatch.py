@@ -58,7 +58,7 @@ def make_ask(entry: Entry, now: float) -> Ask:
         pool.turn,
         pool.settings.weights,
         entry.rank,
-        pool.settings.head_room.for_targets and not (started or entry.goes_on),
+        pool.settings.head_room.for_targets and not (started or entry.goes_on or entry.by_age),
     )
 
 

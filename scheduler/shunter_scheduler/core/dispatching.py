@@ -125,6 +125,7 @@ def _place_queued(state: CoreState, pool: PoolRecord, now: float) -> None:
         if found is None:
             return
         entry, before_higher = found
+        entry.by_age = queue.by_age(entry, before_higher)
         if place(state, entry, now, kept):
             if entry.state == "running":
                 queue.went(entry, before_higher, now)

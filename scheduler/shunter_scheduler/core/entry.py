@@ -68,6 +68,7 @@ class Entry(Struct, eq=False):
     metered_tokens: float | None = None  # of output, taken from its bucket; None: not yet
     runs: bool = False  # counts as one of its tenant's that run
     placed_at: float = 0.0
+    by_age: bool = False  # its turn has come because it has waited, whatever others lose
     predicted_tokens: Forecast = (0.0, 0.0)  # of the whole answer, when it was admitted
     # Of output that was still to come when the request was submitted: the mean, and what memory is
     # reserved for.

@@ -119,17 +119,15 @@ class Turns:
             self._weights = sum(self.accounts[name].weight for _, name in self.waiting)
         return speed * account.weight / max(self._weights, account.weight)
 
-    def oldest_late(self, now: float, step_s: float, skip: Collection[str]) -> str | None:
-        """Of the tenant in turn the request that is latest, if it has waited for `step_s` and one
-        that is not late would go next."""
+    def oldest_late(self, now: float, late_s: float, skip: Collection[str]) -> str | None:
+        """Of the tenant in turn the request that is latest, if it has waited for `late_s`."""
         account = next((account for _, account in self._in_turn()), None)
         if account is None or not account.late:
             return None
         _, queued_at, request_id, _ = account.late[0]
-        if now - queued_at < step_s or request_id in skip:
+        if now - queued_at < late_s or request_id in skip:
             return None
-        first = account.first(skip)
-        return None if first is None or first[0] == 2 else request_id
+        return request_id
 
     def oldest(self, skip: Collection[str]) -> str | None:
         """The same, but the one that has waited longest of the tenant whose turn it is."""

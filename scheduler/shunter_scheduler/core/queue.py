@@ -9,7 +9,7 @@ Nobody starves. A class that has had a request waiting for `Ageing.step_s` per r
 class is above it may go before that one: the class whose oldest request has waited longest goes
 first, by the request of the tenant in turn that has waited longest. At most the share
 `Ageing.share` of service goes so: a class that floods would else pass all others as it ages. In the
-same way those of a class that are late go before others of it once they have waited for `step_s`.
+same way those of a class that are late go before others of it once they have waited for `late_s`.
 """
 
 from bisect import insort
@@ -29,6 +29,8 @@ NOTHING: frozenset[str] = frozenset()
 class Ageing:
     step_s: float = 10.0  # of waiting let a class go before the next higher one
     share: float = 0.05  # of the service of those that waited goes so, at most
+    late_s: float = 2.0  # of waiting let one that is late go before others of its class
+    late_share: float = 0.1  # at most, of its class's service, though it costs others their targets
 
 
 class Queueable(Protocol):
@@ -139,7 +141,7 @@ class AdmissionQueue(Generic[Item]):
                     return self._items[aged], True
             self._late_next = ""
             if self._late_owed.get(-negated, 0.0) <= 0.0:
-                late = turns.oldest_late(now, self.ageing.step_s, skip)
+                late = turns.oldest_late(now, self.ageing.late_s, skip)
                 if late is not None:
                     self._late_next = found = late
             return self._items[found], False
@@ -157,6 +159,10 @@ class AdmissionQueue(Generic[Item]):
                     return found
         return None
 
+    def by_age(self, item: Item, before_higher: bool) -> bool:
+        """Whether the one that `next` found goes because it has waited, whatever others lose."""
+        return before_higher or item.request_id == self._late_next
+
     def went(self, item: Item, before_higher: bool, now: float) -> None:
         """Who was next, as `next` said, was placed."""
         rank, charge = item.rank, item.expected_charge
@@ -170,7 +176,7 @@ class AdmissionQueue(Generic[Item]):
         if item.request_id == self._late_next:
             self._late_owed[rank] = charge
         elif rank in self._late_owed:
-            self._late_owed[rank] -= self.ageing.share * charge
+            self._late_owed[rank] -= self.ageing.late_share * charge
             if self._late_owed[rank] <= 0.0:
                 del self._late_owed[rank]
 

@@ -2,11 +2,12 @@
 
 A request is worth one kept target, as likely as it keeps its own. Where those who run on an
 instance are expected to lose more than that, the instance is left out; so is one where the request
-itself misses for sure while another could keep its target. Where nothing is left it waits for room,
-and once its first token is late it has no target to lose: then it waits until it harms nobody, or
-goes where no target can be kept. So a pool past its capacity keeps the targets of as many as it can
-serve, and not of nobody (what counts is goodput: DistServe, OSDI 2024, section 2). A request waits
-no longer than the queue's timeout.
+itself misses for sure while another could keep its target. Its prefill does not count: that is paid
+whenever it comes. Where nothing is left it waits for room, and once its first token is late it has
+no target to lose: then it waits until it harms nobody, goes where no target can be kept, or has its
+turn among the late (`Ageing.late_share`, core/queue.py). So a pool past its capacity keeps the
+targets of as many as it can serve, and not of nobody (what counts is goodput: DistServe, OSDI 2024,
+section 2). A request waits no longer than the queue's timeout.
 
 Only classes of the same or a higher priority are spared: lower ones are harmed as ever.
 """
@@ -30,7 +31,8 @@ LATE_SHARE = 0.7
 
 def hold_back(columns: InstanceColumns, ask: Ask, harm_s: Floats, missed: Floats | None) -> None:
     """Sets the score of slots that are not worth it to infinity. `harm_s`: what others are expected
-    to lose on each; `missed`: how likely the request misses its own targets; None: nowhere."""
+    to lose by longer steps on each; `missed`: how likely the request misses its own targets; None:
+    nowhere."""
     miss_s = ask.weights.miss_s
     late = not ask.has_target
     if not late and missed is not None:

@@ -71,29 +71,33 @@ def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:
     if limited:
         add(wait, prefill, waited)
     if harms:
-        _add_harm(columns, ask, prefill, scratch)
+        step_harm = _add_harm(columns, ask, prefill, scratch)
     missed = None
     slow = in_time and columns.most_tpot_s > tpot_limit_s and columns.tpot_exceeds(tpot_limit_s)
     if limited or slow:
         missed = _misses(columns, ask, waited if limited else None, scratch)
     if harms and ask.may_wait:
-        hold_back(columns, ask, prefill, missed)
+        hold_back(columns, ask, step_harm, missed)
     if missed is not None:
         multiply(missed, ask.weights.miss_s, missed)
         add(columns.score, missed, columns.score)
 
 
-def _add_harm(columns: InstanceColumns, ask: Ask, prefill: Floats, scratch: Floats) -> None:
-    """Targets missed by those who run there, for the time that each of them loses; they are left in
-    `prefill`, in seconds."""
+def _add_harm(columns: InstanceColumns, ask: Ask, prefill: Floats, scratch: Floats) -> Floats:
+    """Targets missed by those who run there, for the time that each of them loses. Returns what of
+    it waiting saves, in seconds: a prefill costs the same whenever it comes, longer steps do not
+    once some have ended."""
     score = columns.score
     multiply(columns.step_s_per_context_token, ask.context_tokens, scratch)
     add(scratch, columns.step_s_per_sequence, scratch)
     multiply(scratch, ask.output_tokens, scratch)
+    step_harm = scratch * columns.misses_per_s
+    multiply(step_harm, ask.weights.miss_s, step_harm)
     add(scratch, prefill, scratch)
     multiply(scratch, columns.misses_per_s, scratch)
     multiply(scratch, ask.weights.miss_s, prefill)
     add(score, prefill, score)
+    return step_harm
 
 
 def _misses(

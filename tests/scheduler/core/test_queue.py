@@ -151,7 +151,8 @@ def order_of(queue: Queue, now: float, count: int) -> list[str]:
 
 
 def test_who_is_late_goes_behind_those_in_time() -> None:
-    waiting = [due("late", 1.0), due("later", 0.5), due("urgent", 6.0), due("relaxed", 9.0)]
+    slack = {"late": 1.0, "later": 0.5, "urgent": 6.0, "relaxed": 9.0}
+    waiting = [due(name, at, queued_at=4.0) for name, at in slack.items()]
     queue = queue_of(waiting)
     assert next(iter(queue)).request_id == "later", "at first nobody is"
     assert queue.next(5.0) is not None
@@ -183,7 +184,7 @@ def test_who_is_late_does_not_starve(count: int, charge: float) -> None:
     """Beyond capacity: somebody who is in time waits always, one goes every 0.1 s."""
     lone = [due(f"late-{n}", -1.0, 0.0, expected_charge=charge) for n in range(count)]
     queue, now, number = queue_of(lone), 0.0, 0
-    repaid_s = 0.1 * (charge / (AGEING.share * 100.0) + 2)
+    repaid_s = 0.1 * (charge / (AGEING.late_share * 100.0) + 2)
     before = in_time = 0.0
     while any(one.request_id in queue for one in lone):
         now += 0.1
@@ -195,8 +196,18 @@ def test_who_is_late_does_not_starve(count: int, charge: float) -> None:
             before += item.expected_charge
         else:
             in_time += item.expected_charge
-        assert before <= AGEING.share * in_time + charge + 1e-6, "no more than their share"
-        assert now < AGEING.step_s + count * repaid_s + 1.0, "starves"
+        assert before <= AGEING.late_share * in_time + charge + 1e-6, "no more than their share"
+        assert now < AGEING.late_s + count * repaid_s + 1.0, "starves"
+
+
+def test_who_is_late_goes_whatever_others_lose_in_its_turn_only() -> None:
+    queue = queue_of([due(name, -1.0, expected_charge=100.0) for name in ("first", "second")])
+    for name, by_age in (("first", True), ("second", False)):
+        found = queue.next(AGEING.late_s)
+        assert found is not None and found[0].request_id == name
+        assert queue.by_age(*found) == by_age
+        queue.remove(name)
+        queue.went(*found, AGEING.late_s)
 
 
 def test_what_one_tenant_cannot_keep_is_not_taken_from_another() -> None:
