@@ -34,7 +34,11 @@ BATCH = 64
 COUNTED = 64  # decisions whose allocations are counted
 IN_FLIGHT = 2  # requests per instance
 # All requests are placed at once: what waits is no decision.
-SETTINGS = CoreSettings(head_room=HeadRoom(max_requests=sys.maxsize, max_queue_s=inf))
+SETTINGS = CoreSettings(
+    head_room=HeadRoom(
+        max_requests=sys.maxsize, max_queue_s=inf, queue_share=inf, for_targets=False
+    )
+)
 
 
 @dataclass(frozen=True)
