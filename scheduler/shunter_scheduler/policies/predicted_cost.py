@@ -91,7 +91,7 @@ def _add_harm(columns: InstanceColumns, ask: Ask, prefill: Floats, scratch: Floa
     multiply(columns.step_s_per_context_token, ask.context_tokens, scratch)
     add(scratch, columns.step_s_per_sequence, scratch)
     multiply(scratch, ask.output_tokens, scratch)
-    step_harm = scratch * columns.misses_per_s
+    step_harm: Floats = scratch * columns.misses_per_s
     multiply(step_harm, ask.weights.miss_s, step_harm)
     add(scratch, prefill, scratch)
     multiply(scratch, columns.misses_per_s, scratch)
