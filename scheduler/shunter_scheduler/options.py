@@ -34,7 +34,7 @@ class SchedulerOptions:
     tls: TlsFiles | None = None
     grace_s: float = GRACE_S
     lease_s: float = LEASE_S
-    moves: MovePolicyName = "drain-only"
+    moves: MovePolicyName = "predicted-gain"
     log_level: str = "info"
 
     @property

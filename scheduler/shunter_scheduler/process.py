@@ -260,7 +260,7 @@ def parse_arguments(arguments: list[str]) -> SchedulerOptions:
     add("--tls-key", type=Path)
     add("--tls-ca", type=Path, help="clients must show a certificate signed by it")
     moves = get_args(MovePolicyName)
-    add("--moves", choices=moves, default="drain-only", help="what moves requests besides drains")
+    add("--moves", choices=moves, default="predicted-gain", help="what moves running requests")
     add("--log-level", default="info")
     given = parser.parse_args(arguments)
     tls = TlsFiles(given.tls_cert, given.tls_key, given.tls_ca) if given.tls_cert else None

@@ -45,8 +45,9 @@ def test_several_namespaces() -> None:
     assert options.namespaces == ("a", "b")
 
 
-def test_nothing_but_drains_moves_requests_unless_asked_for() -> None:
+def test_what_gains_moves_unless_only_drains_are_to_move_requests() -> None:
     options = parse_arguments(["--config", "a.yaml"])
-    assert settings_of(options).moves.policy == "drain-only"
-    asked = parse_arguments(["--config", "a.yaml", "--moves", "predicted-gain"])
-    assert settings_of(asked).moves.policy == "predicted-gain"
+    assert settings_of(options).moves.policy == "predicted-gain"
+    assert settings_of(SchedulerOptions()).moves.policy == "predicted-gain"
+    asked = parse_arguments(["--config", "a.yaml", "--moves", "drain-only"])
+    assert settings_of(asked).moves.policy == "drain-only"

@@ -48,11 +48,11 @@ def scheduler(
     moves: Annotated[
         MovePolicyName,
         typer.Option(
-            help="What moves running requests besides drains, which always do: nothing "
-            "(drain-only), or what gains more predicted seconds than it costs (predicted-gain; "
-            "llumnix is its baseline). See docs/moves.md.",
+            help="What moves running requests besides drains, which always do: what gains more "
+            "predicted seconds than it costs (predicted-gain; llumnix is its baseline), or nothing "
+            "(drain-only). See docs/moves.md.",
         ),
-    ] = "drain-only",
+    ] = "predicted-gain",
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run the scheduler: it places, queues and moves the requests of all gateways.
