@@ -113,6 +113,7 @@ class World:
         self._ended = 0
         self._exhausted = False
         self._ended_at = 0.0
+        self._busy_since = 0.0
 
     def _rules(self) -> GatewayRules:
         return GatewayRules(
@@ -162,6 +163,8 @@ class World:
         self.agenda.at(arrival.at_s, self._arrive, arrival, True)
 
     def _arrive(self, arrival: Arrival, from_trace: bool) -> None:
+        if not self.gateway.open:
+            self._busy_since = self.agenda.now
         self.gateway.arrive(self.columns.new_row(), arrival)
         if from_trace:
             self._next_arrival()
@@ -178,7 +181,7 @@ class World:
 
     def _sample(self) -> None:
         now = self.agenda.now
-        if now > self._ended_at + STUCK_S and self.gateway.open:
+        if self.gateway.open and now > max(self._ended_at, self._busy_since) + STUCK_S:
             raise SimulationStuck(
                 f"no request has ended for {STUCK_S / 3600:g} virtual hours; "
                 f"{len(self.gateway.open)} are open, first {next(iter(self.gateway.open))}"

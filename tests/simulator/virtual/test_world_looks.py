@@ -106,3 +106,9 @@ def test_progress_of_the_run_is_told() -> None:
     world.run()
     assert heard[0] == (0, 1, 0, 0.0)
     assert heard[1] == (0, 1, 1, 1.0)
+
+
+def test_a_long_pause_between_requests_is_not_being_stuck() -> None:
+    load = [Arrival(0.0, 100, 20), Arrival(5 * 3600.0, 100, 3000)]
+    world = make_world(small_scenario(1, sampleEvery="1s"), load)
+    assert world.run().finished.all()
