@@ -47,6 +47,7 @@ class Fleet:
     mean_left: Floats  # output tokens that a mean request there has to come
     misses_per_s: Floats  # TPOT targets, for each second a token takes longer, as dispatch has it
     priced: bool
+    alike: bool  # all of one profile
     _risk: Floats | None = None
     _preempted_s: Floats | None = None
 
@@ -166,6 +167,7 @@ def look(pool: PoolRecord, now: float) -> Fleet:
         np.maximum(1.0, left / np.maximum(1.0, requests)),
         pool.columns.misses_per_s[[record.slot for record in records]],
         bool(columns[3].any()),
+        len(models) < 2,
     )
 
 

@@ -121,11 +121,14 @@ def _gains(fleet: Fleet, who: Party, trip: Trip) -> Terms:
     there = fleet.step_s[d] + share
     gains: Terms = []
     if not trip.restart:
-        shorter = step - there  # what is in doubt is no gain
-        shorter = np.where(shorter > 0, np.maximum(0.0, shorter - fleet.doubt_s(s, d)), shorter)
+        shorter = step - there
+        if not fleet.alike:  # what is in doubt is no gain
+            sure = np.maximum(0.0, shorter - fleet.doubt_s(s, d))
+            shorter = np.where(shorter > 0, sure, shorter)
         gains.append(("decode", who.soon * shorter))
         gains.append(("others", _on_others(fleet, who, trip, share)))
-    gains.append(("slo", trip.miss_s * _missed(fleet, who, trip, there)))
+    if trip.restart or (who.target_s < np.inf).any() or fleet.misses_per_s[d].any():
+        gains.append(("slo", trip.miss_s * _missed(fleet, who, trip, there)))
     gains.append(("memory", _memory(fleet, who, trip)))
     if trip.restart:
         ahead = fleet.queue_s[d] + fleet.prefill_s(who.context, d)
