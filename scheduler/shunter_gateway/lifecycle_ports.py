@@ -85,10 +85,10 @@ class LifecycleLimits:
     warm_rounds: int = 3
     warm_delta_tokens: int = 32  # switch once the destination is at most this far behind
     warm_timeout_s: float = 30.0  # of one move's warm-ups together
-    kv_call_s: float = 2.0  # for an engine to answer one call of a move
+    kv_call_s: float = 5.0  # for an engine to answer one call of a move; it waits for a step
     kv_copy_s: float = 30.0  # of a KV cache, while its source goes on decoding
     kv_tail_s: float = 1.0  # for the stream to bring what was generated before the source froze
-    kv_lease_s: float = 15.0  # outlasts every unanswered call of a move
+    kv_lease_s: float = 40.0  # outlasts every unanswered call of a move
     retry_backoff_s: float = 0.5  # before the same instance is tried again
     max_backoff_s: float = 5.0  # longest an overloaded engine is waited for
     retry_after_s: float = 1.0  # told to clients that are turned away

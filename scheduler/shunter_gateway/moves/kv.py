@@ -111,12 +111,21 @@ class KvTransfer:
 
     def _switch(self, epoch: int) -> None:
         ends = self._ends
-        release = pb.ReleaseRequest(move_id=ends.move_id, epoch=epoch)
         if self._host.switch_kv(ends.destination, epoch, self._lease):
-            self._send(self._source, release, _unheard)
+            self._release(epoch, RULES.max_tries)
         else:
             abort = pb.AbortRequest(move_id=ends.move_id, epoch=epoch)
             self._send(self._destination, abort, _unheard)
+
+    def _release(self, epoch: int, tries: int) -> None:
+        """Closing its call has freed the source's memory; this frees its place for moves."""
+
+        def heard(reply: MoveReply | None) -> None:
+            if reply is None and tries > 1:
+                self._release(epoch, tries - 1)
+
+        release = pb.ReleaseRequest(move_id=self._ends.move_id, epoch=epoch)
+        self._send(self._source, release, heard)
 
     # ------------------------------------------------------------ calls
 

@@ -160,7 +160,7 @@ def test_an_unanswered_commit_is_asked_after() -> None:
     moving = Moving(silent={"Commit"})
     moving.copy()
     assert moving.world.call_of() is moving.source
-    moving.world.settle(2.2)
+    moving.world.settle(5.2)
     assert moving.world.call_of().request.kv_lease == LEASE
     moving.finish()
     assert moving.report().moved
@@ -169,7 +169,7 @@ def test_an_unanswered_commit_is_asked_after() -> None:
 def test_where_nobody_can_tell_the_journal_decides_for_the_source() -> None:
     moving = Moving(silent={"Commit", "State"})
     moving.copy()
-    moving.world.settle(9)
+    moving.world.settle(22)
     done = moving.report()
     assert (done.moved, done.epoch) == (False, 3)
     moving.finish()
@@ -179,7 +179,7 @@ def test_where_nobody_can_tell_the_journal_decides_for_the_source() -> None:
 def test_a_source_that_may_not_have_thawed_is_given_up() -> None:
     moving = Moving(silent={"Freeze", "Abort"})
     moving.copy()
-    moving.world.settle(9)
+    moving.world.settle(22)
     assert moving.source.aborted
     (failed,) = moving.world.scheduler.sent(pb.Failed)
     assert isinstance(failed, pb.Failed) and failed.reason == "timeout"
