@@ -15,7 +15,7 @@ MovePolicyName = Literal["none", "drain-only", "llumnix", "predicted-gain"]
 class MoveSettings(Resource):
     """Which requests move while they run, and how."""
 
-    policy: MovePolicyName = "drain-only"
+    policy: MovePolicyName = "predicted-gain"
     """none: nothing moves, drained requests neither; drain-only: off engines that drain; llumnix
     and predicted-gain: also between loaded and free ones."""
 

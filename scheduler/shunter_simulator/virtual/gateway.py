@@ -104,6 +104,7 @@ class VirtualGateway:
 
     @_on.register
     def _(self, decision: to_do.Cancel, life: Life) -> None:
+        self.mover.end(life, "finished")  # which puts back what it holds at the source
         self.stop_engine(life)
         self._close(life, "cancelled")
 

@@ -49,7 +49,8 @@ def test_engines_are_looked_at_every_so_often_and_only_while_they_change() -> No
 
 def test_a_scheduler_that_sees_each_step_looks_when_it_places() -> None:
     load = [Arrival(0.0, 100, 100), Arrival(0.5, 100, 10)]
-    looks = told(make_world(small_scenario(1, observeEvery="step"), load), InstanceObserved)
+    scenario = small_scenario(1, observeEvery="step", moves={"policy": "drain-only"})
+    looks = told(make_world(scenario, load), InstanceObserved)
     assert [round(now, 3) for now, _ in looks] == [0.0, 0.5]
     assert looks[-1][1].running == 1
 
