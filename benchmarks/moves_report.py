@@ -31,8 +31,8 @@ def load_rows(results: Path) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Stalls and steps of moves that were carried out by their rung; `others' steps` is how much
-    longer steps of the neighbours took from the command to the switch than before."""
+    """Stalls of moves that were carried out by their rung. A step is the mean gap of the
+    neighbours before; `others' steps` is how much longer it was from the command to the switch."""
     lines = [HEAD]
     for (engine, rung, context), group in groupby(rows, _cell):
         found = list(group)
@@ -42,7 +42,7 @@ def table(rows: Sequence[Row]) -> str:
             lines.append(f"{head} | | | | | | |")
             continue
         stalls_ms = [1e3 * row.stall_s for row in moved]
-        step_ms = 1e3 * float(np.median([row.step_s for row in moved]))
+        step_ms = 1e3 * _mean(moved, lambda r: r.neighbours_before)
         steps = float(np.median(stalls_ms)) / step_ms
         mib = float(np.median([row.kv_bytes for row in moved])) / 2**20
         equal = sum(row.equal for row in moved) / len(moved)
@@ -59,11 +59,13 @@ def _cell(row: Row) -> tuple[str, str, int]:
 
 
 def _others(moved: Sequence[Row]) -> float:
-    def mean(pick: Callable[[Row], tuple[int, float]]) -> float:
-        gaps = sum(pick(row)[0] for row in moved)
-        return sum(pick(row)[1] for row in moved) / gaps if gaps else float("nan")
+    before = _mean(moved, lambda r: r.neighbours_before)
+    return _mean(moved, lambda r: r.neighbours_during) / before - 1
 
-    return mean(lambda r: r.neighbours_during) / mean(lambda r: r.neighbours_before) - 1
+
+def _mean(moved: Sequence[Row], pick: Callable[[Row], tuple[int, float]]) -> float:
+    gaps = sum(pick(row)[0] for row in moved)
+    return sum(pick(row)[1] for row in moved) / gaps if gaps else float("nan")
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -85,7 +87,13 @@ def _panel(engine: str, rows: Sequence[Row]) -> Panel:
                 axes.plot(contexts, medians, marker="o", label=rung)
         axes.set(title=engine, xlabel="context (tokens)", ylabel="stall, median (ms)")
         axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
+        contexts = sorted({row.context for row in rows if row.engine == engine})
+        axes.set_xticks(contexts, [f"{context:,}" for context in contexts])
+        low, high = axes.get_ylim()
+        if high > 20 * max(low, 1.0):
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
         axes.legend()
 
     return panel
