@@ -131,22 +131,33 @@ LOSSES = {
 }
 
 
+SLOW = replace(SIMULATED, speed=1.0)
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    """Engines whose answers outlast two moves."""
+    with forked_engines(tmp_path_factory.mktemp("slow"), {"a": SLOW, "b": SLOW}) as engines:
+        yield engines
+
+
 @pytest.mark.parametrize("name", LOSSES)
-async def test_a_lost_call_or_answer(simulated: Engines, name: str) -> None:
+async def test_a_lost_call_or_answer(slow: Engines, name: str) -> None:
     """The stream goes on in any case, and may be moved again at once."""
     lost, outcome = LOSSES[name]
     changes = Changes(around=lambda moves: Lossy(moves, **lost))
-    async with gateway_over(simulated, SIMULATED, changes) as gateway:
-        _, sink = gateway.submit("r", 2 * TOKENS)
+    async with gateway_over(slow, SLOW, changes) as gateway:
+        handle, sink = gateway.submit("r", 1900)
         for move in (1, 2):
             await sink.has(30 * move)
             gateway.move("r", gateway.other(sink))
             await sink.until(lambda _, n=move: len(gateway.reports()) == n)  # type: ignore[misc]
-        await sink.finished()
+        await sink.has(len(sink.token_ids) + 10)
+        handle.cancel()
         first, second = gateway.reports()
         assert (first.moved, first.rung, first.epoch) == outcome
         assert (second.moved, second.rung, second.epoch) == (True, "kv", first.epoch + 1)
-        _, plain = gateway.submit("plain", 2 * TOKENS)
+        _, plain = gateway.submit("plain", len(sink.token_ids))
         await plain.finished()
         assert sink.token_ids == plain.token_ids
         await gateway.settled()
