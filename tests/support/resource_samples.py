@@ -101,8 +101,9 @@ def _source(engine: str, source: str, schemes: str) -> Bad:
 
 def _roles(name: str, roles: tuple[str, ...], more: Object, says: str) -> Bad:
     profiles = [{"name": f"p{n}", "accelerator": "l4", "role": r} for n, r in enumerate(roles)]
-    return Bad(name, POOL, ("spec",), {**POOL["spec"], "profiles": profiles, **more}, "spec",
-               says, says)
+    return Bad(
+        name, POOL, ("spec",), {**POOL["spec"], "profiles": profiles, **more}, "spec", says, says
+    )
 
 
 def _model(name: str, model: Object, says: str) -> Bad:
