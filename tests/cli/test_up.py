@@ -116,7 +116,8 @@ def test_it_shows_endpoints_instances_and_a_request_that_works(up: Up) -> None:
         check=True,
         timeout=30,
     )
-    assert result.stdout.count('"content":') >= 5
+    assert '"content":' in result.stdout  # tokens that come at once are one piece
+    assert '"finish_reason":"length"' in result.stdout
     assert "data: [DONE]" in result.stdout
 
 
