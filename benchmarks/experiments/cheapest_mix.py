@@ -85,14 +85,14 @@ def section(outcomes: Outcomes) -> Section:
         paragraph(
             f"""
             The 8B model alone at {_RATE} requests a second: the share of requests within 500 ms
-            and 50 ms, medians over the seeds. Two H100 are given, as the 70B model leaves them;
-            the rest is bought. What 99 % costs is read off per seed between two fleets, the share
-            that misses on a log scale, and for each policy from the fleets that suit it best; one
-            that has 99 % on the cheapest fleet tried counts with that fleet's cost or less, so that a ratio
-            of two such says nothing. Two
-            things bound what dispatch can do here: an L4 takes 64 ms a step with these weights,
-            so that no answer of its keeps 50 ms; and where enough H100 are to be had a fleet of
-            nothing else is the cheapest under every policy, with nothing left to choose.
+            and 50 ms, medians over the seeds. Two H100 are given, as the 70B model leaves them; the
+            rest is bought. What 99 % costs is read off per seed between two fleets, the share that
+            misses on a log scale, and for each policy from the fleets that suit it best; one that
+            has 99 % on the cheapest fleet tried counts with that fleet's cost or less, so that a
+            ratio of two such says nothing. Two things bound what dispatch can do here: an L4 takes
+            64 ms a step with these weights, so that no answer of its keeps 50 ms; and where enough
+            H100 are to be had a fleet of nothing else is the cheapest under every policy, with
+            nothing left to choose.
             """
         ),
         "",
