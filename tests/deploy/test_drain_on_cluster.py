@@ -66,6 +66,6 @@ def test_streams_outlive_the_drain_of_a_node(release: Installed) -> None:
         assert other["spec"]["nodeName"] != node
         explained = [explain(release, s.request_id).decisions for s in running.streams]
         moves = [d for decisions in explained for d in decisions if d.kind == "move"]
-        reason = f"drain of {pod['metadata']['name']}, by replay"
+        reason = f"drain of {pod['metadata']['name']}, by kv"
         assert moves and {d.reason for d in moves} == {reason}
         assert {d.winner for d in moves} == {other["metadata"]["name"]}

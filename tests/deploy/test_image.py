@@ -5,8 +5,8 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# For machines of people, not for pods.
-NOT_IN_PODS = {"dev", "kubernetes", "plots", "llamacpp"}
+# For machines of people, not for pods; gigabytes of torch for a reference engine neither.
+NOT_IN_PODS = {"dev", "kubernetes", "plots", "llamacpp", "torch-engine"}
 
 
 def test_pods_can_do_all_that_an_extra_makes_possible() -> None:
