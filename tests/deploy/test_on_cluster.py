@@ -70,7 +70,7 @@ def _check_winner(explained: pb.ExplainReply, answer: Answer) -> None:
     assert answer.decision == f"chat/{first.winner}"
     scores = {c.instance: c.score_s for c in first.candidates if not c.excluded_because}
     assert scores[first.winner] == min(scores.values())
-    assert len(scores) == 3
+    assert len(first.candidates) == 3  # one that has enough ahead has no score
 
 
 def test_the_charts_own_test_passes(release: Installed) -> None:

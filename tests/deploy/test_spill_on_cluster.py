@@ -85,7 +85,7 @@ def test_streams_come_back_to_the_preferred_gpus(release: Installed) -> None:
             spilled = wait_for("it spills", lambda: _spilled(release), SETTLED_S)
             assert (spilled["reason"], "1 on l4" in spilled["message"]) == ("InsufficientGPU", True)
             wait_for("the stand-in serves", lambda: _serves(release, "l4"), SETTLED_S)
-            assert release.get("modelpool", "spill")["status"]["gpuMix"] == "1xl4-24gb"
+            wait_for("the mix is told", lambda: _mix(release) == "1xl4-24gb", SETTLED_S)
             gateway = Gateway.service(release)
             expected = undisturbed(gateway, "spill")
             with load(gateway, expected, "spill") as running:
@@ -97,6 +97,11 @@ def test_streams_come_back_to_the_preferred_gpus(release: Installed) -> None:
             assert moved
             assert release.condition("spill", "SpilledOver")["status"] == "False"
             assert {"SpilledOver", "Returned", "Draining"} <= _told(release)
+
+
+def _mix(release: Installed) -> str | None:
+    mix: str | None = release.get("modelpool", "spill")["status"].get("gpuMix")
+    return mix
 
 
 def _spilled(release: Installed) -> dict[str, str] | None:
