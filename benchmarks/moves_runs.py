@@ -19,7 +19,7 @@ from moves_cells import (
 )
 
 from forked_engines import forked_engines
-from moving_gateway import GREEDY, AwaitableSink, Changes, MovingGateway, gateway_over
+from moving_gateway import GREEDY, Changes, MovingGateway, MovingSink, gateway_over
 from shunter_gateway.engines import simulated as adapters
 from shunter_gateway.lifecycle_ports import LifecycleLimits
 from shunter_gateway.moves.ports import EngineMoves, MoveCall, MoveReply, Transfer
@@ -53,7 +53,7 @@ class Row(msgspec.Struct):
         return self.longest_s - self.step_s
 
 
-class TimedSink(AwaitableSink):
+class TimedSink(MovingSink):
     def __init__(self) -> None:
         super().__init__()
         self.at_s: list[float] = []

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from awaitable_sink import AwaitableSink
 from forked_engines import ForkedEngine
 from shunter_engine.numpy_testing import TinyShape, write_tiny_gguf
 from shunter_engine.options import EngineOptions
@@ -18,8 +19,8 @@ from shunter_gateway.engines.table import build_adapters
 from shunter_gateway.lifecycle_ports import LifecycleLimits
 from shunter_gateway.moves.ports import EngineMoves
 from shunter_gateway.ports import SamplingParams
-from shunter_gateway.request import ClientError, Outcome, RequestHandle, RequestSpec
-from shunter_gateway.testing import CountingObserver, RecordingSink
+from shunter_gateway.request import RequestHandle, RequestSpec
+from shunter_gateway.testing import CountingObserver
 from shunter_gateway.testing_scheduler import FakeScheduler
 from shunter_gateway.tokenizers import TokenizerRegistry
 from shunter_gateway.topology import topology_from_proto
@@ -46,32 +47,12 @@ def numpy_options(folder: Path) -> EngineOptions:
     return EngineOptions("numpy", model, served_name="chat", deterministic=True, moves_port=0)
 
 
-class AwaitableSink(RecordingSink):
-    def __init__(self) -> None:
-        super().__init__()
-        self.end = asyncio.Event()
-
-    def on_done(self, outcome: Outcome) -> None:
-        super().on_done(outcome)
-        self.end.set()
-
-    def on_error(self, error: ClientError) -> None:
-        super().on_error(error)
-        self.end.set()
-
-    async def until(self, condition: Callable[["AwaitableSink"], bool]) -> None:
-        async with asyncio.timeout(30):
-            while not condition(self) and not self.end.is_set():
-                await asyncio.sleep(0.002)
+class MovingSink(AwaitableSink):
+    UNTIL_S = 30.0
+    END_S = 60.0
 
     async def has(self, tokens: int) -> None:
         await self.until(lambda sink: len(sink.token_ids) >= tokens)
-
-    async def finished(self) -> Outcome:
-        async with asyncio.timeout(60):
-            await self.end.wait()
-        assert self.outcome is not None, self.error
-        return self.outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +81,8 @@ class MovingGateway:
         prompt: tuple[int, ...] = (),
         sampling: SamplingParams = GREEDY,
         **changes: Any,
-    ) -> tuple[RequestHandle, AwaitableSink]:
-        sink, ids = AwaitableSink(), prompt or self.prompt
+    ) -> tuple[RequestHandle, MovingSink]:
+        sink, ids = MovingSink(), prompt or self.prompt
         spec = RequestSpec(
             request_id=f"{self.run}-{name}",
             model="chat",
@@ -116,7 +97,7 @@ class MovingGateway:
         )
         return self.dispatcher.submit(replace(spec, **changes), sink), sink
 
-    def other(self, sink: AwaitableSink) -> str:
+    def other(self, sink: MovingSink) -> str:
         return next(name for name in self.engines if name != sink.assigned[-1])
 
     def move(self, name: str, destination: str, rung: str = "kv") -> None:

@@ -1,7 +1,5 @@
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from shunter_engine.numpy_testing import write_tiny_gguf
@@ -40,11 +38,3 @@ def simulated_options() -> EngineOptions:
     return EngineOptions(
         served_name="m", accelerator="l4-24gb", speed=0, moves_port=0, max_moves=16
     )
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[aiohttp.ClientSession]:
-    timeout = aiohttp.ClientTimeout(total=30)
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
-        yield session

@@ -2,19 +2,20 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from awaitable_sink import AwaitableSink
 from shunter_engine.testing import EngineProcess, engine_process
 from shunter_gateway.dispatcher import Dispatcher
 from shunter_gateway.engines.http1 import HttpClient
 from shunter_gateway.engines.table import build_adapters
 from shunter_gateway.ports import SamplingParams
-from shunter_gateway.request import ClientError, Outcome, RequestHandle, RequestSpec
-from shunter_gateway.testing import CountingObserver, RecordingSink
+from shunter_gateway.request import RequestHandle, RequestSpec
+from shunter_gateway.testing import CountingObserver
 from shunter_gateway.testing_scheduler import FakeScheduler
 from shunter_gateway.tokenizers import TokenizerRegistry
 from shunter_gateway.topology import topology_from_proto
@@ -22,32 +23,6 @@ from shunter_proto.v1 import scheduler_pb2 as pb
 
 SOURCE = "sim://llama-3.1-8b"
 TOKENS = 120
-
-
-class AwaitableSink(RecordingSink):
-    def __init__(self) -> None:
-        super().__init__()
-        self.end = asyncio.Event()
-        self.tokens = asyncio.Condition()
-
-    def on_done(self, outcome: Outcome) -> None:
-        super().on_done(outcome)
-        self.end.set()
-
-    def on_error(self, error: ClientError) -> None:
-        super().on_error(error)
-        self.end.set()
-
-    async def until(self, condition: Callable[["AwaitableSink"], bool]) -> None:
-        async with asyncio.timeout(20):
-            while not condition(self) and not self.end.is_set():
-                await asyncio.sleep(0.005)
-
-    async def finished(self) -> Outcome:
-        async with asyncio.timeout(30):
-            await self.end.wait()
-        assert self.outcome is not None, self.error
-        return self.outcome
 
 
 @dataclass(slots=True)

@@ -12,9 +12,9 @@ import pytest
 from engine_moves_probes import Lossy, Probe
 from forked_engines import ForkedEngine, forked_engines
 from moving_gateway import (
-    AwaitableSink,
     Changes,
     MovingGateway,
+    MovingSink,
     gateway_over,
     numpy_options,
     simulated_options,
@@ -66,7 +66,7 @@ POINTS = ["Prepare answered", "stage 1", "Freeze answered", "Commit answered"]
 @pytest.mark.parametrize("at", POINTS)
 @pytest.mark.parametrize("victim", ["source", "destination"])
 async def test_an_engine_is_killed(tmp_path: Path, at: str, victim: str) -> None:
-    sinks: list[AwaitableSink] = []
+    sinks: list[MovingSink] = []
 
     def kill(gateway: MovingGateway) -> None:
         source = sinks[0].assigned[0]
