@@ -21,6 +21,14 @@ def at_zero(*pools: ModelPool, **more: Any) -> CoreHarness:
     return CoreHarness((), pools=pools or (zero_pool(),), **more)
 
 
+def back_at_zero(*pools: ModelPool, **more: Any) -> CoreHarness:
+    """It had an instance, so that times are predicted."""
+    harness = at_zero(*pools, **more)
+    start(harness)
+    harness.configure(())
+    return harness
+
+
 def advised(harness: CoreHarness, pool: str = "chat") -> int:
     return sum(a.desired_replicas for a in harness.core.advise_scaling(pool, harness.now))
 

@@ -79,7 +79,7 @@ def _after_placing(state: CoreState, pool: PoolRecord, newcomers: list[Entry], n
         all_due = not newcomers or pool.holds_refresh_at is None
         _await_start(state, pool, list(pool.queue) if all_due else newcomers, now)
     while len(pool.queue) > _bound(pool, now):
-        shed = pool.queue.last()
+        shed = pool.queue.last(_keeps_places(pool, now))
         assert shed is not None
         _overflow(state, shed, now)
     for entry in newcomers:
@@ -112,6 +112,14 @@ def _bound(pool: PoolRecord, now: float) -> int:
         return pool.max_queued
     serves = pool.any_in_service()
     return pool.starting.bound(pool.from_zero, pool.max_queued, serves, now)
+
+
+def _keeps_places(pool: PoolRecord, now: float) -> bool:
+    """Whether newcomers are shed before those who were told that they are held. These are late for
+    want of an instance, and nobody keeps a target before there is one."""
+    if not pool.any_in_service():
+        return True
+    return pool.from_zero is not None and pool.starting.held_lately(pool.from_zero, now)
 
 
 def _place_queued(state: CoreState, pool: PoolRecord, now: float) -> None:

@@ -187,17 +187,19 @@ class AdmissionQueue(Generic[Item]):
             for request_id in self._classes[-negated].ids(lambda one: items[one].expected_charge):
                 yield items[request_id]
 
-    def last(self) -> Item | None:
+    def last(self, by_age: bool = False) -> Item | None:
         """Who is shed when the queue is full: of the lowest class, of the tenant that has the most
-        waiting there for its weight, who is late already, else who has the most slack."""
+        waiting there for its weight, who is late already, else who has the most slack; `by_age`:
+        who came last."""
         if not self._items:
             return None
         account = self._classes[-self._ranks[-1]].most_over_share()
-        keys = account.late or account.by_slack
-        last = self._items[keys[-1][2]]
+        by_slack = reversed(account.late or account.by_slack)
+        ids = (key[1] for key in reversed(account.by_age)) if by_age else (k[2] for k in by_slack)
+        waiting = (self._items[request_id] for request_id in ids)
+        last = next(waiting)
         if not last.started:
             return last
-        waiting = (self._items[key[2]] for key in reversed(keys))
         return next((item for item in waiting if not item.started), last)
 
     def who_goes_first(self, item: Item) -> str:

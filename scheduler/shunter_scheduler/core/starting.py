@@ -46,5 +46,8 @@ class Starting:
         """How many may wait: those that were held keep their places once an instance serves."""
         if not serves:
             return settings.max_held
-        held_lately = now < self.waited_at + settings.hold_timeout_s
-        return max(max_queued, settings.max_held) if held_lately else max_queued
+        return max(max_queued, settings.max_held) if self.held_lately(settings, now) else max_queued
+
+    def held_lately(self, settings: ScaleToZero, now: float) -> bool:
+        """Some of those that wait may have been held."""
+        return now < self.waited_at + settings.hold_timeout_s

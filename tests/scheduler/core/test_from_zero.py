@@ -2,7 +2,7 @@
 
 import pytest
 
-from from_zero import advised, at_zero, full_instance, phase, start, zero_pool
+from from_zero import advised, at_zero, back_at_zero, full_instance, phase, start, zero_pool
 from shunter_api.modelpool import ModelPool
 from shunter_api.testing import make_policy, make_pool
 from shunter_scheduler.core.testing import CoreHarness, make_instances, only
@@ -48,6 +48,19 @@ def test_the_higher_class_is_held_first_and_goes_first() -> None:
     assert [assign.request_id for assign in assigns] == ["quick", "batch-0", "batch-1"]
 
 
+def test_who_is_held_is_not_shed_for_a_newcomer_although_it_is_late() -> None:
+    """Nobody keeps a target while nothing serves, and its client was told that it is held."""
+    classes = [{"name": "standard", "priority": 50, "ttft": "2s"}]
+    policy = make_policy(classes=classes, rules=[{"name": "all"}])
+    harness = back_at_zero(policies=[policy])
+    for i in range(3):
+        assert only(Hold, harness.submit(f"r{i}", slo_class="standard"))
+    for harness.now in (6.0, 7.0):
+        newcomer = {"arrived_at": harness.now, "slo_class": "standard"}
+        (reject,) = only(Reject, harness.submit(f"at-{harness.now}", **newcomer))
+        assert (reject.request_id, reject.reason) == (f"at-{harness.now}", "hold_full")
+
+
 def test_a_hold_ends_at_its_timeout_and_not_at_that_of_the_queue() -> None:
     harness = at_zero()
     harness.submit("r0")
@@ -69,6 +82,25 @@ def test_those_who_were_held_keep_their_places_once_an_instance_serves() -> None
     decisions = harness.decide()
     assert len(only(Assign, decisions)) == 1
     assert only(Reject, decisions) == []
+
+
+def test_nor_are_they_shed_for_newcomers_once_an_instance_serves() -> None:
+    classes = [{"name": "standard", "priority": 50, "ttft": "2s"}]
+    policy = make_policy(classes=classes, rules=[{"name": "all"}], admission={"maxQueued": 1})
+    harness = back_at_zero(policies=[policy])
+    for i in range(3):  # none of them fits beside another
+        harness.submit(f"r{i}", prompt_tokens=8000, max_output_tokens=100, slo_class="standard")
+    harness.now = 6.0
+    start(harness)
+    harness.observe("chat-h100-0", kv_capacity_tokens=9000)
+    assert len(only(Assign, harness.decide())) == 1
+    harness.now = 7.0
+    shed = []
+    for i in range(2):
+        newcomer = {"arrived_at": 7.0, "slo_class": "standard"}
+        decisions = harness.submit(f"new-{i}", prompt_tokens=8000, **newcomer)
+        shed += [reject.request_id for reject in only(Reject, decisions)]
+    assert shed == ["new-1"]
 
 
 def test_a_request_during_the_start_is_told_how_long_the_last_start_took() -> None:

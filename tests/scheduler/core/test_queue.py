@@ -413,6 +413,16 @@ def test_shed_is_of_the_lowest_class_the_tenant_with_the_most_then_the_most_slac
     assert queue.last() is flood[2], "whose client reads already is shed last"
 
 
+def test_shed_by_age_is_of_the_same_tenant_who_came_last() -> None:
+    flood = [Item(f"f{n}", 0, float(n), 9.0 - n, "flood") for n in range(4)]
+    queue = queue_of([*flood, Item("quiet", 0, 99.0, 1e6, "quiet")])
+    assert queue.last(by_age=True) is flood[3]
+    flood[3].started = True
+    assert queue.last(by_age=True) is flood[2], "whose client reads already is shed last"
+    flood[0].started = flood[1].started = flood[2].started = True
+    assert queue.last(by_age=True) is flood[3], "all of them have begun"
+
+
 def test_the_position_of_one_among_several_tenants_is_its_turn() -> None:
     flood = [Item(f"f{n}", 0, 0.0, float(n), "flood") for n in range(50)]
     late = Item("late", 0, 0.0, 99.0, "quiet")
