@@ -11,11 +11,13 @@ from typing import Any
 import msgspec
 
 ROOT = Path(__file__).resolve().parents[2]
-# What a simulated run depends on, beside its scenario, its seed and the traces.
+# What an outcome depends on, beside its scenario, its seed and the traces.
 _CODE = (
     "scheduler/shunter_api",
     "scheduler/shunter_scheduler",
     "scheduler/shunter_simulator",
+    "benchmarks/experiments/bounds.py",
+    "benchmarks/experiments/goodput_bound.py",
     "benchmarks/experiments/measures.py",
 )
 
@@ -32,13 +34,16 @@ class Outcome(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """`policy` and `load` are the row and the column under which its figures appear."""
+    """`policy` and `load` are the row and the column under which its figures appear. With `bound`
+    the scenario is not run: what no policy can do better there is worked out, in the way of this
+    name (`bounds.BOUNDS`)."""
 
     experiment: str
     policy: str
     load: str
     seed: int
     scenario: Mapping[str, Any]
+    bound: str = ""
 
     @property
     def name(self) -> str:
@@ -47,7 +52,8 @@ class Cell:
     @property
     def text(self) -> str:
         """What a worker gets."""
-        return json.dumps({"seed": self.seed, "scenario": self.scenario}, sort_keys=True)
+        fields = {"seed": self.seed, "scenario": self.scenario}
+        return json.dumps(fields | ({"bound": self.bound} if self.bound else {}), sort_keys=True)
 
 
 def code_version(root: Path = ROOT) -> str:
@@ -98,7 +104,9 @@ class Store:
         part.replace(path)
 
     def missing(self, cells: Iterable[Cell]) -> list[Cell]:
-        return [cell for cell in cells if self.find(cell) is None]
+        """What is alike under several loads is named once."""
+        unlike = {cell.text: cell for cell in cells}
+        return [cell for cell in unlike.values() if self.find(cell) is None]
 
 
 def _digest(cell: Cell) -> str:

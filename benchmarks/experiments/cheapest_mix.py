@@ -13,6 +13,7 @@ from experiments.definitions import (
     Form,
     Section,
     Target,
+    bounds,
     minutes,
     scenario,
     variants,
@@ -29,7 +30,7 @@ Mix = tuple[int, int, int]
 GOAL = 0.99
 _RATE = 50
 # Two H100 are what the 70B model leaves of four; A100 come one by one, L4 four at once.
-_LADDER: Sequence[Mix] = tuple((2, a100, 0) for a100 in range(2, 11))
+_LADDER: Sequence[Mix] = tuple((2, a100, 0) for a100 in range(1, 11))
 _WITH_L4: Sequence[Mix] = tuple((2, a100, 4) for a100 in range(1, 7))
 _PRICES = (2.50, 1.60, 0.70)
 
@@ -45,13 +46,17 @@ def cells(form: Form) -> list[Cell]:
     }
     workload = {"rate": _RATE, "duration": minutes(10, form), "labels": []}
     alone = merge(alone, {"workload": workload})
-    steps = [mix for mix in _LADDER if mix[1] in (2, 3, 4, 5, 6, 8, 10)]
-    mixes = form.pick(steps[1:5], steps, (*_LADDER, *_WITH_L4))
+    steps = [mix for mix in _LADDER if mix[1] in (1, 2, 3, 4, 5, 6, 8, 10)]
+    mixes = form.pick(steps[2:6], steps, (*_LADDER, *_WITH_L4))
     loads: dict[str, dict[str, Any]] = {
         name_of(mix): {"instances": {"chat-8b": _counts(mix)}} for mix in mixes
     }
     policies = form.pick(CONTENDERS, CONTENDERS, POLICIES)
-    return variants("cheapest-mix", alone, policies, loads, range(form.seeds))
+    seeds = range(form.seeds)
+    return [
+        *variants("cheapest-mix", alone, policies, loads, seeds),
+        *bounds("cheapest-mix", alone, loads, seeds, "goodput"),
+    ]
 
 
 def _counts(mix: Mix) -> dict[str, int]:
@@ -88,8 +93,8 @@ def section(outcomes: Outcomes) -> Section:
             and 50 ms, medians over the seeds. Two H100 are given, as the 70B model leaves them; the
             rest is bought. What 99 % costs is read off per seed between two fleets, the share that
             misses on a log scale, and for each policy from the fleets that suit it best; one that
-            has 99 % on the cheapest fleet tried counts with that fleet's cost or less, so that a
-            ratio of two such says nothing. Two things bound what dispatch can do here: an L4 takes
+            has 99 % on the cheapest fleet tried counts with that fleet's cost. `bound`: the
+            fluid model of mixed GPUs. Two things limit what dispatch can do here: an L4 takes
             64 ms a step with these weights, so that no answer of its keeps 50 ms; and where enough
             H100 are to be had a fleet of nothing else is the cheapest under every policy, with
             nothing left to choose.

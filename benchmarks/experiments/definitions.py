@@ -11,6 +11,8 @@ from experiments.cells import ROOT, Cell, merge
 from experiments.outcomes import Outcomes
 
 SCENARIOS = ROOT / "benchmarks" / "scenarios"
+BOUND = "bound"
+"""The row of what no policy can do better."""
 T = TypeVar("T")
 Overrides = Mapping[str, Mapping[str, Any]]
 """By name, what a variant has in place of the scenario's own fields."""
@@ -95,6 +97,17 @@ def variants(
         for seed in seeds
         for load, load_over in loads.items()
         for policy, policy_over in policies.items()
+    ]
+
+
+def bounds(
+    experiment: str, base: Mapping[str, Any], loads: Overrides, seeds: Iterable[int], way: str
+) -> list[Cell]:
+    """The row `BOUND` of every load, worked out by `way`."""
+    return [
+        Cell(experiment, BOUND, load, seed, merge(base, over), way)
+        for seed in seeds
+        for load, over in loads.items()
     ]
 
 

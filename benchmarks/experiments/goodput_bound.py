@@ -1,7 +1,5 @@
 """How much goodput a fleet can have at all: the bound beside experiment 4.
 
-    PYTHONPATH=benchmarks python -m experiments.goodput_bound [--seeds 10] [--rates 60 80 100]
-
 A fluid model that knows every request and never waits. A step takes the base, and what sequences,
 their context and chunks of prompts add to it. Where a token takes the TPOT target T on average, the
 base takes base / T of an instance's time, and the rest is what requests share:
@@ -14,21 +12,17 @@ profiles' seconds are tried, the value is above the optimum, so a search that is
 bounds it.
 """
 
-import argparse
+from collections import Counter
 from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from experiments.cells import merge
-from experiments.definitions import scenario
-from experiments.worker import data_folder
-from shunter_scheduler.core.costs import profile_cost
-from shunter_simulator.scenarios import parse_scenario
-from shunter_simulator.scenarios.scenario import ScenarioPool
-from shunter_simulator.workloads import Arrival, build_workload
+from shunter_api.modelpool import ModelPool
+from shunter_simulator.scenarios import Scenario
+from shunter_simulator.virtual.build import engine_settings, true_cost
+from shunter_simulator.workloads import Arrival
 
 Floats = NDArray[np.float64]
 GRID, ROUNDS = 17, 7
@@ -57,15 +51,29 @@ def _dual(prices: Floats, takes: Floats, capacity_s: Floats) -> float:
     return float(np.maximum(gains, 0.0).sum() + prices @ capacity_s)
 
 
-def pool_bound(pool: ScenarioPool, arrivals: Sequence[Arrival], span_s: float) -> float:
-    """Requests of one pool within both targets, at most."""
-    slo = pool.slo
+def goodput_bound(scenario: Scenario, arrivals: Sequence[Arrival]) -> dict[str, float]:
+    """Requests a second within both targets, at most, and their share, of every request's own pool
+    (its model has the pool's name; without one there is one pool)."""
+    counted = [one for one in arrivals if one.at_s >= scenario.warmup_s]
+    span_s = counted[-1].at_s - counted[0].at_s
+    kept = 0.0
+    for pool in scenario.model_pools:
+        own = [one for one in counted if one.model in ("", pool.name)]
+        kept += _pool_bound(scenario, pool, own, span_s) if own else 0.0
+    good = {"goodput_per_s": kept / span_s, "attainment": kept / len(counted)}
+    return {"requests": len(counted)} | good
+
+
+def _pool_bound(
+    scenario: Scenario, pool: ModelPool, arrivals: Sequence[Arrival], span_s: float
+) -> float:
+    slo = pool.spec.slo
     assert slo is not None and slo.ttft_s is not None and slo.tpot_s is not None
     prompts = np.array([float(one.prompt_tokens) for one in arrivals])
     outputs = np.array([float(one.output_tokens) for one in arrivals])
     rows, capacity_s = [], []
-    for profile in pool.profiles:
-        rates = profile_cost(pool.resource, profile).rates
+    for name, count in Counter(name for name, _ in scenario.instances_of(pool)).items():
+        rates = true_cost(pool, pool.profile(name), engine_settings(scenario, pool, name)).rates
         share = 1.0 - rates.decode_base_s / slo.tpot_s
         if share <= 0.0:
             continue  # it misses the target even alone
@@ -75,44 +83,5 @@ def pool_bound(pool: ScenarioPool, arrivals: Sequence[Arrival], span_s: float) -
         prefill_s += 0.5 * prompts**2 * rates.prefill_s_per_pair
         late = rates.prefill_base_s + prefill_s > slo.ttft_s
         rows.append(np.where(late, np.inf, prefill_s + outputs * own_s))
-        capacity_s.append(share * profile.replicas.min * span_s)
-    return most_kept(np.array(rows), np.array(capacity_s))
-
-
-def goodput_bound(rate: float, seed: int, duration_s: float, warmup_s: float) -> float:
-    """Requests a second of experiment 4's scenario."""
-    over = {"workload": {"rate": rate, "duration": f"{duration_s:g}s"}}
-    text = yaml.safe_dump(merge(scenario("mixed-gpus"), over))
-    parsed = parse_scenario(text, "scenario", _no_files)
-    arrivals = build_workload(parsed.workload, seed, data_folder()).arrivals
-    counted = [one for one in arrivals if one.at_s >= warmup_s]
-    span_s = counted[-1].at_s - counted[0].at_s
-    kept = (
-        pool_bound(pool, [one for one in counted if one.model == pool.name], span_s)
-        for pool in parsed.pools
-    )
-    return sum(kept) / span_s
-
-
-def _no_files(name: str) -> str:
-    raise ValueError(f"the scenario holds all of itself; {name} would be a file")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Fluid bound of experiment 4's goodput.")
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--rates", type=float, nargs="+", default=[60.0, 80.0, 100.0])
-    parser.add_argument("--duration-s", type=float, default=90.0)
-    parser.add_argument("--warmup-s", type=float, default=9.0)
-    options = parser.parse_args()
-    for rate in options.rates:
-        bounds = [
-            goodput_bound(rate, seed, options.duration_s, options.warmup_s)
-            for seed in range(options.seeds)
-        ]
-        median, each = float(np.median(bounds)), " ".join(f"{one:.1f}" for one in bounds)
-        print(f"{rate:g}/s: {median:.1f}/s in the median; by seed {each}")
-
-
-if __name__ == "__main__":
-    main()
+        capacity_s.append(share * count * span_s)
+    return most_kept(np.array(rows), np.array(capacity_s)) if rows else 0.0

@@ -55,22 +55,32 @@ def _loads(form: Form) -> dict[str, dict[str, Any]]:
     return loads
 
 
-def _alone() -> dict[str, Any]:
+def _alone(gpu: str) -> dict[str, Any]:
     """No query waits for another: arrivals hours apart, on the fastest GPUs of the cluster, as many
     as a stage has calls. What is left is the longest path."""
-    return {"workload": {"rate": 0.0002}, "instances": {"sql": {"a100": 6, "a6000": 0, "l40": 0}}}
+    counts = dict.fromkeys(("a100", "a6000", "l40"), 0) | {gpu: 6}
+    return {"workload": {"rate": 0.0002}, "instances": {"sql": counts}}
 
 
 def cells(form: Form) -> list[Cell]:
     base, loads = scenario("hexgen"), _loads(form)
     seeds = range(form.seeds)
-    bounds = [name for name in loads if "+H100" not in name and f"{_RATES[0]:g}/s" in name]
     some = {name: loads[name] for name in list(loads) if _TRACES[0] in name}
     tuned = form.pick({}, some, loads)
     return [
         *variants("hexgen", base, POLICIES, loads, seeds),
         *variants("hexgen", base, FIXED, tuned, seeds),
-        *variants("hexgen", base, {ALONE: _alone()}, {n: loads[n] for n in bounds}, seeds),
+        *_bounds(base, loads, seeds),
+    ]
+
+
+def _bounds(base: Mapping[str, Any], loads: Overrides, seeds: range) -> list[Cell]:
+    """Alike at every rate, so that it runs once for each cluster and trace."""
+    fastest = {name: "h100" if "+H100" in name else "a100" for name in loads}
+    return [
+        cell
+        for name, gpu in fastest.items()
+        for cell in variants("hexgen", base, {ALONE: _alone(gpu)}, {name: loads[name]}, seeds)
     ]
 
 
@@ -83,7 +93,7 @@ def section(outcomes: Outcomes) -> Section:
             with one H100 besides; a 70B model. P95 of a query's time, medians over the seeds.
             Round robin queues in the engines, first come first served; all others share one
             admission queue, cost model and hints. `alone` is the longest path: every query by
-            itself on A100s.
+            itself on the cluster's fastest GPUs, whatever the rate.
             """
         ),
         "",

@@ -1,7 +1,15 @@
 """Experiment 1: what a tenth of high-priority requests gains, and what the others pay for it."""
 
 from experiments.cells import Cell, merge
-from experiments.definitions import Experiment, Form, Section, Target, scenario, variants
+from experiments.definitions import (
+    Experiment,
+    Form,
+    Section,
+    Target,
+    bounds,
+    scenario,
+    variants,
+)
 from experiments.llumnix import LLUMNIX, OURS, POLICIES
 from experiments.outcomes import Outcomes
 from experiments.page import figure, interval, paragraph, percent, table
@@ -22,7 +30,11 @@ def cells(form: Form) -> list[Cell]:
     }
     cvs = form.pick((_CVS[0], _CVS[-1]), (2, 4, 8), _CVS)
     loads = {f"CV {cv}": {"workload": {"cv": float(cv)}} for cv in cvs}
-    return variants("llumnix-priorities", base, policies, loads, range(form.seeds))
+    seeds = range(form.seeds)
+    return [
+        *variants("llumnix-priorities", base, policies, loads, seeds),
+        *bounds("llumnix-priorities", base, loads, seeds, "alone"),
+    ]
 
 
 _PRIORITY_COLUMNS = {
@@ -51,7 +63,8 @@ def section(outcomes: Outcomes) -> Section:
         paragraph(
             """
             S-S at 26/s, a tenth of high priority. `no priorities` is the same policy with both
-            classes alike: what normal requests pay is measured against it, pair by pair.
+            classes alike: what normal requests pay is measured against it, pair by pair. `bound`:
+            every request alone.
             """
         ),
         "",

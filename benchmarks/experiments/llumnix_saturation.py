@@ -5,8 +5,17 @@ from functools import partial
 from pathlib import Path
 
 from experiments.cells import Cell
-from experiments.definitions import Experiment, Form, Section, Target, scenario, variants
-from experiments.llumnix import LLUMNIX, OURS, POLICIES, RATES, paper_load
+from experiments.definitions import (
+    BOUND,
+    Experiment,
+    Form,
+    Section,
+    Target,
+    bounds,
+    scenario,
+    variants,
+)
+from experiments.llumnix import LLUMNIX, OURS, POLICIES, RATES, least_e2e_s, paper_load
 from experiments.outcomes import Outcomes
 from experiments.page import figure, interval, paragraph, table
 from experiments.plots import draw
@@ -26,7 +35,11 @@ def cells(form: Form) -> list[Cell]:
     }
     few = {name: POLICIES[name] for name in (LLUMNIX, OURS)}
     policies = form.pick(few, few, POLICIES)
-    return variants("llumnix-saturation", scenario("llumnix"), policies, loads, range(form.seeds))
+    base, seeds = scenario("llumnix"), range(form.seeds)
+    return [
+        *variants("llumnix-saturation", base, policies, loads, seeds),
+        *bounds("llumnix-saturation", base, loads, seeds, "alone"),
+    ]
 
 
 def _name(prompts: str, outputs: str, factor: float) -> str:
@@ -43,6 +56,7 @@ def section(outcomes: Outcomes) -> Section:
                 for metric in _METRICS.values()
                 for policy in (LLUMNIX, OURS)
             ),
+            figure(least_e2e_s(outcomes, load).value),
             *(interval(outcomes.ratio(OURS, LLUMNIX, load, m)) for m in _METRICS.values()),
         ]
         for load in loads
@@ -53,11 +67,14 @@ def section(outcomes: Outcomes) -> Section:
             """
             The same traces at more than the knee's rate. Medians over the seeds, and ratios of
             pairs, below 1 ours is better. `llumnix` is the strongest of the paper's policies here,
-            and the one that moves.
+            and the one that moves. `bound` is that of a fluid model, as above.
             """
         ),
         "",
-        *table(["load", *heads, *(f"{name}, ratio" for name in _METRICS)], rows),
+        *table(
+            ["load", *heads, "end-to-end mean s, bound", *(f"{name}, ratio" for name in _METRICS)],
+            rows,
+        ),
     ]
     plots = {"llumnix-saturation": partial(_plot, outcomes)} if loads else {}
     return Section("Beyond the knee", lines, _targets(outcomes, loads), plots)
@@ -84,6 +101,7 @@ def _plot(outcomes: Outcomes, path: Path) -> None:
                 if outcomes.seeds(load := _name(prompts, outputs, factor), policy)
             ]
             for policy in outcomes.policies
+            if policy != BOUND
         }
         for prompts, outputs in RATES
     }

@@ -60,7 +60,7 @@ def _requests(results: Results, chosen: Mask) -> dict[str, float]:
     ttft, e2e = columns["ttft_s"][ended], columns["e2e_s"][ended]
     many = tokens > 1
     decode = (e2e[many] - ttft[many]) / (tokens[many] - 1)
-    figures |= _summary("ttft", ttft) | _summary("e2e", e2e) | _summary("decode", decode)
+    figures |= summary("ttft", ttft) | summary("e2e", e2e) | summary("decode", decode)
     figures["preemptions"] = float(columns["preemptions"][ended].sum())
     figures["preemption_loss_s"] = float(columns["preemption_loss_s"][ended].sum()) / count
     figures["suspensions"] = float(columns["suspensions"][ended].sum())
@@ -74,7 +74,8 @@ def _requests(results: Results, chosen: Mask) -> dict[str, float]:
     return figures | {"attainment": kept / count, "goodput_per_s": kept / span_s}
 
 
-def _summary(name: str, values: Floats) -> dict[str, float]:
+def summary(name: str, values: Floats) -> dict[str, float]:
+    """Mean and percentiles, none of no values."""
     if not len(values):
         return {}
     figures = {f"{name}_mean_s": float(values.mean())}
@@ -124,7 +125,7 @@ def _workflows(results: Results, arrived: Mask) -> dict[str, float]:
             unfinished += 1
     if not took:
         return {}
-    return {"workflows_lost": float(unfinished)} | _summary("workflow", np.array(took))
+    return {"workflows_lost": float(unfinished)} | summary("workflow", np.array(took))
 
 
 def _used(results: Results, column: str, chosen: Mask) -> list[str]:

@@ -12,6 +12,7 @@ from experiments.definitions import (
     Overrides,
     Section,
     Target,
+    bounds,
     dispatch,
     minutes,
     scenario,
@@ -50,7 +51,11 @@ def cells(form: Form) -> list[Cell]:
     policies = form.pick(POLICIES, CONTENDERS, POLICIES)
     base = merge(scenario("mixed-gpus"), {"warmup": minutes(1, form)})
     loads = {f"{r}/s": {"workload": {"rate": r, "duration": minutes(10, form)}} for r in rates}
-    return variants("mixed-gpus", base, policies, loads, range(form.seeds))
+    seeds = range(form.seeds)
+    return [
+        *variants("mixed-gpus", base, policies, loads, seeds),
+        *bounds("mixed-gpus", base, loads, seeds, "goodput"),
+    ]
 
 
 def section(outcomes: Outcomes) -> Section:
@@ -69,7 +74,8 @@ def section(outcomes: Outcomes) -> Section:
             model, on 4 H100, 8 A100 and 8 L4 (the 70B model on two H100 and on four A100).
             Goodput: requests a second with TTFT <= 500 ms and TPOT <= 50 ms, and the share of
             all that are so; medians over the seeds. The fleet and so the cost is the same for
-            all. What is offered is the bound; a closer one, by a fluid model, is above.
+            all. `bound`: a fluid model that knows every request and never waits
+            (`experiments/goodput_bound.py`).
             """
         ),
         "",

@@ -5,11 +5,13 @@ from typing import Any
 
 from experiments.cells import Cell
 from experiments.definitions import (
+    BOUND,
     Experiment,
     Form,
     Overrides,
     Section,
     Target,
+    bounds,
     dispatch,
     minutes,
     scenario,
@@ -45,7 +47,11 @@ def cells(form: Form) -> list[Cell]:
     }
     strong = {name: POLICIES[name] for name in POLICIES if name not in _WEAK}
     policies = form.pick(POLICIES, strong, POLICIES)
-    return variants("prefix", scenario("prefix"), policies, loads, range(form.seeds))
+    base, seeds = scenario("prefix"), range(form.seeds)
+    return [
+        *variants("prefix", base, policies, loads, seeds),
+        *bounds("prefix", base, loads, seeds, "alone"),
+    ]
 
 
 _COLUMNS = {
@@ -74,7 +80,8 @@ def section(outcomes: Outcomes) -> Section:
             """
             Stretches of the Mooncake conversation trace from anywhere in it, on 16 A100 with an
             8B model; goodput counts requests with TTFT <= 4 s and TPOT <= 100 ms. Medians over
-            the seeds. All policies have the same queue, prefix index and cost model.
+            the seeds. All policies have the same queue, prefix index and cost model. `bound`: every
+            request alone, with one endless cache.
             """
         ),
         "",
@@ -83,7 +90,9 @@ def section(outcomes: Outcomes) -> Section:
     ready = [load for load in outcomes.loads if outcomes.seeds(load, OURS, *BASELINES)]
     if not ready:
         return Section("Shared prefixes", lines)
-    lines += ["", *_comparisons(outcomes, ready), "", _hits(outcomes, ready)]
+    lines += ["", *_comparisons(outcomes, ready)]
+    if bounded := [load for load in ready if outcomes.seeds(load, BOUND)]:
+        lines += ["", _hits(outcomes, bounded)]
     return Section("Shared prefixes", lines, _targets(outcomes, ready))
 
 
@@ -102,13 +111,10 @@ def _comparisons(outcomes: Outcomes, loads: Sequence[str]) -> list[str]:
 
 
 def _hits(outcomes: Outcomes, loads: Sequence[str]) -> str:
-    shares, bounds = (
-        [outcomes.median(OURS, load, metric).value for load in loads]
-        for metric in ("hit_share", "hit_bound")
-    )
     found = ", ".join(
-        f"{percent(share)} of {percent(bound)} at {load}"
-        for load, share, bound in zip(loads, shares, bounds, strict=True)
+        " of ".join(percent(outcomes.median(p, load, "hit_share").value) for p in (OURS, BOUND))
+        + f" at {load}"
+        for load in loads
     )
     text = f"""Prompt tokens served from caches, against one endless cache over the same stretch:
         {found} (the whole trace's bound: 37.4 % of tokens, 36.6 % of blocks)."""

@@ -2,12 +2,14 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from time import process_time
 
 import msgspec
 import yaml
 
+from experiments.bounds import BOUNDS
 from experiments.cells import ROOT, Outcome
 from experiments.measures import curves, measure
 from shunter_simulator.scenarios import Scenario, parse_scenario
@@ -29,7 +31,8 @@ def run_cell(text: str) -> str:
     """Raises what is wrong with the scenario or the run."""
     cell = json.loads(text)
     scenario = parse_scenario(yaml.safe_dump(cell["scenario"]), "scenario", _no_files)
-    outcome = run_scenario(scenario, cell["seed"], data_folder())
+    work = partial(work_out, way=bound) if (bound := cell.get("bound")) else run_scenario
+    outcome = work(scenario, cell["seed"], data_folder())
     return msgspec.json.encode(outcome).decode()
 
 
@@ -42,6 +45,14 @@ def run_scenario(scenario: Scenario, seed: int, folder: Path | None) -> Outcome:
     if bound:
         figures["hit_bound"] = bound
     return Outcome(figures, workload.note, process_time() - began_s, curves(results))
+
+
+def work_out(scenario: Scenario, seed: int, folder: Path | None, way: str) -> Outcome:
+    """A bound; nothing is run."""
+    began_s = process_time()
+    workload = build_workload(scenario.workload, seed, folder)
+    figures = BOUNDS[way](scenario, list(workload.arrivals))
+    return Outcome(figures, workload.note, process_time() - began_s)
 
 
 def _no_files(name: str) -> str:

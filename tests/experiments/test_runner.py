@@ -36,6 +36,15 @@ def test_finished_cells_are_not_run_again(tmp_path: Path) -> None:
     assert [o and o.metrics["seed"] for o in outcomes] == [0, 1, 2, 3, 4]
 
 
+def test_what_is_alike_under_two_loads_runs_once(tmp_path: Path) -> None:
+    store = Store(tmp_path, "v1")
+    alike = [Cell("t", "p", load, 0, {"x": 1}) for load in ("low", "high")]
+    other = [Cell("t", "p", "low", 1, {"x": 1}), Cell("t", "p", "low", 0, {"x": 1}, "alone")]
+    assert len(store.missing([*alike, *other])) == 3
+    store.save(alike[0], Outcome({"y": 1.0}))
+    assert store.missing(alike) == [] and store.find(alike[1]) == Outcome({"y": 1.0})
+
+
 def test_other_code_another_seed_or_another_scenario_is_another_cell(tmp_path: Path) -> None:
     store = Store(tmp_path, "v1")
     (one,) = cells(tmp_path / "log", 1)
@@ -115,7 +124,8 @@ def test_the_codes_version_follows_its_content(tmp_path: Path) -> None:
         (tmp_path / part).mkdir(parents=True)
     (tmp_path / "scheduler/shunter_simulator").mkdir()
     (tmp_path / "benchmarks/experiments").mkdir(parents=True)
-    (tmp_path / "benchmarks/experiments/measures.py").write_text("a = 1")
+    for name in ("bounds", "goodput_bound", "measures"):
+        (tmp_path / f"benchmarks/experiments/{name}.py").write_text("a = 1")
     first = code_version(tmp_path)
     assert code_version(tmp_path) == first
     (tmp_path / "scheduler/shunter_api/new.py").write_text("")

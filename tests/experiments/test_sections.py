@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from experiments.__main__ import EXPERIMENTS, _form, _parser, main
 from experiments.cells import Cell, Outcome, Store, code_version
-from experiments.definitions import FORMS, FULL, SHORT, TEN, Experiment, Form
+from experiments.definitions import BOUND, FORMS, FULL, SHORT, TEN, Experiment, Form
 from experiments.measures import CURVE_SHARES
 from experiments.outcomes import Outcomes
 from experiments.page import BEGIN, END, figure, replace_generated, section_lines
@@ -17,6 +17,7 @@ from shunter_simulator.scenarios import parse_scenario
 CURVES = {"ttft_s": [0.1 + n for n in range(len(CURVE_SHARES))]}
 TINY = Form("tiny", seeds=3, share=0.01, extent="judged")
 HIGHER_IS_BETTER = ("attainment", "goodput_per_s", "tokens_per_s", "hit_share")
+TEN_OF_HALF = replace(TEN, share=0.5)
 CLASSES = ("", "high.", "standard.", "interactive.", "batch.")
 
 
@@ -26,9 +27,11 @@ def made_up(cell: Cell, ours_times: float) -> Outcome:
     factor = (1 + cell.seed / 10) * (ours_times if cell.policy == "ours" else 1.0)
     names = ["ttft_mean_s", "ttft_p50_s", "ttft_p90_s", "ttft_p99_s", "decode_p99_s", "e2e_mean_s"]
     names += ["e2e_p99_s", "preemption_loss_s", "moves", "workflow_p95_s", "stall_p99_s"]
-    names += ["service_gap_tokens", "suspensions", "requests", "hit_bound", "instances_mean"]
+    names += ["service_gap_tokens", "suspensions", "requests", "instances_mean", "duration_s"]
     metrics = {prefix + name: 2.0 * factor for name in names for prefix in CLASSES}
     metrics |= {p + n: 0.5 / factor for n in HIGHER_IS_BETTER for p in CLASSES}
+    metrics |= {"fluid_own_s": 0.0, "fluid_base_s": 1.0, "fluid_sequence_s": 1.0}
+    metrics["least_engine_s"] = 3.0
     return Outcome(
         {**metrics, "lost": 0.0 if ours_times < 1 else 1.0}, note="made up", curves=CURVES
     )
@@ -69,7 +72,7 @@ def test_one_seed_and_one_policy_are_enough_for_a_page(
         assert (tmp_path / f"{name}.svg").stat().st_size < 100_000
 
 
-@pytest.mark.parametrize("form", [SHORT, replace(TEN, share=0.5), FULL], ids=FORMS)
+@pytest.mark.parametrize("form", [SHORT, TEN_OF_HALF, FULL], ids=FORMS)
 @pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
 def test_all_policies_of_a_load_see_the_same_requests_and_seeds(
     experiment: Experiment, form: Form
@@ -90,6 +93,24 @@ def test_every_variant_is_a_scenario(experiment: Experiment) -> None:
     for text in texts:
         scenario = text[text.index('"scenario": ') + len('"scenario": ') : text.rindex(', "seed"')]
         parse_scenario(scenario, "cell", lambda name: "")
+
+
+BOUNDS = {  # of each experiment, the row that says what no policy can do better
+    "hexgen": "alone (bound)",
+    "classes": "interactive alone (oracle)",
+    "failures": "ours, nothing fails (bound)",
+}
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
+def test_a_bound_or_an_oracle_stands_beside_every_experiment(experiment: Experiment) -> None:
+    cells = experiment.cells(TEN_OF_HALF)
+    loads = {cell.load for cell in cells}
+    name = BOUNDS.get(experiment.name, BOUND)
+    bounded = {cell.load for cell in cells if cell.policy == name}
+    assert bounded == loads or (experiment.name == "llumnix-cost" and bounded)
+    text = "\n".join(experiment.section(outcomes(experiment, 0.5)).lines)
+    assert name in text or "no policy can save more" in text
 
 
 def test_what_is_published_has_ten_seeds() -> None:
@@ -122,7 +143,8 @@ def test_the_instances_at_a_p99_are_read_off_between_two_thresholds_seed_by_seed
 
     rows: dict[tuple[str, str], dict[int, Outcome]] = {}
     for cell in experiment.cells(TINY):
-        rows.setdefault((cell.policy, cell.load), {})[cell.seed] = outcome(cell)
+        if not cell.bound:
+            rows.setdefault((cell.policy, cell.load), {})[cell.seed] = outcome(cell)
     (target,) = experiment.section(Outcomes(rows)).targets
     assert target.reached
     assert "ours 25.0 (25.0 to 25.0) %, `llumnix` 16.7 (16.7 to 16.7) %" in target.text

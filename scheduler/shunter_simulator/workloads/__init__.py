@@ -1,6 +1,12 @@
 """Who asks for how much and when: traces of real services and generated load."""
 
-from shunter_simulator.workloads.arrivals import Arrival, prefix_bound, scale, window
+from shunter_simulator.workloads.arrivals import (
+    Arrival,
+    endless_cache_hits,
+    prefix_bound,
+    scale,
+    window,
+)
 from shunter_simulator.workloads.build import Workload, build_workload
 from shunter_simulator.workloads.errors import WorkloadError
 from shunter_simulator.workloads.generated import GeneratedLoad, generate
@@ -23,6 +29,7 @@ __all__ = [
     "WorkloadError",
     "WorkloadSpec",
     "build_workload",
+    "endless_cache_hits",
     "generate",
     "load_workload",
     "parse_length",

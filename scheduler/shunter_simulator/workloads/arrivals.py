@@ -50,16 +50,25 @@ def scale(arrivals: Iterable[Arrival], speed: float) -> list[Arrival]:
 
 
 def prefix_bound(arrivals: Iterable[Arrival], block_tokens: int) -> float:
-    """The share of prompt tokens that one endless prefix cache would save: those of a prompt's
-    leading blocks of `block_tokens` that an earlier request began with as well."""
+    """The share of prompt tokens that one endless prefix cache would save."""
+    known = list(arrivals)
+    total = sum(arrival.prompt_tokens for arrival in known)
+    return sum(endless_cache_hits(known, block_tokens)) / total if total else 0.0
+
+
+def endless_cache_hits(arrivals: Iterable[Arrival], block_tokens: int) -> list[int]:
+    """Prompt tokens of each request that one endless prefix cache would have: those of its leading
+    blocks of `block_tokens` that an earlier request began with as well."""
     seen: set[int] = set()
-    hit, total = 0, 0
-    for arrival in arrivals:
-        total += arrival.prompt_tokens
-        fresh = False
-        for number, block in enumerate(arrival.prefix_blocks):
-            fresh = fresh or block not in seen
-            seen.add(block)
-            if not fresh:
-                hit += min(block_tokens, arrival.prompt_tokens - number * block_tokens)
-    return hit / total if total else 0.0
+    return [_hit_tokens(arrival, seen, block_tokens) for arrival in arrivals]
+
+
+def _hit_tokens(arrival: Arrival, seen: set[int], block_tokens: int) -> int:
+    """Adds the prompt's blocks to `seen`."""
+    hit, fresh = 0, False
+    for number, block in enumerate(arrival.prefix_blocks):
+        fresh = fresh or block not in seen
+        seen.add(block)
+        if not fresh:
+            hit += min(block_tokens, arrival.prompt_tokens - number * block_tokens)
+    return hit
