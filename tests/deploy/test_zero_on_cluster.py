@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,16 +18,19 @@ HELD, TOKENS = 6, 100
 SETTLED_S = 180.0
 
 
+# The engine starts when the test says so: until then its requests are held.
+GO = "/tmp/go"
+WAITING = f'trap "exit 0" TERM; until [ -e {GO} ]; do sleep 0.2; done; exec shunter engine "$@"'
+
+
 def pool() -> dict[str, Any]:
-    """An engine that takes its time to start, so that streams hear what they wait for."""
     profile = {
         "name": "l4",
         "accelerator": "l4-24gb",
         "nodeSelector": {REAL_NODE: "yes"},
         "replicas": {"min": 0, "max": 1},
     }
-    slow = 'sleep 12; exec shunter engine "$@"'
-    engine = {"name": "engine", "command": ["sh", "-c", slow, "engine"]}
+    engine = {"name": "engine", "command": ["sh", "-c", WAITING, "engine"]}
     return {
         "apiVersion": "shunter.dev/v1alpha1",
         "kind": "ModelPool",
@@ -62,22 +66,38 @@ def is_at_zero(release: Installed) -> bool:
 
 def test_streams_are_held_while_a_pool_comes_back_from_zero(release: Installed) -> None:
     gateway = Gateway.service(release)
-    with applied(release):
-        wait_for("the first instance is asked for", lambda: _first(gateway), SETTLED_S)
+    with applied(release), ThreadPoolExecutor(HELD) as threads:
+        first = threads.submit(wait_for, "the first one is answered", partial(_first, gateway), 300)
+        let_start(release)
+        assert first.result()
         expected = undisturbed(gateway, POOL, TOKENS)
         wait_for("the pool is at zero", lambda: is_at_zero(release), SETTLED_S)
         streams = [Stream(text) for text in texts(HELD)]
-        with ThreadPoolExecutor(HELD) as threads:
-            asked = [threads.submit(gateway.read, s, POOL, TOKENS) for s in streams]
-            wait_for("all are held", lambda: all(s.status for s in streams), 60.0)
-            refused = release.ask(chat(8, model=POOL), gateway.key)
-            for one in asked:
-                one.result()
+        asked = [threads.submit(gateway.read, s, POOL, TOKENS) for s in streams]
+        wait_for("all are held", lambda: all(s.comments for s in streams), 60.0)
+        refused = release.ask(chat(8, model=POOL), gateway.key)
+        let_start(release)
+        for one in asked:
+            one.result()
         assert (refused.status, "hold_full" in refused.text) == (503, True), refused.text
         assert [trouble for s in streams if (trouble := s.trouble(expected))] == []
         heard = {e.partition("phase=")[2].split()[0] for s in streams for e in s.comments}
         assert heard and heard <= {"scaling-up", "unschedulable", "loading-weights", "starting"}
         wait_for("it goes to zero again", lambda: is_at_zero(release), SETTLED_S)
+
+
+def let_start(release: Installed) -> None:
+    """The engine of the pool's pod, once its container runs."""
+    pod = wait_for("a pod's container runs", lambda: _running(release), SETTLED_S)
+    release.kubectl("exec", pod, "--container=engine", "--", "touch", GO)
+
+
+def _running(release: Installed) -> str | None:
+    for pod in release.get("pods", f"--selector={PODS}")["items"]:
+        states = [c["state"] for c in pod["status"].get("containerStatuses", ())]
+        if "deletionTimestamp" not in pod["metadata"] and any("running" in s for s in states):
+            return str(pod["metadata"]["name"])
+    return None
 
 
 def _first(gateway: Gateway) -> bool:

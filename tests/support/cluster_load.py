@@ -2,9 +2,10 @@
 
 import http.client
 import json
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ WORKERS, TOKENS = 6, 600
 TIMEOUT_S = 120.0
 LEADER_S = 20.0
 BEGUN = 20  # events of a stream that is in mid answer
+ORDERED = re.compile(r" of (?P<source>\S+), by (kv|replay|restart)$")
 T = TypeVar("T")
 
 
@@ -198,6 +200,19 @@ def leader(release: Installed, ask: Callable[[pb_grpc.SchedulerStub], T]) -> T:
 def explain(release: Installed, request_id: str) -> pb.ExplainReply:
     request = pb.ExplainRequest(request_id=request_id)
     return leader(release, lambda stub: stub.Explain(request, timeout=5))
+
+
+def ordered_moves(release: Installed, streams: Iterable[Stream]) -> list[pb.ExplainReply.Decision]:
+    """The orders, not what became of them; by whatever rung."""
+    explained = [explain(release, stream.request_id).decisions for stream in streams]
+    moves = [d for decisions in explained for d in decisions if d.kind == "move"]
+    return [d for d in moves if ORDERED.search(d.reason)]
+
+
+def sources(moves: Iterable[pb.ExplainReply.Decision]) -> set[str]:
+    """Instances that streams were to leave."""
+    found = [ORDERED.search(move.reason) for move in moves]
+    return {match["source"] for match in found if match}
 
 
 def status(release: Installed) -> pb.StatusReply:
