@@ -19,6 +19,11 @@ error means that nothing is known of what was done, and State tells. Where a lea
 needs to be told: an offer is forgotten, a frozen request is freed and its stream broken (it never
 thaws by itself), a reservation or an unused commit is freed. A lease begins again with each call
 and with each chunk of its move, and with nothing else.
+
+vLLM cannot freeze one request. There Offer, Prepare and Pull bring the blocks into a store beside
+the destination, the gateway has the destination load them by a call for one token, as a replay
+warms, and switches as a replay does; then it says Release to the source and Abort to the
+destination. Freeze and Commit answer UNIMPLEMENTED.
 """
 
 from collections import abc as _abc
@@ -429,6 +434,10 @@ Global___ExportRequest: _TypeAlias = ExportRequest  # noqa: Y015
 class KvChunk(_message.Message):
     """Keys and values of some tokens in some layers: a C-ordered little-endian array of the manifest's
     dtype, of shape (2, layers, tokens, kv_heads, head_dim), keys first. At most 1 MiB.
+
+    Where the manifest's state_version is 1001 (vLLM with `shunter_vllm`) a chunk is of one block, and
+    carries the bytes of some layers as they lie in vLLM's memory; layers of the second tensor-parallel
+    worker are counted after all of the first, and so on.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -441,6 +450,7 @@ class KvChunk(_message.Message):
     CRC32_FIELD_NUMBER: _builtins.int
     STAGE_END_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
+    BLOCK_KEY_FIELD_NUMBER: _builtins.int
     first_token: _builtins.int
     tokens: _builtins.int
     first_layer: _builtins.int
@@ -450,6 +460,8 @@ class KvChunk(_message.Message):
     """of data, as zlib computes it"""
     refusal: Global___Refusal.ValueType
     """nothing more comes: finished, preempted, withdrawn"""
+    block_key: _builtins.bytes
+    """vLLM only: digest of the layout and of all tokens up to the block's end"""
     @_builtins.property
     def stage_end(self) -> Global___StageEnd:
         """set in the last chunk of a stage, which may have no data"""
@@ -465,10 +477,11 @@ class KvChunk(_message.Message):
         crc32: _builtins.int = ...,
         stage_end: Global___StageEnd | None = ...,
         refusal: Global___Refusal.ValueType = ...,
+        block_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stage_end", b"stage_end"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["crc32", b"crc32", "data", b"data", "first_layer", b"first_layer", "first_token", b"first_token", "layers", b"layers", "refusal", b"refusal", "stage_end", b"stage_end", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_key", b"block_key", "crc32", b"crc32", "data", b"data", "first_layer", b"first_layer", "first_token", b"first_token", "layers", b"layers", "refusal", b"refusal", "stage_end", b"stage_end", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

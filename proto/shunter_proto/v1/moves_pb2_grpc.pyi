@@ -19,6 +19,11 @@ error means that nothing is known of what was done, and State tells. Where a lea
 needs to be told: an offer is forgotten, a frozen request is freed and its stream broken (it never
 thaws by itself), a reservation or an unused commit is freed. A lease begins again with each call
 and with each chunk of its move, and with nothing else.
+
+vLLM cannot freeze one request. There Offer, Prepare and Pull bring the blocks into a store beside
+the destination, the gateway has the destination load them by a call for one token, as a replay
+warms, and switches as a replay does; then it says Release to the source and Abort to the
+destination. Freeze and Commit answer UNIMPLEMENTED.
 """
 
 from collections import abc as _abc

@@ -1,0 +1,73 @@
+"""Blocks on the wire: a worker's layers one after the other, in chunks of at most 1 MiB."""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from shunter_proto.v1 import moves_pb2 as pb
+from shunter_vllm.folder import BlockDamaged
+from shunter_vllm.layout import EngineFacts
+from shunter_vllm.leases import Store
+
+MAX_CHUNK_BYTES = 1 << 20
+
+
+def block_chunks(store: Store, key: bytes, first_token: int) -> Iterator[pb.KvChunk]:
+    """`first_layer` counts the layers of worker 0, then those of worker 1, and so on. Raises
+    `OSError` and `BlockDamaged`."""
+    facts = store.facts
+    for rank in range(facts.tensor_parallel):
+        payload = store.folder.read(key, rank)
+        if len(payload) % facts.layers:
+            raise BlockDamaged(f"{key.hex()}: {len(payload)} bytes in {facts.layers} layers")
+        layer_bytes = len(payload) // facts.layers
+        step = max(1, MAX_CHUNK_BYTES // layer_bytes)
+        for layer in range(0, facts.layers, step):
+            layers = min(step, facts.layers - layer)
+            data = payload[layer * layer_bytes : (layer + layers) * layer_bytes]
+            yield pb.KvChunk(
+                first_token=first_token,
+                tokens=facts.block_tokens,
+                first_layer=rank * facts.layers + layer,
+                layers=layers,
+                data=bytes(data),
+                crc32=zlib.crc32(data),
+                block_key=key,
+            )
+
+
+@dataclass(slots=True)
+class BlockAssembly:
+    """Puts one block's chunks together, in order and none twice."""
+
+    facts: EngineFacts
+    first_token: int
+    parts: list[list[bytes]] = field(init=False)  # of each worker
+    layer: int = 0
+    key: bytes = b""
+
+    def __post_init__(self) -> None:
+        self.parts = [[] for _ in range(self.facts.tensor_parallel)]
+
+    def take(self, chunk: pb.KvChunk) -> bool:
+        """False: damaged, or not the next one."""
+        layers = self.facts.layers
+        fits = (
+            chunk.first_token == self.first_token
+            and chunk.tokens == self.facts.block_tokens
+            and chunk.first_layer == self.layer
+            and 0 < chunk.layers <= layers - self.layer % layers
+            and self.layer < layers * self.facts.tensor_parallel
+        )
+        if not fits or zlib.crc32(chunk.data) != chunk.crc32:
+            return False
+        if self.key and chunk.block_key != self.key:
+            return False
+        self.key = chunk.block_key
+        self.parts[self.layer // layers].append(chunk.data)
+        self.layer += chunk.layers
+        return True
+
+    @property
+    def complete(self) -> bool:
+        return self.layer == self.facts.layers * self.facts.tensor_parallel

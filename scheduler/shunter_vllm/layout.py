@@ -1,0 +1,50 @@
+"""What has to be equal in two vLLM engines that exchange blocks. Pure."""
+
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from shunter_proto.v1 import moves_pb2 as pb
+
+STATE_VERSION = 1001  # of what travels: vLLM's blocks as they lie in memory, layer by layer
+_WORD_CHARS = 12  # of a digest: tells layouts apart, authenticates nothing
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """As vLLM's configuration has them: equal in its API server and in its engine process."""
+
+    revision: str  # digest of config and weights
+    tokenizer_digest: str
+    vllm_version: str  # how a block lies in memory may change with each
+    platform: str  # and differs between them
+    attention_backend: str  # as asked for; empty: vLLM's choice
+    dtype: str  # of the KV cache
+    block_tokens: int
+    layers: int
+    kv_heads: int  # of one worker
+    head_dim: int
+    tensor_parallel: int = 1
+    unsupported: str = ""  # why nothing moves by KV; empty: it does
+
+    def manifest(self) -> pb.Manifest:
+        return pb.Manifest(
+            revision=f"{self.revision} vllm-{self.vllm_version} {self.platform} "
+            f"{self.attention_backend}".rstrip(),
+            tokenizer_digest=self.tokenizer_digest,
+            dtype=self.dtype,
+            block_tokens=self.block_tokens,
+            layers=self.layers,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            tensor_parallel=self.tensor_parallel,
+            state_version=STATE_VERSION,
+        )
+
+    def word(self) -> str:
+        """The manifest as a word: equal words, equal manifests."""
+        identity = self.manifest().SerializeToString(deterministic=True)
+        digest = blake2b(identity, digest_size=_WORD_CHARS // 2).hexdigest()
+        return (
+            f"vllm-{self.vllm_version}-{self.dtype}-b{self.block_tokens}-l{self.layers}"
+            f"-h{self.kv_heads}-d{self.head_dim}-tp{self.tensor_parallel}-{digest}"
+        )
