@@ -70,6 +70,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> GatewayOptions:
     add("--moves-tls-ca", type=Path, help="PEM file: TLS to where engines serve moves of KV")
     add("--moves-tls-cert", type=Path, help="our certificate for them; needs --moves-tls-key")
     add("--moves-tls-key", type=Path)
+    add(
+        "--slot-folder",
+        type=Path,
+        metavar="DIR",
+        help="where llama-servers save slots (--slot-save-path), as it is mounted here",
+    )
     add("--log-level", default=defaults.log_level)
     given = vars(parser.parse_args(arguments))
     tls = _tls(given.pop("tls_cert"), given.pop("tls_key"), given.pop("tls_ca"))

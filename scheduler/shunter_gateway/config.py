@@ -50,6 +50,7 @@ class GatewayOptions:
     tls: TlsFiles | None = None  # of both listeners
     scheduler_tls: TlsFiles | None = None
     moves_tls: TlsFiles | None = None  # to where engines serve moves of KV caches
+    slot_folder: Path | None = None  # where llama-servers save slots, as it is mounted here
     log_level: str = "info"
     worker_dir: Path | None = None  # where workers meet; set by their parent
 
@@ -77,6 +78,11 @@ class GatewayOptions:
                 )
             if self.workers > 1 and address.port == 0:
                 raise StartError(f"{flag}: several workers share a port, so it cannot be 0")
+        if self.slot_folder is not None and not self.slot_folder.is_dir():
+            raise StartError(
+                f"--slot-folder {self.slot_folder}: no such folder; give the one that "
+                "llama-servers have as --slot-save-path, or leave the option out"
+            )
         if self.workers < 1:
             raise StartError(f"--workers {self.workers}: at least 1")
         if self.max_body_bytes < 1024:

@@ -22,7 +22,7 @@ from shunter_gateway.lifecycle_ports import (
 )
 from shunter_gateway.lifecycle_spans import Spans
 from shunter_gateway.local_placement import LocalPlacement
-from shunter_gateway.moves.ports import EngineMoves
+from shunter_gateway.moves.ports import EngineMoves, SlotServers
 from shunter_gateway.ports import EngineAdapter
 from shunter_gateway.request import ClientError, ClientSink, RequestHandle, RequestSpec
 from shunter_gateway.topology import Topology, topology_from_proto
@@ -58,8 +58,9 @@ class Dispatcher:
         limits: LifecycleLimits | None = None,
         tracer: Tracer | None = None,
         engine_moves: EngineMoves | None = None,
+        slot_servers: SlotServers | None = None,
     ) -> None:
-        """`tracer` None where nothing records spans; `engine_moves` None: no rung `kv`."""
+        """`tracer` None where nothing records spans; both of the last None: no rung `kv`."""
         self._clock = clock
         self._link = link
         self._limits = limits or LifecycleLimits()
@@ -79,6 +80,7 @@ class Dispatcher:
             topology=lambda: self._state.topology,
             allow_retry=self._allow_retry,
             engine_moves=engine_moves,
+            slot_servers=slot_servers,
         )
         self._alone = LocalPlacement(self._services, self._state.requests)
 

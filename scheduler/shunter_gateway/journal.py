@@ -19,13 +19,14 @@ class TokenJournal:
     """Prompt and generated token ids of one request, and who may add to them.
 
     Some engines keep ids to themselves (see `note_gap`): then `generated` ends before the gap, and
-    `unjournaled_text` is what the client has received beyond it.
+    `unjournaled_text` is what the client has received beyond it. `adopt` closes the gap.
     """
 
     __slots__ = (
         "_epoch",
         "_owner",
         "_prompt",
+        "_tail",
         "generated",
         "output_tokens",
         "owned_epoch",
@@ -37,6 +38,7 @@ class TokenJournal:
         self._prompt = array("I", prompt_token_ids)
         self.generated = array("I")
         self.unjournaled_text = ""
+        self._tail: list[int] = []  # known ids between the gap and the end
         self.output_tokens = 0  # generated so far, those in a gap included
         self.owned_epoch = 0  # the owner's; 0: nobody owns the request
         self._owner: Owner | None = None
@@ -86,19 +88,50 @@ class TokenJournal:
         self.output_tokens = len(generated)
         return True
 
-    def note_gap(self, epoch: int, output_tokens: int, text: str) -> bool:
-        """`text` was delivered, but some ids up to `output_tokens` are not known."""
+    def note_gap(
+        self, epoch: int, output_tokens: int, text: str, token_ids: Sequence[int] = ()
+    ) -> bool:
+        """`text` was delivered, but some ids up to `output_tokens` are not known; the last are."""
         if not self.owned_by(epoch) or output_tokens < len(self.generated):
             return False
+        if output_tokens != self.output_tokens + len(token_ids):
+            self._tail.clear()
+        self._tail.extend(token_ids)
         self.output_tokens = output_tokens
         self.unjournaled_text += text
+        return True
+
+    def adopt(self, held: Sequence[int]) -> bool:
+        """`held`: prompt and answer as the engine has them, perhaps without the last ids, perhaps
+        with some that nobody has received. False where they are another request's, or leave a gap
+        open; nothing is changed then."""
+        known = self.token_ids()
+        common = min(len(held), len(known))
+        if common < len(self._prompt) or tuple(held[:common]) != known[:common]:
+            return False
+        if not self.has_gap:
+            return True
+        end = len(self._prompt) + self.output_tokens
+        ids, tail = list(held[len(known) : end]), self._tail
+        missing = end - len(known) - len(ids)
+        if missing > len(tail):
+            return False
+        ids += tail[len(tail) - missing :]
+        if tail and ids[-len(tail) :] != tail:
+            return False
+        self.generated.extend(ids)
+        self._forget_gap()
         return True
 
     def rewind_to_known(self) -> str:
         """For a replay: forgets the count beyond the known ids; returns the text that the next
         owner has to generate again."""
         self.output_tokens = len(self.generated)
+        return self._forget_gap()
+
+    def _forget_gap(self) -> str:
         text, self.unjournaled_text = self.unjournaled_text, ""
+        self._tail.clear()
         return text
 
     def token_ids(self) -> tuple[int, ...]:

@@ -66,6 +66,10 @@ class RequestLifecycle:
         """Once it has begun, the same model has to go on."""
         return self.binding.pool.name if self.binding is not None and self.answer.began else ""
 
+    @property
+    def finishing(self) -> bool:
+        return self._finish_reason is not None
+
     def start(self) -> None:
         """Submits the request."""
         if self.spec.deadline_s:

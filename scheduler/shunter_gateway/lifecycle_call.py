@@ -73,6 +73,7 @@ class OwnerCall:
         "_time",
         "_tokens_before",
         "call_id",
+        "seed",
     )
 
     def __init__(
@@ -88,6 +89,7 @@ class OwnerCall:
         self._paused = False
         self._tokens_before = 0
         self.call_id = ""  # the call's name at the engine
+        self.seed: int | None = None  # that it was given
 
     def start(
         self,
@@ -104,7 +106,7 @@ class OwnerCall:
         attributes: Attributes = {"shunter.instance": instance, "shunter.epoch": epoch}
         self._stage = self._spans.begin("engine.generate", trace_parent, attributes)
         made = request(self._stage.trace_parent(trace_parent))
-        self.call_id = made.call_id
+        self.call_id, self.seed = made.call_id, made.sampling.seed
         self._sink = _EpochSink(self._owner, epoch, self._client, self._time)
         self._call = adapter.start(made, self._sink)
         if self._paused:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shunter_gateway.lifecycle_spans import Spans
-from shunter_gateway.moves.ports import EngineMoves
+from shunter_gateway.moves.ports import EngineMoves, SlotServers
 from shunter_gateway.ports import EngineAdapter
 from shunter_gateway.topology import Pool, Topology
 from shunter_proto.v1 import scheduler_pb2 as pb
@@ -88,7 +88,9 @@ class LifecycleLimits:
     kv_call_s: float = 5.0  # for an engine to answer one call of a move; it waits for a step
     kv_copy_s: float = 30.0  # of a KV cache, while its source goes on decoding
     kv_tail_s: float = 1.0  # for the stream to bring what was generated before the source froze
-    kv_lease_s: float = 40.0  # outlasts every unanswered call of a move
+    kv_again_s: float = 0.5  # then a call that a client waits for is sent again
+    kv_lease_s: float = 15.0  # of what an engine holds for a move; calls and chunks begin it again
+    kv_frozen_s: float = 40.0  # of a frozen source: outlasts all that may go unanswered then
     retry_backoff_s: float = 0.5  # before the same instance is tried again
     max_backoff_s: float = 5.0  # longest an overloaded engine is waited for
     retry_after_s: float = 1.0  # told to clients that are turned away
@@ -108,4 +110,5 @@ class Services:
     limits: LifecycleLimits
     topology: Callable[[], Topology | None]
     allow_retry: Callable[[str, str, int], bool]  # pool, instance that failed, failures so far
-    engine_moves: EngineMoves | None = None  # None: nothing moves by rung `kv`
+    engine_moves: EngineMoves | None = None  # None: no KV caches go by `EngineMoves`
+    slot_servers: SlotServers | None = None  # None: none go by llama-servers' slots

@@ -27,6 +27,7 @@ from shunter_gateway.edge.server import HttpEdge
 from shunter_gateway.edge.stream import StreamSettings
 from shunter_gateway.engines.http1 import HttpClient
 from shunter_gateway.engines.kv_moves import GrpcEngineMoves
+from shunter_gateway.engines.llama_slots import LlamaSlots
 from shunter_gateway.engines.table import build_adapters
 from shunter_gateway.keys import KeyFile, KeyFileError, Keys, OpenKeys
 from shunter_gateway.lifecycle_metrics import MetricsObserver
@@ -62,6 +63,7 @@ class _Core:
     dispatcher: Dispatcher
     tokenizers: TokenizerRegistry
     models: LiveModels
+    slots: LlamaSlots | None
 
 
 class _Listener:
@@ -117,6 +119,8 @@ async def serve(
                 tasks.create_task(core.link.run(_Listener(core))),
                 tasks.create_task(core.dispatcher.run()),
             ]
+            if core.slots is not None:
+                owned.append(tasks.create_task(core.slots.run()))
             if isinstance(keys, KeyFile):
                 owned.append(tasks.create_task(keys.watch()))
             _log.info("gateway_serving", http=ports.http, grpc=ports.grpc, pid=os.getpid())
@@ -146,6 +150,9 @@ async def _core(options: GatewayOptions, stack: AsyncExitStack, provider: Tracer
     stack.push_async_callback(tokenizers.close)
     engine_moves = _engine_moves(options)
     stack.push_async_callback(engine_moves.close)
+    slots = LlamaSlots(client, options.slot_folder) if options.slot_folder is not None else None
+    if slots is not None:
+        stack.push_async_callback(slots.close)
     link = SchedulerClient(_target(options))
     metrics.scheduler_connected.set_function(lambda: float(link.lost_since is None))
     dispatcher = Dispatcher(
@@ -156,6 +163,7 @@ async def _core(options: GatewayOptions, stack: AsyncExitStack, provider: Tracer
         observer=MetricsObserver(metrics),
         tracer=_tracer(provider) if is_recording(provider) else None,
         engine_moves=engine_moves,
+        slot_servers=slots,
     )
     for phase in (*PHASES, OTHER_PHASE):
         metrics.waiting.labels(phase).set_function(partial(dispatcher.waiting_in, phase))
@@ -166,7 +174,7 @@ async def _core(options: GatewayOptions, stack: AsyncExitStack, provider: Tracer
         rng=random.SystemRandom(),
         now=lambda: datetime.now(UTC),
     )
-    return _Core(metrics, pages, link, dispatcher, tokenizers, models)
+    return _Core(metrics, pages, link, dispatcher, tokenizers, models, slots)
 
 
 def _tracer(provider: TracerProvider) -> Tracer:

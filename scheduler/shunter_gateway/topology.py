@@ -31,7 +31,12 @@ class Instance:
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
     kv_transport: str = ""  # KV caches are copied between equal ones; empty: not at all
-    moves_address: str = ""  # host:port of its `EngineMoves`
+    moves_address: str = ""  # host:port of its `EngineMoves`, or of its slots
+
+    @property
+    def copies_slots(self) -> bool:
+        """Its KV cache is saved to a file, and read from one, while the request stands still."""
+        return self.engine_type == "llamacpp" and bool(self.kv_transport)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from shunter_scheduler.cluster_telemetry import ClusterCollector
 from shunter_scheduler.core import CoreSettings, SchedulerCore
 from shunter_scheduler.core.costs import profile_cost
 from shunter_scheduler.core.settings import Moves
-from shunter_scheduler.domain.cluster import Topology
+from shunter_scheduler.domain.cluster import Instance, Topology
 from shunter_scheduler.domain.decisions import MovePolicyName
 from shunter_scheduler.domain.events import TopologyChanged
 from shunter_scheduler.inputs import Changes, open_inputs
@@ -187,8 +187,16 @@ def build(
         if view.set_kv_moves(instance, kv_moves):
             told.wish()
 
+    def arguments(instance: Instance) -> Sequence[str]:
+        pools = (pool for pool in view.topology.pools if pool.name == instance.pool)
+        return next((pool.spec.engine.args for pool in pools), ())
+
     poller = EnginePoller(
-        lambda: view.topology.instances, driver.tell, telemetry, on_kv_moves=on_kv_moves
+        lambda: view.topology.instances,
+        driver.tell,
+        telemetry,
+        on_kv_moves=on_kv_moves,
+        arguments=arguments,
     )
     return parts, (poller, KvEventReader(lambda: view.topology, driver.put, telemetry))
 

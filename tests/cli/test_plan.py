@@ -1,5 +1,6 @@
 """From a configuration to engines and their command lines."""
 
+from pathlib import Path
 from typing import Any
 
 from shunter.up.plan import engine_arguments, llama_arguments, plan_engines
@@ -73,8 +74,9 @@ def test_the_command_line_of_a_simulated_engine() -> None:
 def test_llama_server_gets_the_context_of_all_its_slots() -> None:
     spec = {"engine": {"type": "llamacpp", "args": ["--parallel", "3"]}}
     plans, _ = plan(make_pool("chat", engine="llamacpp", contextLength=1000, spec=spec))
-    arguments = llama_arguments(plans["chat-h100-0"], "/m.gguf", 81)
+    arguments = llama_arguments(plans["chat-h100-0"], "/m.gguf", 81, Path("/slots"))
     assert arguments[arguments.index("--ctx-size") + 1] == "3000"
+    assert arguments[arguments.index("--slot-save-path") + 1] == "/slots"
 
 
 def test_a_pool_that_cannot_be_served_here_leaves_the_others() -> None:

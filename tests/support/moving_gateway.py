@@ -15,6 +15,7 @@ from shunter_engine.options import EngineOptions
 from shunter_gateway.dispatcher import Dispatcher
 from shunter_gateway.engines.http1 import HttpClient
 from shunter_gateway.engines.kv_moves import GrpcEngineMoves
+from shunter_gateway.engines.llama_slots import LlamaSlots
 from shunter_gateway.engines.table import build_adapters
 from shunter_gateway.lifecycle_ports import LifecycleLimits
 from shunter_gateway.moves.ports import EngineMoves
@@ -32,6 +33,8 @@ _LEFT_OVER = (
     "vllm:num_requests_running",
     "vllm:num_requests_waiting",
     "shunter:kv_moves_active",
+    "llamacpp:requests_processing",
+    "llamacpp:requests_deferred",
 )
 
 
@@ -62,6 +65,7 @@ class Changes:
     moves_addresses: Mapping[str, str] = field(default_factory=dict)  # as gateways are told
     around: Callable[[EngineMoves], EngineMoves] = lambda moves: moves
     limits: LifecycleLimits | None = None
+    slot_folder: Path | None = None  # that llama-servers share with the gateway
 
 
 @dataclass(slots=True)
@@ -129,18 +133,31 @@ async def gateway_over(
 ) -> AsyncIterator[MovingGateway]:
     """`options` of all the engines, as far as they concern the pool."""
     changes = changes or Changes()
+    message = pb.Topology(
+        version=1,
+        pools=[_pool(options)],
+        instances=[_instance(n, e, options, changes) for n, e in engines.items()],
+    )
+    async with gateway_of(engines, message, changes) as made:
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def gateway_of(
+    engines: Mapping[str, Any], message: pb.Topology, changes: Changes | None = None
+) -> AsyncIterator[MovingGateway]:
+    """Of one pool, whatever its engines are."""
+    changes = changes or Changes()
     async with contextlib.AsyncExitStack() as stack:
         client, engine_moves = HttpClient(), GrpcEngineMoves()
         stack.push_async_callback(client.close)
         stack.push_async_callback(engine_moves.close)
         adapters = build_adapters(client)
+        slots = LlamaSlots(client, changes.slot_folder) if changes.slot_folder else None
+        if slots is not None:
+            stack.push_async_callback(slots.close)
         tokenizers = TokenizerRegistry(adapters)
         stack.push_async_callback(tokenizers.close)
-        message = pb.Topology(
-            version=1,
-            pools=[_pool(options)],
-            instances=[_instance(n, e, options, changes) for n, e in engines.items()],
-        )
         loop = asyncio.get_running_loop()
         scheduler, observer = FakeScheduler(loop, message), CountingObserver()
         dispatcher = Dispatcher(
@@ -151,9 +168,10 @@ async def gateway_over(
             observer,
             limits=changes.limits,
             engine_moves=changes.around(engine_moves),
+            slot_servers=slots,
         )
         stack.callback(dispatcher.close)
-        tokenizer = await tokenizers.tokenizer(options.model)
+        tokenizer = await tokenizers.tokenizer(message.pools[0].model_source)
         assert tokenizer is not None
         tokenizers.update(topology_from_proto(message))
         await tokenizers.settled()

@@ -24,6 +24,14 @@ class Endpoints:
     scheduler_metrics: str
 
 
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Of one system. `saved_slots`: of llama-servers, while their requests move."""
+
+    logs: Path
+    saved_slots: Path
+
+
 def scheduler_spec(endpoints: Endpoints, config: Path, logs: Path) -> ChildSpec:
     return ChildSpec(
         name="scheduler",
@@ -40,7 +48,7 @@ def scheduler_spec(endpoints: Endpoints, config: Path, logs: Path) -> ChildSpec:
 
 
 def gateway_spec(
-    endpoints: Endpoints, logs: Path, api_keys: Path | None, insecure_open: bool
+    endpoints: Endpoints, folders: Folders, api_keys: Path | None, insecure_open: bool
 ) -> ChildSpec:
     keys = ("--api-keys", str(api_keys)) if api_keys else ()
     insecure = ("--insecure-open",) if insecure_open else ()
@@ -51,21 +59,25 @@ def gateway_spec(
             "gateway",
             *("--scheduler", endpoints.scheduler, "--listen", endpoints.http),
             *("--grpc-listen", endpoints.grpc, "--grace", str(GATEWAY_GRACE_S), *keys, *insecure),
+            *("--slot-folder", str(folders.saved_slots)),
         ),
         address=endpoints.http,
         health_url=f"http://{reachable(endpoints.http)}/ready",
-        log=logs / "gateway.log",
+        log=folders.logs / "gateway.log",
     )
 
 
-def engine_spec(plan: EnginePlan, port: int, speed: float, logs: Path) -> ChildSpec:
+def engine_spec(plan: EnginePlan, port: int, speed: float, folders: Folders) -> ChildSpec:
     """Blocks: a model that `fetch_weights` has not brought is fetched here."""
     if plan.engine_type == "llamacpp":
         server = llama_server()
         model = llama_model(
             plan, server, FetchOptions.from_environ({**os.environ, **dict(plan.env)})
         )
-        argv: tuple[str, ...] = (str(server), *llama_arguments(plan, str(model), port))
+        argv: tuple[str, ...] = (
+            str(server),
+            *llama_arguments(plan, str(model), port, folders.saved_slots),
+        )
     else:
         argv = _shunter("engine", *engine_arguments(plan, port, speed))
     return ChildSpec(
@@ -74,7 +86,7 @@ def engine_spec(plan: EnginePlan, port: int, speed: float, logs: Path) -> ChildS
         argv=argv,
         address=f"127.0.0.1:{port}",
         health_url=f"http://127.0.0.1:{port}/health",
-        log=logs / f"{plan.name}.log",
+        log=folders.logs / f"{plan.name}.log",
         env=dict(plan.env),
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 from shunter_api.engine import LLAMA_SLOTS, EngineType
@@ -117,14 +118,14 @@ def engine_arguments(plan: EnginePlan, port: int, speed: float) -> tuple[str, ..
     return (*arguments, *plan.args)
 
 
-def llama_arguments(plan: EnginePlan, model: str, port: int) -> tuple[str, ...]:
+def llama_arguments(plan: EnginePlan, model: str, port: int, saved_slots: Path) -> tuple[str, ...]:
     """The command line after `llama-server`, whose context is shared out to its slots."""
     slots = _slots(plan.args)
     return (
         *("--model", model, "--alias", plan.served_name),
         *("--host", "127.0.0.1", "--port", str(port)),
         *("--ctx-size", str(plan.context_length * slots), "--parallel", str(slots)),
-        *("--metrics", "--offline", "--no-ui"),
+        *("--metrics", "--offline", "--no-ui", "--slot-save-path", str(saved_slots)),
         *plan.args,
     )
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from shunter.failure import Failure
 from shunter.state import ProcessState, State, write_state
 from shunter.up.config_directory import ConfigDirectory
 from shunter.up.fleet import Fleet
-from shunter.up.launch import Endpoints, engine_spec, gateway_spec, scheduler_spec
+from shunter.up.launch import Endpoints, Folders, engine_spec, gateway_spec, scheduler_spec
 from shunter.up.plan import EnginePlan, plan_engines
 from shunter.up.ports import Ports
 from shunter.up.scheduler import SchedulerCalls
@@ -53,12 +54,15 @@ class System:
         self._config = ConfigDirectory(options.state_dir)
         self._scheduler = SchedulerCalls(options.endpoints.scheduler)
         self.logs = options.state_dir / "logs"
+        self._folders = Folders(self.logs, options.state_dir / "slots")
 
     async def start(self, files: Files, configuration: Configuration) -> None:
         """Until everything serves. Raises `Failure`. `probe` must run beside it."""
         self.logs.mkdir(parents=True, exist_ok=True)
         for log in self.logs.glob("*.log"):
             log.unlink()
+        shutil.rmtree(self._folders.saved_slots, ignore_errors=True)
+        self._folders.saved_slots.mkdir(mode=0o700)  # what is saved there was said by clients
         self.plans, remarks = plan_engines(configuration, self._options.absent)
         for remark in remarks:
             self._tell(remark)
@@ -67,7 +71,7 @@ class System:
         options = self._options
         self.fleet.start(scheduler_spec(options.endpoints, self._config.path, self.logs))
         self.fleet.start(
-            gateway_spec(options.endpoints, self.logs, options.api_keys, options.insecure_open)
+            gateway_spec(options.endpoints, self._folders, options.api_keys, options.insecure_open)
         )
         await self.fleet.wait_ready(list(self.fleet.children), options.start_timeout_s)
         await self._scheduler.wait_instances(list(self.plans), options.start_timeout_s)
@@ -97,6 +101,7 @@ class System:
     async def close(self) -> None:
         await self.fleet.stop()
         await self._scheduler.close()
+        shutil.rmtree(self._folders.saved_slots, ignore_errors=True)
         (self._options.state_dir / "state.json").unlink(missing_ok=True)
 
     async def _edited(self, files: Files) -> None:
@@ -145,7 +150,7 @@ class System:
         for name, plan in plans.items():
             self._ports[name] = plan.port or self._ports.get(name) or self._free.free()
             spec = await asyncio.to_thread(
-                engine_spec, plan, self._ports[name], self._options.speed, self.logs
+                engine_spec, plan, self._ports[name], self._options.speed, self._folders
             )
             self.fleet.start(spec)
 

@@ -9,7 +9,7 @@ import contextlib
 
 from shunter_gateway.engines.connection import Connection, Exchange, HttpLimits, ResponseHandler
 
-_USER_AGENT = b"shunter"
+_HEAD = "host: {}\r\nuser-agent: shunter\r\n"
 
 
 class HttpClient:
@@ -36,9 +36,17 @@ class HttpClient:
     ) -> Exchange:
         """Starts a POST; the handler hears all that follows, never before this returns."""
         payload = _request_bytes(address, path, body, trace_parent)
-        exchange = Exchange(
-            self, address, payload, handler, first_byte_s or self.limits.first_byte_s
-        )
+        return self._send(address, payload, handler, first_byte_s or self.limits.first_byte_s)
+
+    def get(self, address: str, path: str, handler: ResponseHandler) -> Exchange:
+        """Starts a GET, as `post` does."""
+        payload = f"GET {path} HTTP/1.1\r\n{_HEAD.format(address)}\r\n".encode("latin-1", "replace")
+        return self._send(address, payload, handler, self.limits.first_byte_s)
+
+    def _send(
+        self, address: str, payload: bytes, handler: ResponseHandler, first_byte_s: float
+    ) -> Exchange:
+        exchange = Exchange(self, address, payload, handler, first_byte_s)
         self._active.add(exchange)
         idle = self._idle.get(address)
         while idle:
@@ -139,7 +147,7 @@ def split_address(address: str) -> tuple[str, int]:
 
 def _request_bytes(address: str, path: str, body: bytes, trace_parent: str) -> bytes:
     head = (
-        f"POST {path} HTTP/1.1\r\nhost: {address}\r\nuser-agent: {_USER_AGENT.decode()}\r\n"
+        f"POST {path} HTTP/1.1\r\n{_HEAD.format(address)}"
         f"content-type: application/json\r\naccept: text/event-stream, application/json\r\n"
         f"content-length: {len(body)}\r\n"
     )

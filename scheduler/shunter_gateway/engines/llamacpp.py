@@ -1,10 +1,12 @@
 """llama-server's own `/completion`: token ids in, text and most token ids out.
 
 It keeps the ids of tokens inside an unfinished UTF-8 character to itself, so its text is what the
-client gets, and `tokens_predicted` shows where ids are missing.
+client gets, and `tokens_predicted` shows where ids are missing. Nothing that it streams tells in
+which slot a call runs; `/slots` does by the call's seed, so each call has one (`call_seed`).
 """
 
 from collections.abc import Sequence
+from zlib import crc32
 
 import msgspec
 
@@ -116,6 +118,11 @@ class LlamaDecoder:
         )
 
 
+def call_seed(call_id: str, seed: int | None) -> int:
+    """32 bits; of the call's name where the request has no seed."""
+    return crc32(call_id.encode()) if seed is None else seed & 0xFFFFFFFF
+
+
 def llama_body(request: EngineRequest) -> bytes:
     sampling = request.sampling
     bias = sampling.logit_bias
@@ -131,7 +138,7 @@ def llama_body(request: EngineRequest) -> bytes:
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             min_p=sampling.min_p,
-            seed=None if sampling.seed is None else sampling.seed & 0xFFFFFFFF,
+            seed=call_seed(request.call_id, sampling.seed),
             presence_penalty=sampling.presence_penalty,
             frequency_penalty=sampling.frequency_penalty,
             repeat_penalty=sampling.repetition_penalty,

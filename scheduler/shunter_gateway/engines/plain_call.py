@@ -41,17 +41,28 @@ async def plain_call(
     client: HttpClient, address: str, path: str, body: bytes, timeout_s: float = 60.0
 ) -> tuple[int, bytes]:
     """One POST: status and body. Raises `EngineUnavailable`, for a 5xx too."""
+    status, answer = await whole_answer(client, address, path, body, timeout_s)
+    if status >= 500:
+        raise EngineUnavailable(f"{address}{path}: status {status}")
+    return status, answer
+
+
+async def whole_answer(
+    client: HttpClient, address: str, path: str, body: bytes | None, timeout_s: float
+) -> tuple[int, bytes]:
+    """A POST, or a GET where `body` is None: status, whatever it is, and body. Raises
+    `EngineUnavailable`."""
     call = _PlainCall(asyncio.get_running_loop())
-    exchange = client.post(address, path, body, call)
+    if body is None:
+        exchange = client.get(address, path, call)
+    else:
+        exchange = client.post(address, path, body, call)
     try:
         async with asyncio.timeout(timeout_s):
-            status, answer = await call.future
+            return await call.future
     except TimeoutError:
         raise EngineUnavailable(f"{address}{path}: no answer within {timeout_s:g} s") from None
     except EngineUnavailable as error:
         raise EngineUnavailable(f"{address}{path}: {error}") from error
     finally:
         exchange.abort()
-    if status >= 500:
-        raise EngineUnavailable(f"{address}{path}: status {status}")
-    return status, answer

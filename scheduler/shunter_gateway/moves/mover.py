@@ -8,9 +8,11 @@ from shunter_gateway.lifecycle_call import OwnerCall
 from shunter_gateway.lifecycle_ports import Services, Timer
 from shunter_gateway.lifecycle_spans import Stage
 from shunter_gateway.moves.kv import KvAround, KvEnds, KvTransfer
-from shunter_gateway.moves.ports import EngineMoves
+from shunter_gateway.moves.ports import EngineMoves, RunningCall, SlotServers
 from shunter_gateway.moves.replay import ReplayMove
-from shunter_gateway.moves.rules import MoveRequest, move_refusal
+from shunter_gateway.moves.rules import MoveRequest, kv_refusal, move_refusal
+from shunter_gateway.moves.slot_host import SlotHostOf
+from shunter_gateway.moves.slots import SlotEnds, SlotTransfer
 from shunter_gateway.ports import EngineFailure, EngineRequest
 from shunter_gateway.request import RequestSpec
 from shunter_gateway.topology import Instance
@@ -29,6 +31,8 @@ class MovingRequest(Protocol):
 
     @property
     def epoch(self) -> int: ...
+    @property
+    def finishing(self) -> bool: ...
     def engine_request(self, address: str, trace_parent: str) -> EngineRequest: ...
     def take_over(self, destination: Instance, kv_lease: str = "") -> bool:
         """Stops the source, then starts the destination from the journal under the next epoch."""
@@ -43,6 +47,7 @@ class Mover:
         "_kv_refusal",
         "_life",
         "_move",
+        "_resumes",
         "_rung",
         "_services",
         "_stage",
@@ -54,15 +59,17 @@ class Mover:
         self._services = services
         self._life = life
         self._command = pb.Move()
-        self._move: ReplayMove | KvTransfer | None = None
+        self._move: ReplayMove | KvTransfer | SlotTransfer | None = None
+        self._resumes = False  # the source was stopped and goes on
         self._rung = ""
         self._kv_refusal = ""  # why it goes by another rung
         self._stage = Stage(None)
         self._timeout: Timer | None = None
         self._stalled_since: float | None = None  # switched, and no token since
 
-    def refusal(self, destination: str) -> str:
-        """Why the request may not leave its engine now; `destination` empty: for a suspension."""
+    def refusal(self, destination: str, closes_gap: bool = False) -> str:
+        """Why the request may not leave its engine now; `destination` empty: for a suspension.
+        `closes_gap`: the move would bring the ids that are not known."""
         life, topology = self._life, self._services.topology()
         target = topology.instances.get(destination) if topology is not None else None
         if life.binding is None or (destination and target is None):
@@ -80,31 +87,47 @@ class Mover:
                 same_revision=life.binding.same_revision(target_pool),
                 moving=self._move is not None or self._stalled_since is not None,
                 began=life.answer.began,
-                has_gap=life.answer.journal.has_gap,
+                has_gap=life.answer.journal.has_gap and not closes_gap,
                 unmovable_reason=life.binding.unmovable_reason(),
             )
         )
 
     def start(self, command: pb.Move) -> None:
         topology = self._services.topology()
-        reason = self.refusal(command.destination)
-        if reason or topology is None:
+        source = topology.instances.get(self._life.instance) if topology is not None else None
+        target = topology.instances.get(command.destination) if topology is not None else None
+        servers = self._slot_servers(command, source, target)
+        reason = self.refusal(command.destination, closes_gap=servers is not None)
+        if reason or target is None:
             self.report_refused(reason)
             return
         self._command, self._kv_refusal = command, ""
-        source = topology.instances.get(self._life.instance)
-        target = topology.instances[command.destination]
         engines = self._services.engine_moves
         if not self._life.answer.began:
             self._begin_stage("restart")
             self.switch(target)
-        elif command.rung != "kv" or source is None or engines is None:
+        elif command.rung != "kv" or source is None:
             self._replay(target)
+        elif servers is not None:
+            self._copy_slot(source, target, servers)
         elif refusal := kv_refusal(source, target, self._life.call.paused):
             self._kv_refusal = refusal
             self._replay(target)
+        elif engines is None:
+            self._replay(target)
         else:
             self._copy(source, target, engines)
+
+    def _slot_servers(
+        self, command: pb.Move, source: Instance | None, target: Instance | None
+    ) -> SlotServers | None:
+        """None where the KV cache does not go by slots."""
+        servers = self._services.slot_servers
+        if servers is None or command.rung != "kv" or source is None or target is None:
+            return None
+        if not (source.copies_slots and source.kv_transport == target.kv_transport):
+            return None
+        return None if servers.barred(source.address, target.address) else servers
 
     def _replay(self, target: Instance) -> None:
         self._begin_stage("replay")
@@ -120,7 +143,7 @@ class Mover:
         ends = KvEnds(
             source,
             target,
-            move_id=f"{services.rng.getrandbits(128):032x}",
+            move_id=self._new_id(),
             request_id=life.spec.request_id,
             call_id=life.call.call_id,
             epoch=life.epoch,
@@ -128,6 +151,17 @@ class Mover:
         around = KvAround(engines, services.clock, services.limits)
         self._move = move = KvTransfer(self, ends, around)
         move.start()
+
+    def _copy_slot(self, source: Instance, target: Instance, servers: SlotServers) -> None:
+        self._begin_stage("kv")
+        life = self._life
+        call = RunningCall(life.call.call_id, life.call.seed)
+        ends = SlotEnds(source, target, self._new_id(), life.epoch, call)
+        self._move = move = SlotTransfer(SlotHostOf(self, life), ends, servers)
+        move.start()
+
+    def _new_id(self) -> str:
+        return f"{self._services.rng.getrandbits(128):032x}"
 
     def _begin_stage(self, rung: str) -> None:
         self._rung = rung
@@ -143,9 +177,10 @@ class Mover:
 
     def on_token(self, now: float) -> bool:
         """The destination's first token ends the move, if there is one. True where it says nothing
-        of that engine's speed, because its prefix was warmed."""
+        of that engine's speed, because it had the prefix."""
         if self._stalled_since is None:
-            return False
+            resumes, self._resumes = self._resumes, False
+            return resumes
         stall_s, self._stalled_since = now - self._stalled_since, None
         self._services.observer.moved(self._rung, stall_s)
         stall_ms = int(stall_s * 1000)
@@ -209,7 +244,7 @@ class Mover:
         self._stage.end({"shunter.moved": False}, reason)
         self._refused(self._rung, reason)
 
-    # ------------------------------------------------------------ for KvTransfer
+    # ------------------------------------------------------------ for KvTransfer and SlotTransfer
 
     def token_ids(self) -> tuple[int, ...]:
         return self._life.answer.journal.token_ids()
@@ -232,6 +267,15 @@ class Mover:
         message = "the engine did not say whether it goes on after a failed move"
         self._life.on_engine_failure(EngineFailure("timeout", message, retriable=True))
 
+    def go_on_by_replay(self, destination: Instance, reason: str) -> None:
+        """The source was stopped, and the destination has no copy."""
+        self._services.observer.move_aborted("kv", reason)
+        self._rung, self._kv_refusal = "replay", reason
+        self.switch_kv(destination, self._life.epoch + 1, "")
+
+    def expect_resumption(self) -> None:
+        self._resumes = True
+
     def kv_failed(self, reason: str, replayable: bool) -> None:
         topology = self._services.topology()
         target = topology.instances.get(self._command.destination) if topology else None
@@ -249,12 +293,3 @@ class Mover:
         if self._timeout is not None:
             self._timeout.cancel()
             self._timeout = None
-
-
-def kv_refusal(source: Instance, destination: Instance, paused: bool) -> str:
-    """Why the KV cache cannot be copied; empty: it can."""
-    same = source.kv_transport == destination.kv_transport != ""
-    if not same or not (source.moves_address and destination.moves_address):
-        return "other_layout"
-    # What the source generated before it froze has to be read: nobody knows when.
-    return "client_paused" if paused else ""

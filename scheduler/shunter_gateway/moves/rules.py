@@ -1,6 +1,8 @@
-"""Whether a running request may move. Pure."""
+"""Whether a running request may move, and with its KV cache. Pure."""
 
 from dataclasses import dataclass
+
+from shunter_gateway.topology import Instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +29,14 @@ def move_refusal(request: MoveRequest) -> str:
     if request.unmovable_reason:
         return request.unmovable_reason
     return "unknown_token_ids" if request.has_gap else ""
+
+
+def kv_refusal(source: Instance, destination: Instance, paused: bool) -> str:
+    """Why the KV cache cannot be copied by `EngineMoves`; empty: it can."""
+    same = source.kv_transport == destination.kv_transport != ""
+    if not same or not (source.moves_address and destination.moves_address):
+        return "other_layout"
+    if source.copies_slots:
+        return "no_slot_copies"
+    # What the source generated before it froze has to be read: nobody knows when.
+    return "client_paused" if paused else ""

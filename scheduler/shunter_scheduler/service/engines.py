@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import structlog
 from shunter_scheduler.domain.cluster import Instance
 from shunter_scheduler.domain.events import InstanceObserved
 from shunter_scheduler.service.engine_metrics import EngineLoad, parse_metrics, with_slots
+from shunter_scheduler.service.llama_slots import slot_layout
 from shunter_scheduler.service.replies import KvMoves
 from shunter_scheduler.telemetry import Telemetry
 
@@ -22,6 +24,9 @@ MAX_CONCURRENT = 64
 MAX_BODY_BYTES = 4 * 1024 * 1024
 TIMEOUTS_IN_A_ROW = 3
 
+# SGLang's /health sleeps for a second, generates a token and may take 20 s (http_server.py).
+_HEALTH_PATHS = {"openai": "/v1/models", "sglang": "/v1/models"}
+
 log = structlog.get_logger(__name__)
 
 
@@ -33,7 +38,8 @@ class EnginePoller:
     """Reports an engine down at once where it refuses connections or says 503, and after three
     polls in a row without an answer: one slow answer is no reason to move its work away.
 
-    `on_kv_moves` hears at each look how the instance copies KV caches, if it does."""
+    `on_kv_moves` hears at each look how the instance copies KV caches, if it does; `arguments` are
+    those that its pool gives it."""
 
     def __init__(
         self,
@@ -42,12 +48,15 @@ class EnginePoller:
         telemetry: Telemetry,
         *,
         on_kv_moves: Callable[[str, KvMoves], None] = lambda instance, kv_moves: None,
+        arguments: Callable[[Instance], Sequence[str]] = lambda instance: (),
         interval_s: float = INTERVAL_S,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._instances = instances
         self._tell = tell
         self._on_kv_moves = on_kv_moves
+        self._arguments = arguments
+        self._slot_layouts: dict[str, tuple[str, str]] = {}  # of llama-servers: address and word
         self._telemetry = telemetry
         self._interval_s = interval_s
         self._timeout_s = timeout_s
@@ -85,6 +94,7 @@ class EnginePoller:
         for gone in self._timeouts.keys() - instances.keys():
             del self._timeouts[gone]
         self._down &= instances.keys()
+        self._slot_layouts = {n: it for n, it in self._slot_layouts.items() if n in instances}
         for name, instance in instances.items():
             if name not in self._polling:
                 task = tasks.create_task(self._poll(http, instance))
@@ -122,7 +132,8 @@ class EnginePoller:
         base = f"http://{instance.address}"
         # Not every OpenAI server has /health; one that asks for a key is alive, too.
         any_server = instance.engine_type == "openai"
-        status, _ = await _get(http, f"{base}{'/v1/models' if any_server else '/health'}")
+        health = _HEALTH_PATHS.get(instance.engine_type, "/health")
+        status, _ = await _get(http, f"{base}{health}")
         if status >= 500 or (status != 200 and not any_server):
             raise _Unhealthy
         status, body = await _get(http, f"{base}/metrics")
@@ -132,7 +143,19 @@ class EnginePoller:
         if instance.engine_type == "llamacpp":
             status, body = await _get(http, f"{base}/slots")
             load = with_slots(load, body) if status == 200 else load
+            load = replace(load, kv_transport=await self._slot_layout(http, instance))
         return load
+
+    async def _slot_layout(self, http: "aiohttp.ClientSession", instance: Instance) -> str:
+        address, word = self._slot_layouts.get(instance.name, ("", ""))
+        if address != instance.address:
+
+            async def fetch(path: str, body: bytes | None) -> tuple[int, bytes]:
+                return await _fetch(http, f"http://{instance.address}{path}", body)
+
+            word = await slot_layout(fetch, self._arguments(instance))
+            self._slot_layouts[instance.name] = (instance.address, word)
+        return word
 
     def _report_up(self, instance: Instance, load: EngineLoad) -> None:
         if instance.name in self._down:
@@ -149,11 +172,10 @@ class EnginePoller:
                 kv_transport=load.kv_transport,
             )
         )
-        host = instance.address.rpartition(":")[0]
-        address = f"{host}:{load.moves_port}" if load.kv_transport else ""
-        self._on_kv_moves(instance.name, KvMoves(load.kv_transport, address))
+        self._on_kv_moves(instance.name, _kv_moves(instance, load))
 
     def _report_down(self, instance: Instance, reason: str) -> None:
+        self._slot_layouts.pop(instance.name, None)  # it may come back as another
         self._telemetry.engine_polls_failed.labels(reason).inc()
         if instance.name not in self._down:
             self._down.add(instance.name)
@@ -163,9 +185,22 @@ class EnginePoller:
         self._tell(InstanceObserved(instance.name, healthy=False))
 
 
+def _kv_moves(instance: Instance, load: EngineLoad) -> KvMoves:
+    """llama-servers save slots over HTTP; others have a port of its own for moves."""
+    if not load.kv_transport or instance.engine_type == "llamacpp":
+        return KvMoves(load.kv_transport, instance.address if load.kv_transport else "")
+    return KvMoves(load.kv_transport, f"{instance.address.rpartition(':')[0]}:{load.moves_port}")
+
+
 async def _get(http: "aiohttp.ClientSession", url: str) -> tuple[int, bytes]:
-    """Raises `TimeoutError`, `aiohttp.ClientError`, `ValueError` (a body beyond the limit)."""
-    async with http.get(url, allow_redirects=False) as reply:
+    return await _fetch(http, url, None)
+
+
+async def _fetch(http: "aiohttp.ClientSession", url: str, body: bytes | None) -> tuple[int, bytes]:
+    """A POST where there is a body. Raises `TimeoutError`, `aiohttp.ClientError`, `ValueError` (an
+    answer beyond the limit)."""
+    method = "GET" if body is None else "POST"
+    async with http.request(method, url, data=body, allow_redirects=False) as reply:
         return reply.status, await _body(reply)
 
 

@@ -1,0 +1,228 @@
+"""llama-server's slots, saved to and restored from a folder that the gateway shares with them.
+
+A save or restore waits in the server while its slot is processing, and is forgotten where its
+connection closes first. What was saved begins with the exact ids of the slot's tokens
+(llama.cpp, `llama_state_seq_save_file`). Files of moves whose gateway has died are removed by age.
+"""
+
+import asyncio
+import struct
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from shunter_gateway.engines.http1 import HttpClient
+from shunter_gateway.engines.llamacpp import call_seed
+from shunter_gateway.engines.plain_call import whole_answer
+from shunter_gateway.moves.ports import OnSlotReply, RunningCall, SlotReply
+from shunter_gateway.moves.slots import FILE_PREFIX, FILE_SUFFIX
+from shunter_gateway.moves.stop_copy import NO_SLOT
+from shunter_gateway.ports import EngineUnavailable
+
+CALL_S = 5.0  # for a server to answer; the client waits for save and restore
+BARRED_S = 600.0  # before a pair of servers that refused a copy is tried again
+STALE_S = 120.0  # older than any move gets
+SWEEP_S = 30.0
+_SETTLE_S = 1.0  # until a restored slot's call shows in /slots
+_MAX_BARRED = 4096
+
+_MAGIC = 0x67677371  # LLAMA_STATE_SEQ_MAGIC
+_HEADER = struct.Struct("<III")  # magic, version, number of ids
+_PACKED = -1  # then a version, the number of ids, the ids, and what is not text
+
+_log = structlog.get_logger(__name__)
+
+
+class UnreadableSlot(Exception):
+    """Not a file of a saved slot as this module knows it."""
+
+
+class _Params(msgspec.Struct):
+    seed: int = -1
+
+
+class _Slot(msgspec.Struct):
+    id: int
+    n_ctx: int = 0
+    is_processing: bool = False
+    n_prompt_tokens: int = 0  # that it holds, of an idle one too
+    params: _Params = msgspec.field(default_factory=_Params)
+
+
+class _Written(msgspec.Struct):
+    n_written: int
+
+
+_SLOTS = msgspec.json.Decoder(list[_Slot])
+_WRITTEN = msgspec.json.Decoder(_Written)
+
+
+def slot_token_ids(path: Path) -> list[int]:
+    """Of the tokens that a saved slot holds. Blocks. Raises `UnreadableSlot`, `OSError`."""
+    with path.open("rb") as file:
+        head = file.read(_HEADER.size)
+        magic, _, count = _HEADER.unpack(head) if len(head) == _HEADER.size else (0, 0, 0)
+        body = file.read(4 * count) if magic == _MAGIC else b""
+    if magic != _MAGIC or len(body) != 4 * count:
+        raise UnreadableSlot(path.name)
+    ids = list(struct.unpack(f"<{count}i", body))
+    if not ids or ids[0] != _PACKED:
+        return ids
+    if len(ids) < 3 or len(ids) < 3 + ids[2]:
+        raise UnreadableSlot(path.name)
+    return ids[3 : 3 + ids[2]]
+
+
+class LlamaSlots:
+    """`SlotServers`. Owns the calls under way; `run` removes what other gateways left; `close`
+    ends the calls."""
+
+    def __init__(self, client: HttpClient, folder: Path, call_s: float = CALL_S) -> None:
+        self._client = client
+        self._folder = folder
+        self._call_s = call_s
+        self._time = asyncio.get_running_loop().time
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._taken_until: dict[tuple[str, int], float] = {}
+        self._barred_until: dict[tuple[str, str], float] = {}
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await asyncio.to_thread(sweep, self._folder, time.time() - STALE_S)
+            except OSError as error:
+                _log.warning("slot_folder_unreadable", folder=str(self._folder), error=str(error))
+            await asyncio.sleep(SWEEP_S)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # ------------------------------------------------------------ SlotServers
+
+    def barred(self, source: str, destination: str) -> bool:
+        return self._barred_until.get((source, destination), 0.0) > self._time()
+
+    def bar(self, source: str, destination: str) -> None:
+        self._barred_until[source, destination] = self._time() + BARRED_S
+        if len(self._barred_until) > _MAX_BARRED:
+            del self._barred_until[next(iter(self._barred_until))]
+
+    def find(self, address: str, call: RunningCall, on_reply: OnSlotReply) -> None:
+        self._start(self._find(address, call_seed(call.call_id, call.seed)), on_reply)
+
+    def choose(self, address: str, tokens: int, on_reply: OnSlotReply) -> None:
+        self._start(self._choose(address, tokens), on_reply)
+
+    def let_go(self, address: str, slot: int) -> None:
+        self._taken_until[address, slot] = self._time() + _SETTLE_S
+
+    def save(self, address: str, slot: int, name: str, on_reply: OnSlotReply) -> None:
+        self._start(self._save(address, slot, name), on_reply)
+
+    def restore(self, address: str, slot: int, name: str, on_reply: OnSlotReply) -> None:
+        self._start(self._restore(address, slot, name), on_reply)
+
+    def remove(self, name: str) -> None:
+        self._own(asyncio.to_thread(_unlink, self._folder / name))
+
+    # ------------------------------------------------------------ details
+
+    def _start(
+        self, work: Coroutine[Any, Any, SlotReply], on_reply: Callable[[SlotReply | None], None]
+    ) -> None:
+        async def answered() -> None:
+            reply: SlotReply | None = None
+            try:
+                reply = await work
+            except EngineUnavailable as error:
+                _log.info("slot_call_unanswered", error=str(error))
+            except Exception:  # a task's outermost level: whoever asked has to hear something
+                _log.exception("slot_call_failed")
+            on_reply(reply)
+
+        self._own(answered())
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, name="llama-slots")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _find(self, address: str, seed: int) -> SlotReply:
+        slots = await self._slots(address)
+        found = [slot.id for slot in slots if slot.is_processing and slot.params.seed == seed]
+        return SlotReply(found[0]) if len(found) == 1 else SlotReply(refusal="call_not_found")
+
+    async def _choose(self, address: str, tokens: int) -> SlotReply:
+        """The one whose cache is the smallest loss."""
+        slots, now = await self._slots(address), self._time()
+        self._taken_until = {at: until for at, until in self._taken_until.items() if until > now}
+        idle = [
+            slot
+            for slot in slots
+            if not slot.is_processing
+            and slot.n_ctx >= tokens
+            and (address, slot.id) not in self._taken_until
+        ]
+        if not idle:
+            return SlotReply(refusal=NO_SLOT)
+        chosen = min(idle, key=lambda slot: slot.n_prompt_tokens)
+        self._taken_until[address, chosen.id] = now + 4 * self._call_s
+        return SlotReply(chosen.id)
+
+    async def _slots(self, address: str) -> list[_Slot]:
+        status, body = await whole_answer(self._client, address, "/slots", None, self._call_s)
+        try:
+            return _SLOTS.decode(body) if status == 200 else []
+        except msgspec.MsgspecError as error:
+            raise EngineUnavailable(f"{address}/slots: unreadable answer") from error
+
+    async def _save(self, address: str, slot: int, name: str) -> SlotReply:
+        status, body = await self._act(address, slot, "save", name)
+        if status != 200:
+            return SlotReply(refusal=f"status {status}")
+        path = self._folder / name
+        try:
+            written = _WRITTEN.decode(body).n_written
+            if (await asyncio.to_thread(path.stat)).st_size != written:
+                return SlotReply(refusal="other_folder")
+            token_ids = await asyncio.to_thread(slot_token_ids, path)
+        except OSError:
+            return SlotReply(refusal="other_folder")
+        except (UnreadableSlot, msgspec.MsgspecError):
+            return SlotReply(refusal="unreadable_file")
+        return SlotReply(token_ids=token_ids, bytes=written)
+
+    async def _restore(self, address: str, slot: int, name: str) -> SlotReply:
+        status, _ = await self._act(address, slot, "restore", name)
+        return SlotReply() if status == 200 else SlotReply(refusal=f"status {status}")
+
+    async def _act(self, address: str, slot: int, action: str, name: str) -> tuple[int, bytes]:
+        body = msgspec.json.encode({"filename": name})
+        path = f"/slots/{slot}?action={action}"
+        return await whole_answer(self._client, address, path, body, self._call_s)
+
+
+def sweep(folder: Path, before: float) -> None:
+    """Removes files of moves that were last written before this time (epoch seconds). Blocks.
+    Raises `OSError` where the folder cannot be read."""
+    for path in folder.glob(f"{FILE_PREFIX}*{FILE_SUFFIX}"):
+        try:
+            if path.stat().st_mtime < before:
+                path.unlink()
+                _log.info("slot_file_removed", name=path.name)
+        except FileNotFoundError:
+            continue
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("slot_file_left", name=path.name, error=str(error))

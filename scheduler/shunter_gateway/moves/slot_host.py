@@ -1,0 +1,64 @@
+"""A request as its move by slots sees it."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from shunter_gateway.lifecycle_answer import Answer
+from shunter_gateway.lifecycle_call import OwnerCall
+from shunter_gateway.request import RequestSpec
+from shunter_gateway.topology import Instance
+
+
+class StoppableRequest(Protocol):
+    spec: RequestSpec
+    answer: Answer
+    call: OwnerCall
+
+    @property
+    def finishing(self) -> bool:
+        """The engine has said how the answer ends."""
+
+    def take_over(self, destination: Instance, kv_lease: str = "") -> bool: ...
+
+
+class SlotMover(Protocol):
+    """The mover of that request."""
+
+    def switch_kv(self, destination: Instance, epoch: int, kv_lease: str) -> bool: ...
+    def go_on_by_replay(self, destination: Instance, reason: str) -> None: ...
+    def kv_failed(self, reason: str, replayable: bool) -> None: ...
+    def expect_resumption(self) -> None:
+        """The next first token says nothing of an engine's speed."""
+
+
+class SlotHostOf:
+    """A `SlotHost`."""
+
+    def __init__(self, mover: SlotMover, life: StoppableRequest) -> None:
+        self._life = life
+        self._mover = mover
+        self.switch_kv = mover.switch_kv
+        self.go_on_by_replay = mover.go_on_by_replay
+        self.kv_failed = mover.kv_failed
+
+    @property
+    def final_tokens(self) -> int:
+        answer = self._life.answer
+        return self._life.spec.prompt_tokens + max(answer.limit, answer.journal.output_tokens)
+
+    @property
+    def can_stop(self) -> bool:
+        return not (self._life.finishing or self._life.answer.exhausted)
+
+    def stop_source(self) -> None:
+        self._life.call.end()
+
+    def adopt(self, token_ids: Sequence[int]) -> str:
+        journal = self._life.answer.journal
+        if journal.adopt(token_ids):
+            return ""
+        return "unknown_token_ids" if journal.has_gap else "other_request"
+
+    def go_on_here(self, source: Instance) -> None:
+        self._mover.expect_resumption()
+        self._life.take_over(source)
