@@ -88,7 +88,7 @@ def _resources(pool: ModelPool, profile: Profile) -> dict[str, Any]:
     limits, requests = dict(profile.resources.limits), dict(profile.resources.requests)
     if not limits and not requests:
         requests = dict(_OWN_REQUESTS.get(pool.engine_type, {}))
-        if pool.engine_type == "vllm":
+        if pool.engine_type in ("vllm", "sglang"):
             limits = {"nvidia.com/gpu": str(profile.tensor_parallel)}
     named = (("limits", limits), ("requests", requests))
     return {name: quantities for name, quantities in named if quantities}

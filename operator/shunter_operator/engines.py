@@ -81,6 +81,23 @@ def _vllm(pool: ModelPool, profile: Profile) -> list[str]:
     ]  # fmt: skip
 
 
+def _sglang(pool: ModelPool, profile: Profile) -> list[str]:
+    """Priorities as vLLM has them, the lowest number first. It has one name for the model and looks
+    at no request's."""
+    return [
+        "--model-path", model_path(pool),
+        "--served-model-name", pool.model_names[0],
+        "--host", "0.0.0.0",
+        "--port", str(engine_port(pool)),
+        "--context-length", str(pool.context_length),
+        "--tensor-parallel-size", str(profile.tensor_parallel),
+        "--enable-metrics",
+        "--enable-cache-report",
+        "--enable-priority-scheduling",
+        "--schedule-low-priority-values-first",
+    ]  # fmt: skip
+
+
 def _llamacpp(pool: ModelPool, profile: Profile) -> list[str]:
     return [
         "--model", model_path(pool),
@@ -104,6 +121,7 @@ _COMMANDS: Mapping[EngineType, tuple[str, ...]] = MappingProxyType(
         "simulated": ("shunter", "engine"),
         "numpy": ("shunter", "engine"),
         "vllm": ("python3", "-m", "vllm.entrypoints.openai.api_server"),
+        "sglang": ("python3", "-m", "sglang.launch_server"),
     }
 )
 
@@ -112,6 +130,7 @@ _ARGUMENTS: Mapping[EngineType, Arguments] = MappingProxyType(
         "simulated": _shunter,
         "numpy": _shunter,
         "vllm": _vllm,
+        "sglang": _sglang,
         "llamacpp": _llamacpp,
         "openai": _openai,
     }

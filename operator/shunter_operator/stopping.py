@@ -29,7 +29,8 @@ while time.monotonic() < end and idle < 2:
             break
         idle = 0
         continue
-    busy = re.findall(r"^vllm:num_requests_(?:running|waiting)(?:{[^}]*})? (\\S+)", text, re.M)
+    busy = re.findall(r"^(?:vllm|sglang):num_(?:requests_(?:running|waiting)|(?:running|queue)_reqs)"
+        r"(?:{[^}]*})? (\\S+)", text, re.M)
     idle = idle + 1 if not any(float(n) for n in busy) else 0
 """
 # llama.cpp's server image has no Python, but curl, for its own health check.
@@ -54,7 +55,7 @@ def _wait(pool: ModelPool) -> list[str]:
     wait_s = int(pool.migration.drain_timeout_s)
     at_most = [f"http://127.0.0.1:{engine_port(pool)}/metrics", str(wait_s)]
     match pool.engine_type:
-        case "simulated" | "numpy" | "vllm":
+        case "simulated" | "numpy" | "vllm" | "sglang":
             return ["python3", "-c", _PYTHON, *at_most]
         case "llamacpp":
             return ["sh", "-c", _SHELL, "sh", *at_most]

@@ -9,11 +9,12 @@ from shunter_api.cel import Rule, unique_names
 from shunter_api.model import Model
 from shunter_api.weights import names_file
 
-EngineType = Literal["vllm", "llamacpp", "simulated", "numpy", "openai"]
+EngineType = Literal["vllm", "sglang", "llamacpp", "simulated", "numpy", "openai"]
 
 # Which sources an engine type can load.
 SOURCE_SCHEMES: dict[EngineType, tuple[str, ...]] = {
     "vllm": ("hf", "s3", "oci", "pvc", "file"),
+    "sglang": ("hf", "s3", "oci", "pvc", "file"),
     "llamacpp": ("hf", "s3", "oci", "pvc", "pypi", "file"),
     "simulated": ("sim",),
     "numpy": ("hf", "s3", "oci", "pvc", "pypi", "file"),
@@ -52,7 +53,7 @@ class Engine(Resource):
     """The server that generates tokens."""
 
     type: EngineType
-    """vllm, llamacpp, simulated or numpy; openai is any server with OpenAI's HTTP API."""
+    """vllm, sglang, llamacpp, simulated or numpy; openai is any server with OpenAI's HTTP API."""
 
     image: Annotated[str, Field(pattern=r"^\S+$", max_length=512)] | None = None
     """The container image; absent: the operator's default for the type. Only a cluster reads it."""

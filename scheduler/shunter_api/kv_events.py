@@ -1,7 +1,8 @@
 """Where an engine publishes the events of its KV cache: read from the engine's own arguments.
 
 vLLM's `--kv-events-config` is the one place to say it (https://docs.vllm.ai, KVEventsConfig);
-`shunter engine` takes the same.
+`shunter engine` takes the same. SGLang's option of that name has no field that turns events on:
+a publisher does (https://docs.sglang.io, server arguments).
 """
 
 from collections.abc import Sequence
@@ -11,9 +12,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shunter_api.arguments import last_value
+from shunter_api.engine import EngineType
 
 FLAG = "--kv-events-config"
-RANKS_FLAGS = ("--data-parallel-size", "-dp")  # of vLLM
+RANKS_FLAGS = ("--data-parallel-size", "-dp", "--dp-size")  # the last is SGLang's
 
 
 class KvEventsConfig(BaseModel):
@@ -54,13 +56,15 @@ def parse_kv_events_config(text: str) -> KvEventsConfig:
         raise ValueError(f"{FLAG}: {problems}") from error
 
 
-def kv_events_of(args: Sequence[str]) -> KvEventsConfig | None:
+def kv_events_of(args: Sequence[str], engine: EngineType = "vllm") -> KvEventsConfig | None:
     """The configuration among an engine's arguments; None where it publishes nothing. Raises
     `ValueError`, also for an engine with data-parallel ranks: each has a cache of its own (and
     publishes on port + rank), and the engine chooses the rank, so that what one of them holds does
     not say what a request finds."""
     text = last_value(args, FLAG)
     config = parse_kv_events_config(text) if text else None
+    if config is not None and engine == "sglang":
+        config = config.model_copy(update={"enable_kv_cache_events": config.publisher == "zmq"})
     if config is None or not config.enabled:
         return None
     if (ranks := last_value(args, *RANKS_FLAGS)) not in ("", "1"):

@@ -55,8 +55,8 @@ class Profile(Resource):
     """Labels of the nodes that have this accelerator. Only a cluster reads it."""
 
     resources: Resources = Resources()
-    """What one instance asks of its node; absent: for vllm `tensorParallel` times nvidia.com/gpu,
-    for simulated and numpy a little CPU and memory. Only a cluster reads it."""
+    """What one instance asks of its node; absent: for vllm and sglang `tensorParallel` times
+    nvidia.com/gpu, for simulated and numpy a little CPU and memory. Only a cluster reads it."""
 
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32)] = ()
     """Taints of nodes that the pods may run on all the same. Only a cluster reads it."""

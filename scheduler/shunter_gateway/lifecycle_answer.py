@@ -53,14 +53,17 @@ class Answer:
     def prepare(
         self, decoder: StreamDecoder | None, eos_token_ids: frozenset[int], context_length: int
     ) -> None:
-        """Once the model is known and before the first token. `context_length` 0: not known."""
+        """Once the model is known and before the first token. `context_length` 0: not known; it is
+        the prompt's and the answer's together."""
         spec = self._spec
         self._text = AnswerText(decoder, spec.stop, spec.include_stop, spec.min_tokens)
         self._silent_ids = eos_token_ids.union(spec.sampling.stop_token_ids)
         if isinstance(decoder, ByteLevelDecoder) and not (any(spec.stop) or spec.sampling.logprobs):
             self.plain_decoder = decoder
-        room = context_length - spec.prompt_tokens if context_length else 0
-        self.limit = spec.max_tokens or max(room, 0)
+        self.limit = spec.max_tokens
+        if context_length:
+            room = max(context_length - spec.prompt_tokens, 1)
+            self.limit = min(spec.max_tokens or room, room)
 
     # ------------------------------------------------------------ engine calls
 
@@ -140,7 +143,7 @@ class Answer:
         if complete:
             journal.append(epoch, ids)
         else:
-            journal.note_gap(epoch, count, text)
+            journal.note_gap(epoch, count, text, ids)
         if not fresh and (self._expected or not ids):
             return None
         self.began = True

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from shunter_gateway.continued_seed import continued_seed
 from shunter_gateway.lifecycle_answer import Answer
 from shunter_gateway.lifecycle_events import sampling_state
 from shunter_gateway.lifecycle_ports import Services
@@ -60,10 +61,12 @@ class Binding:
 
     def _prepare_answer(self) -> None:
         decoders, pool, sampling = self._services.decoders, self.pool, self._spec.sampling
-        self._answer.prepare(self._decoder, decoders.eos_token_ids(pool), pool.context_length)
+        able = self.adapter.capabilities
+        context_length = max(pool.context_length - able.unused_context_tokens, 0)
+        self._answer.prepare(self._decoder, decoders.eos_token_ids(pool), context_length)
         # With a seed, on an engine that counts on, sampling goes on unchanged elsewhere.
         wants_seed = sampling.seed is None and sampling.temperature != 0
-        if wants_seed and self.adapter.capabilities.output_offset:
+        if wants_seed and able.output_offset:
             self._drawn_seed = self._services.rng.getrandbits(48)
 
     def unmovable_reason(self) -> str:
@@ -72,9 +75,13 @@ class Binding:
             return self._spec.unmovable_reason
         if not self.token_level:
             return self._text_level_because
-        if self.adapter.capabilities.output_offset:
-            return ""
-        return sampling_state(self._spec.sampling)
+        return sampling_state(self._spec.sampling, self.adapter.capabilities)
+
+    @property
+    def _counts_draws(self) -> bool:
+        """A call's n-th draw is the n-th of its seed, whatever was generated before."""
+        able = self.adapter.capabilities
+        return not (able.output_offset or able.seed_by_position)
 
     def same_revision(self, pool: Pool | None) -> bool:
         if pool is None:
@@ -86,9 +93,11 @@ class Binding:
     ) -> EngineRequest:
         """A call that goes on from the journal."""
         spec, answer = self._spec, self._answer
-        sampling = spec.sampling
+        sampling, position = spec.sampling, len(answer.journal.generated)
         if self._drawn_seed is not None:
             sampling = replace(sampling, seed=self._drawn_seed)
+        elif sampling.seed is not None and position and self._counts_draws:
+            sampling = replace(sampling, seed=continued_seed(sampling.seed, position))
         return EngineRequest(
             request_id=spec.request_id,
             epoch=epoch,
@@ -96,7 +105,7 @@ class Binding:
             model=self.pool.model_names[0],
             path=spec.path,
             token_ids=answer.journal.token_ids() if self.token_level else None,
-            output_offset=len(answer.journal.generated),
+            output_offset=position,
             max_tokens=answer.remaining_tokens,
             min_tokens=answer.remaining_min_tokens,
             sampling=sampling,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from shunter_gateway.journal import Owner
-from shunter_gateway.ports import EngineFailure, SamplingParams
+from shunter_gateway.ports import Capabilities, EngineFailure, Penalty, SamplingParams
 from shunter_gateway.request import ClientError, RequestSpec, WorkflowStage
 from shunter_gateway.topology import Pool, Topology
 from shunter_proto.v1 import scheduler_pb2 as pb
@@ -95,15 +95,18 @@ def excluded_instances(
     return names if any(member.name not in names for member in members) else ()
 
 
-def sampling_state(sampling: SamplingParams) -> str:
-    """The part of sampling that an engine without `output_offset` loses across a replay."""
-    if sampling.presence_penalty or sampling.frequency_penalty:
-        return "penalties"
+def sampling_state(sampling: SamplingParams, capabilities: Capabilities) -> str:
+    """The part of sampling that the engine loses across a replay; empty: none."""
+    if capabilities.output_offset:
+        return ""
+    asked: set[Penalty] = set()
+    if sampling.presence_penalty:
+        asked.add("presence")
+    if sampling.frequency_penalty:
+        asked.add("frequency")
     if sampling.repetition_penalty not in (None, 1.0):
-        return "penalties"
-    if sampling.seed is not None and sampling.temperature != 0:
-        return "seeded_sampling"
-    return ""
+        asked.add("repetition")
+    return "penalties" if asked - capabilities.prompt_penalties else ""
 
 
 def rejection(reject: pb.Reject) -> ClientError:

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
+Penalty = Literal["repetition", "presence", "frequency"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancelled", "error"]
 
 
@@ -137,6 +138,10 @@ class Capabilities:
     abort: bool  # a closed connection ends the work at once
     output_offset: bool  # continues penalties and seeded sampling across a replay
     embeddings: bool
+    freezes: bool = True  # one request, where KV caches move; else the move ends as a replay does
+    seed_by_position: bool = False  # draws depend on seed and position in the context alone
+    prompt_penalties: frozenset[Penalty] = frozenset()  # that count the prompt's tokens, too
+    unused_context_tokens: int = 0  # of the context, that prompt and answer leave free
 
 
 class EngineAdapter(Protocol):

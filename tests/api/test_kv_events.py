@@ -32,6 +32,16 @@ def test_engines_that_publish_nothing_are_not_read(args: list[str]) -> None:
     assert kv_events_of(args) is None
 
 
+def test_sglang_publishes_where_a_publisher_is_named() -> None:
+    args = ["--kv-events-config", json.dumps({"publisher": "zmq", "endpoint": "tcp://*:5600"})]
+    assert kv_events_of(args) is None
+    config = kv_events_of(args, "sglang")
+    assert config is not None and endpoint_of(config, "h").events == "tcp://h:5600"
+    assert kv_events_of(["--kv-events-config", json.dumps(ON)], "sglang") is None
+    with pytest.raises(ValueError, match="data-parallel ranks"):
+        kv_events_of([*args, "--dp-size", "2"], "sglang")
+
+
 @pytest.mark.parametrize("ranks", [["-dp", "2"], ["--data-parallel-size=4"]])
 def test_ranks_with_a_cache_of_their_own_are_refused(ranks: list[str]) -> None:
     args = ["--kv-events-config", json.dumps(ON)]

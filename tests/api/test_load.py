@@ -45,7 +45,7 @@ def test_a_pool_with_its_defaults() -> None:
         ("sim://", "hf://org/", 4, "spec", "simulated loads a model from sim://"),
         ("aliases", "alias", 5, "spec.model.alias", "did you mean aliases?"),
         ("[default]", "default", 5, "spec.model.aliases", "tuple"),
-        ("type: simulated", "type: triton", 6, "spec.engine.type", "'vllm', 'llamacpp'"),
+        ("type: simulated", "type: triton", 6, "spec.engine.type", "'vllm', 'sglang', 'llamacpp'"),
         ("accelerator: h100", "accelerator: h10", 9, "spec.profiles[0].accelerator", "h100"),
         ("name: h100", "nme: h100", 8, "spec.profiles[0].nme", "did you mean name?"),
         ("Auto", "Off", 10, "spec.migration.mode", 'write "Off" in quotes'),

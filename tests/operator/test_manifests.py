@@ -21,7 +21,7 @@ from shunter_operator.values import Desired, Environment, Manifest
 from shunter_operator.watches import pool_record
 
 ENVIRONMENT = Environment(
-    image="shunter:1", engine_images={"vllm": "vllm:1", "llamacpp": "llama:1"}
+    image="shunter:1", engine_images={"vllm": "vllm:1", "sglang": "sgl:1", "llamacpp": "llama:1"}
 )
 SOURCE = "hf://meta-llama/Llama-3.1-8B@abc"
 HF = {"source": SOURCE, "aliases": ["default"]}
@@ -56,6 +56,7 @@ ENGINES: tuple[dict[str, Any], ...] = (
     {"engine": {"type": "vllm"}, "model": HF},
     {"engine": {"type": "vllm"}, "model": {"source": "s3://models/llama", "cache": {"pvc": "w"}}},
     {"engine": {"type": "vllm"}, "model": {"source": "pvc://weights/llama"}},
+    {"engine": {"type": "sglang"}, "model": HF},
     {"engine": {"type": "llamacpp"}, "model": {"source": "file:///models/a.gguf"}},
     {"engine": {"type": "openai", "image": "mine:1"}, "model": HF},
 )
@@ -92,6 +93,18 @@ def test_vllm_gets_the_model_its_revision_all_names_and_a_gpu_for_each_shard() -
     assert "--served-model-name chat default --host" in text
     assert "--tensor-parallel-size 4" in text and text.endswith(" --x")
     assert engine["resources"] == {"limits": {"nvidia.com/gpu": "4"}}
+
+
+def test_sglang_publishes_metrics_and_serves_low_priority_numbers_first() -> None:
+    profiles = [{"name": "a", "accelerator": "h100-sxm-80gb", "tensorParallel": 2}]
+    engine = container(engine={"type": "sglang", "args": ["--x"]}, model=HF, profiles=profiles)
+    text = " ".join([*engine["command"], *engine["args"]])
+    assert text.startswith("python3 -m sglang.launch_server --model-path /weights/")
+    assert " --served-model-name chat --host 0.0.0.0 --port 8000 " in text
+    assert " --context-length 8192 --tensor-parallel-size 2 --enable-metrics " in text
+    assert text.endswith(" --enable-priority-scheduling --schedule-low-priority-values-first --x")
+    assert engine["image"] == "sgl:1"
+    assert engine["resources"] == {"limits": {"nvidia.com/gpu": "2"}}
 
 
 def test_a_profile_says_where_and_with_what() -> None:

@@ -17,7 +17,12 @@ from shunter_runtime.metrics import port_of
 
 VLLM = 'vllm:num_requests_running{{model_name="chat"}} {}.0\nvllm:num_requests_waiting 0.0\n'
 LLAMA = "llamacpp:requests_deferred 0\nllamacpp:requests_processing {}\n"
-ENGINES = {"vllm": ("hf://org/model", VLLM), "llamacpp": ("file:///models/a.gguf", LLAMA)}
+SGLANG = 'sglang:num_queue_reqs{{tp_rank="0"}} 0.0\nsglang:num_running_reqs{{tp_rank="0"}} {}.0\n'
+ENGINES = {
+    "vllm": ("hf://org/model", VLLM),
+    "sglang": ("hf://org/model", SGLANG),
+    "llamacpp": ("file:///models/a.gguf", LLAMA),
+}
 BUSY_LOOKS = 1
 ENVIRONMENT = Environment(image="shunter:1")
 

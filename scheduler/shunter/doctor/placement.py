@@ -52,7 +52,7 @@ def wishes(pools: Iterable[Object]) -> Wishes:
 
 def _wish(pool: ModelPool, profile: Profile) -> Wish:
     # Which image it is makes no difference to where a pod may run.
-    types: tuple[EngineType, ...] = ("vllm", "llamacpp", "openai")
+    types: tuple[EngineType, ...] = ("vllm", "sglang", "llamacpp", "openai")
     environment = Environment(image="any", engine_images=dict.fromkeys(types, "any"))
     spec = pod_template(Desired(pool, uid=""), profile, environment)["spec"]
     return Wish(

@@ -22,7 +22,7 @@ from shunter.doctor.facts import (
 from shunter.doctor.reach import Reach, Target
 from shunter_api.engine import EngineType
 from shunter_api.modelpool import ModelPool
-from shunter_gateway.engines import llamacpp, openai, simulated, vllm
+from shunter_gateway.engines import llamacpp, openai, sglang, simulated, vllm
 from shunter_gateway.ports import Capabilities
 from shunter_gateway.tokenizer_checks import PROBE
 from shunter_proto.v1 import scheduler_pb2 as pb
@@ -43,6 +43,7 @@ _CAPABILITIES: Mapping[EngineType, Capabilities] = MappingProxyType(
         "simulated": simulated.CAPABILITIES,
         "numpy": simulated.CAPABILITIES,
         "vllm": vllm.CAPABILITIES,
+        "sglang": sglang.CAPABILITIES,
         "llamacpp": llamacpp.CAPABILITIES,
         "openai": openai.CAPABILITIES,
     }

@@ -1,5 +1,7 @@
 """Server-sent events out of a byte stream that is cut anywhere."""
 
+MAX_EVENT_BYTES = 1 << 20
+
 
 class EventTooLong(ValueError):
     """One event exceeds the bound."""
@@ -14,7 +16,7 @@ class SseSplitter:
 
     __slots__ = ("_limit", "tail")
 
-    def __init__(self, limit_bytes: int = 1 << 20) -> None:
+    def __init__(self, limit_bytes: int = MAX_EVENT_BYTES) -> None:
         self._limit = limit_bytes
         self.tail = b""  # of an event that is not complete
 

@@ -8,7 +8,7 @@ import msgspec
 from shunter_gateway.engines.connection import Exchange, FaultReason
 from shunter_gateway.engines.http1 import HttpClient
 from shunter_gateway.engines.plain import PlainReads, PlainShape
-from shunter_gateway.engines.sse import EventTooLong, SseSplitter
+from shunter_gateway.engines.sse import MAX_EVENT_BYTES, EventTooLong, SseSplitter
 from shunter_gateway.ports import (
     EngineFailure,
     EngineRequest,
@@ -90,6 +90,7 @@ class StreamCall:
         "_headers",
         "_learn",
         "_lessons",
+        "_max_event_bytes",
         "_sink",
         "_splitter",
         "_status",
@@ -100,11 +101,13 @@ class StreamCall:
         decoder: ChunkDecoder,
         sink: TokenSink,
         learn: Callable[[bytes], PlainShape | None] | None = None,
+        max_event_bytes: int = MAX_EVENT_BYTES,
     ) -> None:
         """`learn` where the engine's events may be plain."""
         self._decoder = decoder
         self._learn = learn
         self._lessons = _LESSONS
+        self._max_event_bytes = max_event_bytes
         self._sink: TokenSink | None = sink
         self._exchange: Exchange | None = None
         self._splitter: SseSplitter | None = None
@@ -147,7 +150,7 @@ class StreamCall:
         self._status = status
         self._headers = headers
         if status == 200 and headers.get(b"content-type", b"").startswith(b"text/event-stream"):
-            self._splitter = SseSplitter()
+            self._splitter = SseSplitter(self._max_event_bytes)
 
     def on_body(self, data: bytes) -> None:
         if self._splitter is None:

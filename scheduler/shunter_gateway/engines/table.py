@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from shunter_gateway.engines.http1 import HttpClient
 from shunter_gateway.engines.llamacpp import llamacpp
 from shunter_gateway.engines.openai import openai
+from shunter_gateway.engines.sglang import sglang
 from shunter_gateway.engines.simulated import numpy, simulated
 from shunter_gateway.engines.vllm import vllm
 from shunter_gateway.ports import EngineAdapter
@@ -13,6 +14,7 @@ ENGINE_ADAPTERS: Mapping[str, Callable[[HttpClient], EngineAdapter]] = {
     "simulated": simulated,
     "numpy": numpy,
     "vllm": vllm,
+    "sglang": sglang,
     "llamacpp": llamacpp,
     "openai": openai,
 }

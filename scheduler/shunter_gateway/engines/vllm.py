@@ -25,6 +25,8 @@ CAPABILITIES = Capabilities(
     abort=True,
     output_offset=False,
     embeddings=True,
+    freezes=False,
+    prompt_penalties=frozenset({"repetition"}),  # docs.vllm.ai, SamplingParams
 )
 
 

@@ -9,7 +9,7 @@ from shunter_scheduler.costmodel import ModelShape
 from shunter_scheduler.costmodel.precision import BF16, FP8, INT4, INT8_WEIGHTS, Precision
 from shunter_scheduler.costmodel.roofline import MEMORY_FOR_ENGINE
 
-# vLLM's `--quantization`, of weights whose file may be whole.
+# `--quantization` of vLLM and SGLang, of weights whose file may be whole.
 _QUANTIZATION: Mapping[str, Precision] = {
     "fp8": FP8,
     "awq": INT4,
@@ -18,6 +18,7 @@ _QUANTIZATION: Mapping[str, Precision] = {
     "gptq_marlin": INT4,
     "bitsandbytes": INT4,
     "experts_int8": INT8_WEIGHTS,
+    "w8a8_fp8": FP8,
 }
 
 
@@ -45,14 +46,15 @@ class EngineArguments:
 
 
 def arguments_of(engine: Engine) -> EngineArguments:
-    """Those about memory of vLLM only: the others have none that change what a step costs by much.
+    """Those about memory of vLLM and SGLang (whose `--mem-fraction-static` is weights and KV cache,
+    too): the others have none that change what a step costs by much.
     What cannot be read is as if it were not there: the engine itself refuses it."""
     max_num_seqs = _count(last_value(engine.args, *_MAX_NUM_SEQS))
-    if engine.type != "vllm":
+    if engine.type not in ("vllm", "sglang"):
         if max_num_seqs is None and engine.type == "llamacpp":
             max_num_seqs = LLAMA_SLOTS
         return EngineArguments(max_num_seqs=max_num_seqs)
-    share = last_value(engine.args, "--gpu-memory-utilization")
+    share = last_value(engine.args, "--gpu-memory-utilization", "--mem-fraction-static")
     quantization = last_value(engine.args, "--quantization", "-q")
     cache = last_value(engine.args, "--kv-cache-dtype").lower()
     return EngineArguments(

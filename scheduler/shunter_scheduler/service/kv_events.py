@@ -127,7 +127,7 @@ def endpoints_of(topology: Topology) -> KvEndpoints:
     unread: dict[str, str] = {}
     for pool in topology.pools:
         try:
-            config = kv_events_of(pool.spec.engine.args)
+            config = kv_events_of(pool.spec.engine.args, pool.engine_type)
             if config is None:
                 continue
             for one in topology.instances:

@@ -13,6 +13,7 @@ from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_text.detokenizer import StreamDecoder
 
 SEEDED = SamplingParams(temperature=0.7, seed=3)
+REPEATING = SamplingParams(repetition_penalty=1.1)
 PENALISED = SamplingParams(temperature=0.0, frequency_penalty=0.5)
 
 
@@ -21,11 +22,11 @@ PENALISED = SamplingParams(temperature=0.0, frequency_penalty=0.5)
     [
         ({}, False, ""),
         ({"sampling": SEEDED}, True, ""),
-        ({"sampling": SEEDED}, False, "seeded_sampling"),
+        ({"sampling": SEEDED}, False, ""),
         ({"sampling": SamplingParams(temperature=0.0, seed=3)}, False, ""),
         ({"sampling": PENALISED}, True, ""),
         ({"sampling": PENALISED}, False, "penalties"),
-        ({"sampling": SamplingParams(repetition_penalty=1.1)}, False, "penalties"),
+        ({"sampling": REPEATING}, False, "penalties"),
         ({"unmovable_reason": "guided_decoding"}, True, "guided_decoding"),
         ({"prompt_token_ids": None}, True, "text_level"),
         ({"tokenizer_source": "sim://other"}, True, "other_tokenizer"),

@@ -70,6 +70,20 @@ def test_the_engine_s_arguments_count(args: list[str], kv_ratio: float, faster: 
     assert (steps[1] < 0.95 * steps[0]) == faster
 
 
+def test_sglang_has_names_of_its_own_for_the_same() -> None:
+    source = "hf://meta-llama/Llama-3.1-8B"
+    arguments = {
+        "vllm": ["--gpu-memory-utilization", "0.7", "--quantization", "fp8"],
+        "sglang": ["--mem-fraction-static=0.7", "--quantization", "w8a8_fp8"],
+    }
+    costs = []
+    for engine, args in arguments.items():
+        spec = {"engine": {"type": engine, "args": args}}
+        pool = make_pool("chat", engine=engine, source=source, spec=spec)
+        costs.append(profile_cost(pool, pool.profiles[0]))
+    assert costs[0] == costs[1]
+
+
 def test_the_file_s_own_quantisation_goes_before_the_command_line() -> None:
     spec = {"engine": {"type": "vllm", "args": ["--quantization", "fp8"]}}
     pools = [
@@ -263,6 +277,7 @@ def test_another_engine_configuration_begins_with_the_prior(
 @pytest.mark.parametrize(
     ("engine", "args", "places"),
     [
+        ("sglang", ["--max-running-requests", "3"], 3),
         ("vllm", ["--max-num-seqs", "2"], 2),
         ("vllm", ["--max_num_seqs=8", "--max-num-seqs", "3"], 3),
         ("vllm", ["--max-num-seqs", "many"], 5),

@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from shunter_gateway.testing_sglang import sglang_stub
 from shunter_scheduler.domain.cluster import Instance
 from shunter_scheduler.domain.events import InstanceObserved
 from shunter_scheduler.service.engine_metrics import (
@@ -184,6 +185,15 @@ async def test_any_openai_server_is_asked_for_its_models(status: int, healthy: b
     app.router.add_get("/v1/models", answering("{}", status))
     async with serving(app) as address, polling(address, "openai") as seen:
         assert await seen.next() == InstanceObserved("i-0", healthy)
+
+
+async def test_sglang_is_asked_what_it_answers_at_once() -> None:
+    """Its `/health` takes a second."""
+    async with (
+        sglang_stub("sim://llama-3.1-8b") as stub,
+        polling(stub.address, "sglang", timeout_s=0.9) as seen,
+    ):
+        assert await seen.next() == InstanceObserved("i-0", True, 0, 0, 0.0, 65_536)
 
 
 async def test_llama_server_is_asked_for_its_slots() -> None:
