@@ -9,8 +9,9 @@ from numpy.random import Generator
 
 from shunter_api.rules import DEFAULT_PRIORITY
 from shunter_scheduler.core.entry import Entry
+from shunter_scheduler.core.headroom import gathered
 from shunter_scheduler.core.instance import InstanceRecord
-from shunter_scheduler.core.ledger import Reservation, reserve
+from shunter_scheduler.core.ledger import NO_RANK, Reservation, reserve
 from shunter_scheduler.core.outlook import left_to_generate, left_to_store
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.prefix import HASH_BYTES, Match
@@ -98,7 +99,7 @@ def pick(
     if pool.headroom.by_rank:
         barred = pool.headroom.kept_from(entry.rank, barred)
     columns = pool.columns
-    eligible = columns.exclude(ask.kv_tokens, barred)
+    eligible = columns.exclude(ask.kv_tokens, barred, ask.rank)
     pool.holds_back = False
     if not eligible:
         return None
@@ -108,6 +109,11 @@ def pick(
         ask.any_cached = match.matched_bytes > 0
         limit = ask.prefill_tokens - 1  # the last token is always computed
         pool.prefix.fill(match, pool.settings.block_tokens, limit, columns.cached_tokens)
+    if entry.rank and ask.tpot_target_s < math.inf and pool.settings.head_room.for_priorities:
+        elsewhere = gathered(pool, entry.rank, ask.tpot_target_s)
+        if elsewhere:
+            barred = {**elsewhere, **barred}
+            eligible = columns.exclude(ask.kv_tokens, barred)
     policy.score(columns, ask, rng)
     score = columns.score
     if eligible < columns.capacity:
@@ -117,10 +123,10 @@ def pick(
     if pool.holds_back:
         return None
     cached = 0 if match is None else int(columns.cached_tokens.item(slot))
-    ranking = _ranking(pool, policy, ask, barred, eligible, slot)
     record = pool.at_slot(slot)
     prefill_s = record.model.rates.prefill_s(ask.prefill_tokens - cached, cached)
     predicted_s = ttft_s(columns, slot, ask, prefill_s)
+    ranking = _ranking(pool, policy, ask, barred, eligible, slot)
     return Pick(record, predicted_s, prefill_s, cached, ranking, match)
 
 
@@ -129,7 +135,7 @@ def nothing_fits(entry: Entry, now: float) -> Ranking:
     pool = entry.pool
     pool.refresh(now)
     ask, barred = make_ask(entry, now), pool.headroom.kept_from(entry.rank, barred_slots(entry))
-    eligible = pool.columns.exclude(ask.kv_tokens, barred)
+    eligible = pool.columns.exclude(ask.kv_tokens, barred, ask.rank)
     pool.columns.score.fill(np.inf)
     pool.columns.cached_tokens.fill(0.0)
     ranking = _ranking(pool, entry.policy, ask, barred, eligible, None)
@@ -222,7 +228,9 @@ def _book(
     outputs = math.ceil(ask.output_tokens)
     record.queue_starts(now, prefill_s)
     kv_tokens = tokens + math.ceil(left_to_store(entry))
-    reservation = reserve(record.load, kv_tokens, prefill_s, outputs, is_high(entry), tokens)
+    rank = entry.rank if pool.orders else NO_RANK
+    load, high = record.load, is_high(entry)
+    reservation = reserve(load, kv_tokens, prefill_s, outputs, high, tokens, rank)
     # In a batch that decodes anyway a prefill takes no base of its own.
     record.prefills.add(now, prefill_s - record.model.rates.prefill_base_s)
     if pool.columns.view is not None:
