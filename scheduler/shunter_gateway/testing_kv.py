@@ -29,14 +29,17 @@ class FakePull:
 @dataclass(slots=True)
 class FakeEngineMoves:
     """`refusals` and `silent` by name of the call (`Offer`, `Commit`, ...): what is refused, and
-    what is done but never answered. Each name may also be in `before`: run when the call comes."""
+    what is done but never answered; `lost`: what is neither, once. Each name may also be in
+    `before`: run when the call comes."""
 
     clock: Clock
     engine: ScriptedEngine
     refusals: "dict[str, pb.Refusal.ValueType]" = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
     before: dict[str, Callable[[], None]] = field(default_factory=dict)
     held: "pb.StateReply.Phase.ValueType" = pb.StateReply.PHASE_NONE
+    manifest: pb.Manifest = field(default_factory=pb.Manifest)
     requests: list[MoveCall] = field(default_factory=list)
     pulls: list[FakePull] = field(default_factory=list)
     frozen: ScriptedCall | None = None
@@ -52,6 +55,10 @@ class FakeEngineMoves:
         self.requests.append(request)
         name = type(request).__name__.removesuffix("Request")
         self.before.pop(name, lambda: None)()
+        if name in self.lost:
+            self.lost.discard(name)
+            self.clock.call_later(timeout_s, lambda: on_reply(None))
+            return
         refusal = self.refusals.get(name, pb.REFUSAL_NONE)
         reply = self._reply(request, refusal)
         if name in self.silent:
@@ -77,7 +84,9 @@ class FakeEngineMoves:
     def _reply(self, request: MoveCall, refusal: "pb.Refusal.ValueType") -> MoveReply:
         match request:
             case pb.OfferRequest():
-                return pb.OfferReply(refusal=refusal, transfer_token=b"token")
+                return pb.OfferReply(
+                    refusal=refusal, transfer_token=b"token", manifest=self.manifest
+                )
             case pb.PrepareRequest():
                 return pb.PrepareReply(refusal=refusal, kv_lease=LEASE)
             case pb.FreezeRequest():

@@ -39,7 +39,9 @@ def server_credentials(files: TlsFiles) -> "grpc.ServerCredentials":
     )
 
 
-def bind_server(server: "grpc.aio.Server | grpc.Server", address: str, files: TlsFiles | None) -> int:
+def bind_server(
+    server: "grpc.aio.Server | grpc.Server", address: str, files: TlsFiles | None
+) -> int:
     """The port that it will listen on, with TLS where there are `files`. Raises `OSError` and
     `TlsError`."""
     try:

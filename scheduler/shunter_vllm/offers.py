@@ -5,6 +5,7 @@ full blocks that the workers copy into the folder, `Export` sends them on, and d
 offer stops nothing: vLLM cannot freeze one request, so the gateway ends the call when it switches.
 """
 
+import math
 import re
 import secrets
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from shunter_vllm.ports import BlockTable, Copy, Request, computed_tokens, plain
 
 SIDE = "out"
 TOKEN_BYTES = 32
+HEARTBEAT_S = 1.0  # a stage ends as often, with new blocks or without: leases go by chunks
 COPIED_S = 5.0  # for the workers to write a block that was ordered
 _POLL_S = 0.002  # workers tell nobody that a file is there
 _WAIT_S = 0.25
@@ -149,14 +151,14 @@ class Offers:
     def export(
         self, asked: pb.ExportRequest, is_active: Callable[[], bool]
     ) -> Iterator[pb.KvChunk]:
-        """Blocks as they come to be, a stage's end whenever all have gone out, until the caller
+        """Blocks as they come to be, and a stage's end whenever all have gone out, until the caller
         hangs up, the offer ends or a block cannot be had."""
         offer = self._admitted(asked)
         if offer is None:
             yield pb.KvChunk(refusal=pb.REFUSAL_TOKEN)
             return
         block_tokens = self._store.facts.block_tokens
-        sent, stage = asked.from_token // block_tokens, 0
+        sent, stage, told_at = asked.from_token // block_tokens, 0, -math.inf
         while is_active():
             keys, source_tokens, ended = self._look(offer, sent, wait=stage > 0)
             for key in keys:
@@ -172,8 +174,9 @@ class Offers:
             if ended:
                 yield pb.KvChunk(refusal=ended)
                 return
-            if keys or not stage:
+            if keys or self._store.clock() >= told_at + HEARTBEAT_S:
                 self._store.renew(offer)
+                told_at = self._store.clock()
                 stage += 1
                 end = pb.StageEnd(stage=stage, source_tokens=source_tokens)
                 yield pb.KvChunk(first_token=sent * block_tokens, stage_end=end)

@@ -348,3 +348,16 @@ def test_blocks_of_an_ended_move_do_not_come_back(tmp_path: Path) -> None:
     *_, report = reports
     assert report.refusal == pb.REFUSAL_NO_MEMORY
     assert list(moving.destination.folder.path.iterdir()) == []
+
+
+def test_an_idle_export_is_heard_of_and_keeps_its_leases(tmp_path: Path) -> None:
+    moving = pair(tmp_path)
+    reports = moving.pull()
+    for stage in range(1, 5):
+        report = next(reports)
+        assert (report.stage, report.tokens, report.refusal) == (stage, 16, 0)
+        for engine in (moving.source, moving.destination):
+            engine.now += 0.75
+            engine.offers.end_leases()
+            engine.arrivals.end_leases()
+        moving.source.now += 0.25  # the next stage's end is due

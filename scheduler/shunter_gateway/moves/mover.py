@@ -7,6 +7,7 @@ from shunter_gateway.lifecycle_binding import Binding
 from shunter_gateway.lifecycle_call import OwnerCall
 from shunter_gateway.lifecycle_ports import Services, Timer
 from shunter_gateway.lifecycle_spans import Stage
+from shunter_gateway.moves.fetched import FetchedMove
 from shunter_gateway.moves.kv import KvAround, KvEnds, KvTransfer
 from shunter_gateway.moves.ports import EngineMoves, RunningCall, SlotServers
 from shunter_gateway.moves.replay import ReplayMove
@@ -59,7 +60,7 @@ class Mover:
         self._services = services
         self._life = life
         self._command = pb.Move()
-        self._move: ReplayMove | KvTransfer | SlotTransfer | None = None
+        self._move: ReplayMove | KvTransfer | FetchedMove | SlotTransfer | None = None
         self._resumes = False  # the source was stopped and goes on
         self._rung = ""
         self._kv_refusal = ""  # why it goes by another rung
@@ -149,7 +150,13 @@ class Mover:
             epoch=life.epoch,
         )
         around = KvAround(engines, services.clock, services.limits)
-        self._move = move = KvTransfer(self, ends, around)
+        adapter = services.adapters[target.engine_type]
+        move: KvTransfer | FetchedMove
+        if adapter.capabilities.freezes:
+            move = KvTransfer(self, ends, around)
+        else:
+            move = FetchedMove(self, adapter, ends, around)
+        self._move = move
         move.start()
 
     def _copy_slot(self, source: Instance, target: Instance, servers: SlotServers) -> None:

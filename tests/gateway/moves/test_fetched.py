@@ -1,0 +1,224 @@
+"""The rung `kv` between engines that cannot freeze a request: fetched, warmed, switched."""
+
+from dataclasses import replace
+
+import pytest
+
+from shunter_gateway.request import RequestHandle
+from shunter_gateway.testing import RecordingSink
+from shunter_gateway.testing_engines import TOKEN_LEVEL, ScriptedCall, answer_ids
+from shunter_gateway.testing_kv import FakeEngineMoves
+from shunter_gateway.testing_world import LOST, PROMPT, World
+from shunter_proto.v1 import moves_pb2 as moves
+from shunter_proto.v1 import scheduler_pb2 as pb
+
+UNDISTURBED = answer_ids(PROMPT, 8)
+BLOCK = 2
+MANIFEST = moves.Manifest(block_tokens=BLOCK)
+NEAR = moves.PullReport(stage=1, tokens=4, source_tokens=6)
+FAR = moves.PullReport(stage=1, tokens=2, source_tokens=6)
+
+
+class Moving:
+    """A request of 8 tokens that has 3 of them and is told to move by rung `kv`."""
+
+    def __init__(self, **changes: object) -> None:
+        self.world = World(kv_transport="layout")
+        self.world.engine.capabilities = replace(TOKEN_LEVEL, freezes=False)
+        self.engines: FakeEngineMoves = self.world.engine_moves
+        self.engines.manifest = MANIFEST
+        for name, value in changes.items():
+            setattr(self.engines, name, value)
+        self.handle: RequestHandle
+        self.sink: RecordingSink
+        self.handle, self.sink = self.world.submit()
+        self.source: ScriptedCall = self.world.call_of()
+        self.source.step(3)
+        self.destination = next(
+            f"chat-{i}" for i in range(3) if f"chat-{i}" not in self.sink.assigned
+        )
+        self.world.scheduler.move("r1", self.destination, rung="kv")
+        self.world.settle()
+
+    def fetch(self, report: moves.PullReport | None = NEAR) -> None:
+        self.engines.pulls[-1].report(report)
+        self.world.settle()
+
+    @property
+    def warm_ups(self) -> list[ScriptedCall]:
+        return [call for call in self.world.engine.calls if "-warm" in call.request.request_id]
+
+    def report(self) -> pb.MoveDone:
+        (event,) = self.world.scheduler.sent(pb.MoveDone)
+        assert isinstance(event, pb.MoveDone)
+        return event
+
+    def finish(self) -> None:
+        self.world.run_out(30)
+        assert self.sink.token_ids == UNDISTURBED
+        assert self.world.scheduler.ledger == {} and self.world.engine.live == []
+
+    def assert_both_sides_forget(self) -> None:
+        (release,) = self.engines.asked(moves.ReleaseRequest)
+        (abort,) = self.engines.asked(moves.AbortRequest)
+        (offer,) = self.engines.asked(moves.OfferRequest)
+        assert isinstance(release, moves.ReleaseRequest) and isinstance(abort, moves.AbortRequest)
+        assert isinstance(offer, moves.OfferRequest)
+        assert release.move_id == abort.move_id == offer.move_id
+        assert all(pull.cancelled for pull in self.engines.pulls)
+
+
+def test_destination_is_warmed_once_it_has_the_blocks_and_takes_over() -> None:
+    moving = Moving()
+    moving.source.step(1)
+    assert moving.warm_ups == []
+    (prepare,) = moving.engines.asked(moves.PrepareRequest)
+    assert isinstance(prepare, moves.PrepareRequest)
+    assert prepare.manifest == MANIFEST and prepare.token_ids == [*PROMPT, *UNDISTURBED[:3]]
+    moving.fetch()
+    (warm,) = moving.warm_ups
+    assert not moving.source.aborted and not moving.engines.pulls[0].cancelled
+    assert warm.request.address == f"{moving.destination}:1"
+    assert warm.request.token_ids == (*PROMPT, *UNDISTURBED[:4])
+    warm.step()
+    request = moving.world.call_of().request
+    assert moving.source.aborted
+    assert (request.epoch, request.kv_lease) == (2, "")
+    assert request.token_ids == (*PROMPT, *UNDISTURBED[:4])
+    moving.finish()
+    done = moving.report()
+    assert (done.moved, done.rung, done.epoch, done.reason) == (True, "kv", 2, "")
+    assert moving.engines.asked(moves.FreezeRequest) == []
+    assert moving.engines.asked(moves.CommitRequest) == []
+    moving.assert_both_sides_forget()
+
+
+def test_it_is_fetched_until_little_is_missing() -> None:
+    moving = Moving()
+    moving.fetch(FAR)
+    assert moving.warm_ups == []
+    moving.fetch(moves.PullReport(stage=2, tokens=4, source_tokens=7))
+    assert len(moving.warm_ups) == 1
+
+
+def test_a_source_that_is_always_ahead_is_not_chased_for_ever() -> None:
+    moving = Moving()
+    for stage in range(1, 9):
+        assert moving.warm_ups == []
+        moving.fetch(moves.PullReport(stage=stage, tokens=2, source_tokens=100))
+    assert len(moving.warm_ups) == 1
+
+
+@pytest.mark.parametrize("call", ["Offer", "Prepare"])
+def test_what_is_refused_is_computed(call: str) -> None:
+    moving = Moving(refusals={call: moves.REFUSAL_NO_MEMORY})
+    (warm,) = moving.warm_ups
+    warm.step()
+    moving.finish()
+    done = moving.report()
+    assert (done.moved, done.rung) == (True, "replay")
+    assert done.reason == f"{call.lower()} refused: no_memory"
+    moving.assert_both_sides_forget()
+
+
+@pytest.mark.parametrize("call", ["Offer", "Prepare"])
+def test_what_is_not_answered_is_computed(call: str) -> None:
+    moving = Moving(silent={call})
+    moving.world.settle(6)
+    (warm,) = moving.warm_ups
+    warm.step()
+    moving.finish()
+    done = moving.report()
+    assert (done.moved, done.rung) == (True, "replay")
+    assert done.reason == f"{call.lower()} not answered"
+
+
+@pytest.mark.parametrize(
+    ("report", "reason"),
+    [
+        (None, "pull broke off"),
+        (moves.PullReport(refusal=moves.REFUSAL_TRANSFER), "pull refused: transfer"),
+    ],
+)
+def test_a_broken_copy_is_computed(report: moves.PullReport | None, reason: str) -> None:
+    moving = Moving()
+    moving.fetch(report)
+    moving.warm_ups[0].step()
+    moving.finish()
+    done = moving.report()
+    assert (done.moved, done.rung, done.reason) == (True, "replay", reason)
+    moving.assert_both_sides_forget()
+
+
+def test_a_copy_that_breaks_while_it_is_warmed_changes_nothing() -> None:
+    moving = Moving()
+    moving.fetch()
+    moving.fetch(None)
+    moving.warm_ups[0].step()
+    moving.finish()
+    assert (moving.report().moved, moving.report().rung) == (True, "kv")
+
+
+def test_an_endless_copy_is_computed() -> None:
+    moving = Moving()
+    moving.world.settle(31)
+    moving.warm_ups[0].step()
+    moving.finish()
+    assert (moving.report().rung, moving.report().reason) == ("replay", "copy took too long")
+    moving.assert_both_sides_forget()
+
+
+def test_an_endless_warm_up_leaves_the_source_alone() -> None:
+    moving = Moving()
+    moving.fetch()
+    moving.world.settle(31)
+    done = moving.report()
+    assert (done.moved, done.rung, done.reason) == (False, "kv", "warm-up timed out")
+    assert moving.warm_ups[0].aborted and not moving.source.aborted
+    moving.assert_both_sides_forget()
+    moving.finish()
+
+
+def test_a_failed_warm_up_leaves_the_source_alone() -> None:
+    moving = Moving()
+    moving.fetch()
+    moving.warm_ups[0].fail(LOST)
+    assert moving.report().reason == "warm-up failed: connection"
+    moving.assert_both_sides_forget()
+    moving.finish()
+
+
+@pytest.mark.parametrize("warming", [False, True])
+def test_source_dies(warming: bool) -> None:
+    moving = Moving()
+    if warming:
+        moving.fetch()
+    moving.source.fail(LOST)
+    assert not moving.report().moved
+    moving.assert_both_sides_forget()
+    moving.finish()
+
+
+@pytest.mark.parametrize("warming", [False, True])
+def test_client_leaves(warming: bool) -> None:
+    moving = Moving()
+    if warming:
+        moving.fetch()
+    moving.handle.cancel()
+    moving.world.settle()
+    assert moving.world.engine.live == [] and moving.world.scheduler.ledger == {}
+    moving.assert_both_sides_forget()
+
+
+def test_answer_that_ends_first_stays() -> None:
+    moving = Moving()
+    moving.source.step(5)
+    assert moving.sink.token_ids == UNDISTURBED and not moving.report().moved
+    moving.assert_both_sides_forget()
+
+
+def test_late_answers_of_an_ended_move_are_not_heeded() -> None:
+    moving = Moving(silent={"Prepare"})
+    moving.source.step(5)
+    moving.world.settle(6)
+    assert moving.engines.pulls == [] and moving.warm_ups == []
