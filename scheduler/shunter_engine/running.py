@@ -1,6 +1,6 @@
 """The generate calls that run, for those who name them by their request ids."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
 from shunter_engine.generation import Generation
@@ -12,6 +12,10 @@ class RunningCalls:
     def __init__(self) -> None:
         self._serials = count()
         self._running: dict[int, Generation] = {}
+        self._on_end: Callable[[str], None] = _unheard
+
+    def watch(self, on_end: Callable[[str], None]) -> None:
+        self._on_end = on_end
 
     def next_serial(self) -> int:
         """Names one call among those of the same id."""
@@ -22,7 +26,9 @@ class RunningCalls:
 
     def retire(self, serial: int) -> None:
         """The request has ended, or its client has gone."""
-        self._running.pop(serial).abort()
+        generation = self._running.pop(serial)
+        generation.abort()
+        self._on_end(generation.request_id)
 
     def abort(self, request_ids: Sequence[str]) -> None:
         """Ids are requests' or answers', with `-INDEX` for one choice; unknown ones may just have
@@ -54,3 +60,7 @@ class RunningCalls:
 
     def _named(self, call_id: str) -> Iterator[Generation]:
         yield from [g for g in self._running.values() if g.request_id == call_id]
+
+
+def _unheard(_: str) -> None:
+    """Nothing here moves."""

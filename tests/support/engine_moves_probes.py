@@ -10,17 +10,19 @@ from shunter_proto.v1 import moves_pb2 as pb
 
 @dataclass(slots=True)
 class Probe:
-    """An `EngineMoves` that does something once, at one point of a move: `Freeze sent`, `Freeze
-    answered`, `stage 1`, ..."""
+    """An `EngineMoves` that does something once, at one point of a move: `Freeze sent` (nobody has
+    heard of it yet), `Freeze answered`, `Freeze unheard` (the answer is lost), `stage 1`, ..."""
 
     inner: EngineMoves
     at: str
     action: Callable[[], None]
 
-    def _pass(self, point: str) -> None:
-        if point == self.at:
+    def _pass(self, point: str) -> bool:
+        here = point == self.at
+        if here:
             self.at = ""
             self.action()
+        return here
 
     def call(
         self,
@@ -33,10 +35,10 @@ class Probe:
 
         def answered(reply: MoveReply | None) -> None:
             self._pass(f"{name} answered")
-            on_reply(reply)
+            on_reply(None if self._pass(f"{name} unheard") else reply)
 
-        self.inner.call(address, request, timeout_s, answered)
         self._pass(f"{name} sent")
+        self.inner.call(address, request, timeout_s, answered)
 
     def pull(
         self,
@@ -54,11 +56,13 @@ class Probe:
 
 @dataclass(slots=True)
 class Lossy:
-    """An `EngineMoves` that loses one call, or the answer to it, once."""
+    """An `EngineMoves` that loses one call, or the answer to it, once; what is swallowed is a call
+    that nobody hears of, and no error either."""
 
     inner: EngineMoves
     call_lost: str = ""
     answer_lost: str = ""
+    swallowed: str = ""
 
     def call(
         self,
@@ -71,6 +75,9 @@ class Lossy:
         if name == self.call_lost:
             self.call_lost = ""
             asyncio.get_running_loop().call_later(0.05, on_reply, None)
+        elif name == self.swallowed:
+            self.swallowed = ""
+            asyncio.get_running_loop().call_later(timeout_s, on_reply, None)
         elif name == self.answer_lost:
             self.answer_lost = ""
             self.inner.call(address, request, timeout_s, lambda _: on_reply(None))

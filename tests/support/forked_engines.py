@@ -1,6 +1,7 @@
 """Engine processes that start fast: forked from one that has imported everything."""
 
 import contextlib
+import json
 import multiprocessing
 import os
 import signal
@@ -27,6 +28,13 @@ class ForkedEngine:
     def kill(self) -> None:
         """As `kill -9`."""
         os.kill(self.process.pid, signal.SIGKILL)
+
+    def fault(self, kind: str, **fields: float) -> None:
+        """Of one started with `allow_faults`."""
+        body = json.dumps({"kind": kind, **fields}).encode()
+        headers = {"Content-Type": "application/json"}
+        asked = urllib.request.Request(f"{self.url}/faults", body, headers)
+        urllib.request.urlopen(asked, timeout=10).close()
 
     @property
     def alive(self) -> bool:

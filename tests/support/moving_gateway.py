@@ -19,7 +19,7 @@ from shunter_gateway.engines.llama_slots import LlamaSlots
 from shunter_gateway.engines.table import build_adapters
 from shunter_gateway.lifecycle_ports import LifecycleLimits
 from shunter_gateway.moves.ports import EngineMoves
-from shunter_gateway.ports import SamplingParams
+from shunter_gateway.ports import EngineAdapter, SamplingParams
 from shunter_gateway.request import RequestHandle, RequestSpec
 from shunter_gateway.testing import CountingObserver
 from shunter_gateway.testing_scheduler import FakeScheduler
@@ -32,6 +32,7 @@ GREEDY = SamplingParams(temperature=0.0, ignore_eos=True)
 _LEFT_OVER = (
     "vllm:num_requests_running",
     "vllm:num_requests_waiting",
+    "vllm:kv_cache_usage_perc",
     "shunter:kv_moves_active",
     "llamacpp:requests_processing",
     "llamacpp:requests_deferred",
@@ -65,7 +66,7 @@ class Changes:
     moves_addresses: Mapping[str, str] = field(default_factory=dict)  # as gateways are told
     around: Callable[[EngineMoves], EngineMoves] = lambda moves: moves
     limits: LifecycleLimits | None = None
-    slot_folder: Path | None = None  # that llama-servers share with the gateway
+    slots: Callable[[HttpClient], LlamaSlots] | None = None  # where llama-servers move
 
 
 @dataclass(slots=True)
@@ -74,6 +75,7 @@ class MovingGateway:
     scheduler: FakeScheduler
     observer: CountingObserver
     engines: Mapping[str, ForkedEngine]
+    adapters: Mapping[str, EngineAdapter]
     prompt: tuple[int, ...]
     # Ids are unique in life, and engines that outlast a gateway rely on it.
     run: str = field(default_factory=lambda: secrets.token_hex(4))
@@ -104,10 +106,12 @@ class MovingGateway:
     def other(self, sink: MovingSink) -> str:
         return next(name for name in self.engines if name != sink.assigned[-1])
 
-    def move(self, name: str, destination: str, rung: str = "kv") -> None:
-        """Nothing where the request has just ended, or waits."""
-        if f"{self.run}-{name}" in self.scheduler.ledger:
+    def move(self, name: str, destination: str, rung: str = "kv") -> bool:
+        """False where the request has just ended, or waits: then nothing is told."""
+        lives = f"{self.run}-{name}" in self.scheduler.ledger
+        if lives:
             self.scheduler.move(f"{self.run}-{name}", destination, rung)
+        return lives
 
     def reports(self) -> list[pb.MoveDone]:
         return [e for e in self.scheduler.events if isinstance(e, pb.MoveDone)]
@@ -133,13 +137,18 @@ async def gateway_over(
 ) -> AsyncIterator[MovingGateway]:
     """`options` of all the engines, as far as they concern the pool."""
     changes = changes or Changes()
-    message = pb.Topology(
-        version=1,
-        pools=[_pool(options)],
-        instances=[_instance(n, e, options, changes) for n, e in engines.items()],
-    )
+    message = topology_of(engines, options, changes)
     async with gateway_of(engines, message, changes) as made:
         yield made
+
+
+def topology_of(
+    engines: Mapping[str, ForkedEngine], options: EngineOptions, changes: Changes | None = None
+) -> pb.Topology:
+    """One pool of engines of our own."""
+    changes = changes or Changes()
+    instances = [_instance(n, e, options, changes) for n, e in engines.items()]
+    return pb.Topology(version=1, pools=[_pool(options)], instances=instances)
 
 
 @contextlib.asynccontextmanager
@@ -153,7 +162,7 @@ async def gateway_of(
         stack.push_async_callback(client.close)
         stack.push_async_callback(engine_moves.close)
         adapters = build_adapters(client)
-        slots = LlamaSlots(client, changes.slot_folder) if changes.slot_folder else None
+        slots = changes.slots(client) if changes.slots is not None else None
         if slots is not None:
             stack.push_async_callback(slots.close)
         tokenizers = TokenizerRegistry(adapters)
@@ -177,7 +186,7 @@ async def gateway_of(
         await tokenizers.settled()
         scheduler.connect(dispatcher)
         prompt = tuple(tokenizer.encode("The shunter moves wagons. " * 8))
-        yield MovingGateway(dispatcher, scheduler, observer, engines, prompt)
+        yield MovingGateway(dispatcher, scheduler, observer, engines, adapters, prompt)
 
 
 def _pool(options: EngineOptions) -> pb.Topology.Pool:

@@ -111,8 +111,8 @@ class EngineMovesServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Pull(self, request, context):
-        """At the destination: fetches from the source, and reports each stage until all is there. Ending
-        the call ends the transfer.
+        """At the destination: fetches from the source, reports each stage until all is there, and stays
+        open until the generate call has taken it over. Leaving it before frees what is reserved.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -61,8 +61,8 @@ class EngineMovesStub:
     Prepare: _grpc.UnaryUnaryMultiCallable[_moves_pb2.PrepareRequest, _moves_pb2.PrepareReply]
     """At the destination. Reserves memory for the request, and nothing that others need."""
     Pull: _grpc.UnaryStreamMultiCallable[_moves_pb2.PullRequest, _moves_pb2.PullReport]
-    """At the destination: fetches from the source, and reports each stage until all is there. Ending
-    the call ends the transfer.
+    """At the destination: fetches from the source, reports each stage until all is there, and stays
+    open until the generate call has taken it over. Leaving it before frees what is reserved.
     """
     Export: _grpc.UnaryStreamMultiCallable[_moves_pb2.ExportRequest, _moves_pb2.KvChunk]
     """At the source, called by the destination: complete blocks at first, stage by stage, while they
@@ -91,8 +91,8 @@ class EngineMovesAsyncStub(EngineMovesStub):
     Prepare: _aio.UnaryUnaryMultiCallable[_moves_pb2.PrepareRequest, _moves_pb2.PrepareReply]  # type: ignore[assignment]
     """At the destination. Reserves memory for the request, and nothing that others need."""
     Pull: _aio.UnaryStreamMultiCallable[_moves_pb2.PullRequest, _moves_pb2.PullReport]  # type: ignore[assignment]
-    """At the destination: fetches from the source, and reports each stage until all is there. Ending
-    the call ends the transfer.
+    """At the destination: fetches from the source, reports each stage until all is there, and stays
+    open until the generate call has taken it over. Leaving it before frees what is reserved.
     """
     Export: _aio.UnaryStreamMultiCallable[_moves_pb2.ExportRequest, _moves_pb2.KvChunk]  # type: ignore[assignment]
     """At the source, called by the destination: complete blocks at first, stage by stage, while they
@@ -142,8 +142,8 @@ class EngineMovesServicer(metaclass=_abc_1.ABCMeta):
         request: _moves_pb2.PullRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_moves_pb2.PullReport], _abc.AsyncIterator[_moves_pb2.PullReport]]:
-        """At the destination: fetches from the source, and reports each stage until all is there. Ending
-        the call ends the transfer.
+        """At the destination: fetches from the source, reports each stage until all is there, and stays
+        open until the generate call has taken it over. Leaving it before frees what is reserved.
         """
 
     @_abc_1.abstractmethod

@@ -112,6 +112,22 @@ class Incoming:
         except SourceLost as error:
             log.warning("move_source_lost", move=move.move_id, error=str(error))
             yield pb.PullReport(refusal=pb.REFUSAL_TRANSFER)
+        finally:
+            if not move.complete.is_set():
+                self._drop(move)
+
+    async def taken_over(self, move_id: str) -> None:
+        """Returns once the move is over here. Cancelled before, its gateway has gone: nobody will
+        take over."""
+        move = self._moves[move_id]
+        try:
+            await move.ended.wait()
+        finally:
+            self._drop(move)
+
+    def _drop(self, move: Reserved) -> None:
+        if not move.over:
+            self._free(move)
 
     async def _fetch(
         self, move: Reserved, source: Source, export: pb.ExportRequest
@@ -248,7 +264,7 @@ class Incoming:
             return pb.AbortReply(refusal=pb.REFUSAL_UNKNOWN)
         if not move.over:
             move.epoch = request.epoch
-            self._free(move)
+        self._drop(move)
         return pb.AbortReply()
 
     def state(self, move_id: str) -> pb.StateReply | None:
@@ -260,10 +276,8 @@ class Incoming:
             move.lease.end()
 
     def _expire(self, move_id: str) -> None:
-        move = self._moves.get(move_id)
-        if move is not None and not move.over:
-            log.info("move_lease_ended", move=move_id)
-            self._free(move)
+        log.info("move_lease_ended", move=move_id)
+        self._drop(self._moves[move_id])
 
     def _free(self, move: Reserved) -> None:
         self._host.batch.unreserve(move.move_id)
@@ -274,6 +288,7 @@ class Incoming:
         move.token_ids = ()  # moves that are over are remembered by the thousand
         move.lease.end()
         move.complete.set()  # whoever waits for it looks again
+        move.ended.set()
         self._by_lease.pop(move.kv_lease, None)
         self._slots.give_back(SIDE, move.move_id)
         self._host.wake()

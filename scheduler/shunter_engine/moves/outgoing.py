@@ -7,38 +7,18 @@ import secrets
 import zlib
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
 
 from shunter_engine.moves.layout import KvLayout, Part, parts, tokens_digest
 from shunter_engine.moves.leases import Fences, Lease, granted_s, remember
+from shunter_engine.moves.offered import Offered
 from shunter_engine.moves.ports import Calls, Clock, KvHost
 from shunter_engine.moves.slots import Slots
 from shunter_proto.v1 import moves_pb2 as pb
 from shunter_simulator.engine import SequenceView
 
-Phase = pb.StateReply.Phase
 SIDE = "out"
 TOKEN_BYTES = 32
 LOOK_EVERY_S = 0.005  # for blocks that got full
-
-
-@dataclass(slots=True)
-class _Offered:
-    move_id: str
-    call_id: str
-    sequence: str
-    epoch: int
-    reply: pb.OfferReply
-    lease: Lease
-    phase: "pb.StateReply.Phase.ValueType" = pb.StateReply.PHASE_OFFERED
-    freeze_reply: pb.FreezeReply | None = None
-    exported: bool = False
-    released: bool = False
-    changed: asyncio.Event = field(default_factory=asyncio.Event)  # frozen, or over
-
-    @property
-    def over(self) -> bool:
-        return self.phase not in (pb.StateReply.PHASE_OFFERED, pb.StateReply.PHASE_FROZEN)
 
 
 class Outgoing:
@@ -54,8 +34,9 @@ class Outgoing:
         self._clock = clock
         self._slots = slots
         self._fences = Fences()
-        self._moves: OrderedDict[str, _Offered] = OrderedDict()
-        self._moving: set[str] = set()  # sequences of moves that are not over
+        self._moves: OrderedDict[str, Offered] = OrderedDict()
+        self._moving: dict[str, str] = {}  # move ids by the calls of moves that are not over
+        calls.watch(self._call_ended)
 
     def offer(self, request: pb.OfferRequest) -> pb.OfferReply:
         known = self._moves.get(request.move_id)
@@ -85,9 +66,9 @@ class Outgoing:
             lease_ms=lease.ms,
             bytes_per_token=self._layout.bytes_per_token,
         )
-        move = _Offered(request.move_id, request.call_id, sequence, request.epoch, reply, lease)
+        move = Offered(request.move_id, request.call_id, sequence, request.epoch, reply, lease)
         remember(self._moves, move.move_id, move)
-        self._moving.add(sequence)
+        self._moving[move.call_id] = move.move_id
         return reply
 
     def _offerable(self, request: pb.OfferRequest) -> "tuple[pb.Refusal.ValueType, str]":
@@ -100,7 +81,7 @@ class Outgoing:
             return pb.REFUSAL_UNKNOWN, ""
         if len(sequences) > 1:
             return pb.REFUSAL_NOT_DECODING, ""
-        if sequences[0] in self._moving:
+        if request.call_id in self._moving:
             return pb.REFUSAL_BUSY, ""
         return pb.REFUSAL_NONE, sequences[0]
 
@@ -112,17 +93,16 @@ class Outgoing:
         move.lease.renew()
         return await self._host.between_steps(lambda: self._freeze(move, request))
 
-    def _freeze(self, move: _Offered, request: pb.FreezeRequest) -> pb.FreezeReply:
+    def _freeze(self, move: Offered, request: pb.FreezeRequest) -> pb.FreezeReply:
         """Between steps; much may have happened since the call came."""
         if move.freeze_reply is not None and not move.over:
             return move.freeze_reply
         refusal = self._stale(move, move.move_id, request.epoch)
         view = self._host.batch.view(move.sequence)
-        if not refusal and move.over:
-            refusal = pb.REFUSAL_UNKNOWN
-        elif not refusal and view is None:
-            self._end(move, pb.StateReply.PHASE_NONE)
+        if not refusal and view is None:
             refusal = pb.REFUSAL_FINISHED
+        elif not refusal and move.over:
+            refusal = pb.REFUSAL_UNKNOWN
         elif not refusal and view is not None and not view.decoding:
             refusal = pb.REFUSAL_NOT_DECODING
         if refusal or view is None:
@@ -149,12 +129,21 @@ class Outgoing:
         if move.exported or not hmac.compare_digest(token, request.transfer_token):
             yield pb.KvChunk(refusal=pb.REFUSAL_TOKEN)
             return
-        block_tokens = self._layout.block_tokens
-        if request.from_token % block_tokens:
+        if request.from_token % self._layout.block_tokens:
             yield pb.KvChunk(refusal=pb.REFUSAL_TRANSFER)
             return
         move.exported = True
-        sent, stage = request.from_token, 0
+        try:
+            async with contextlib.aclosing(self._stages(move, request.from_token)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        finally:  # whoever fetched may have gone; what is frozen waits for the gateway
+            if move.phase == pb.StateReply.PHASE_OFFERED:
+                self._end(move, pb.StateReply.PHASE_NONE)
+
+    async def _stages(self, move: Offered, sent: int) -> AsyncGenerator[pb.KvChunk, None]:
+        """From token `sent` on."""
+        block_tokens, stage = self._layout.block_tokens, 0
         while True:
             view = self._host.batch.view(move.sequence)
             refusal = self._unreadable(move, view)
@@ -179,7 +168,13 @@ class Outgoing:
             if last:
                 return
 
-    def _chunk(self, move: _Offered, part: Part) -> pb.KvChunk:
+    def _call_ended(self, call_id: str) -> None:
+        """Also where its gateway has died: nobody will ask again."""
+        move = self._moves.get(self._moving.get(call_id, ""))
+        if move is not None and self._host.batch.view(move.sequence) is None:
+            self._end(move, pb.StateReply.PHASE_NONE)
+
+    def _chunk(self, move: Offered, part: Part) -> pb.KvChunk:
         view = self._host.batch.view(move.sequence)
         refusal = self._unreadable(move, view)
         if view is None or refusal:
@@ -195,19 +190,18 @@ class Outgoing:
             crc32=zlib.crc32(data),
         )
 
-    def _stage_end(self, move: _Offered, stage: int, last_at: int | None) -> pb.KvChunk:
+    def _stage_end(self, move: Offered, stage: int, last_at: int | None) -> pb.KvChunk:
         if last_at is not None:
             return pb.KvChunk(stage_end=pb.StageEnd(stage=stage, source_tokens=last_at, last=True))
         view = self._host.batch.view(move.sequence)
         computed = view.computed if view is not None else 0
         return pb.KvChunk(stage_end=pb.StageEnd(stage=stage, source_tokens=computed))
 
-    def _unreadable(self, move: _Offered, view: SequenceView | None) -> "pb.Refusal.ValueType":
+    def _unreadable(self, move: Offered, view: SequenceView | None) -> "pb.Refusal.ValueType":
+        if view is None:
+            return pb.REFUSAL_FINISHED
         if move.over:
             return pb.REFUSAL_UNKNOWN
-        if view is None:
-            self._end(move, pb.StateReply.PHASE_NONE)
-            return pb.REFUSAL_FINISHED
         return pb.REFUSAL_NONE if view.decoding else pb.REFUSAL_NOT_DECODING
 
     def release(self, request: pb.ReleaseRequest) -> pb.ReleaseReply:
@@ -252,7 +246,7 @@ class Outgoing:
             phase = pb.StateReply.PHASE_NONE
         return pb.StateReply(phase=phase, epoch=max(move.epoch, self._fences.epoch(move.call_id)))
 
-    def _stale(self, move: _Offered | None, move_id: str, epoch: int) -> "pb.Refusal.ValueType":
+    def _stale(self, move: Offered | None, move_id: str, epoch: int) -> "pb.Refusal.ValueType":
         stale = self._fences.stale(move_id, epoch)
         if move is not None:
             stale = stale or epoch < move.epoch or self._fences.stale(move.call_id, epoch)
@@ -269,12 +263,12 @@ class Outgoing:
         if frozen:
             self._calls.break_call(move.call_id)
 
-    def _end(self, move: _Offered, phase: "pb.StateReply.Phase.ValueType") -> None:
+    def _end(self, move: Offered, phase: "pb.StateReply.Phase.ValueType") -> None:
         move.phase = phase
         move.lease.end()
         move.changed.set()
         self._slots.give_back(SIDE, move.move_id)
-        self._moving.discard(move.sequence)
+        self._moving.pop(move.call_id, None)
         self._host.wake()
 
     def close(self) -> None:

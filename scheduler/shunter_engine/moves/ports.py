@@ -49,6 +49,10 @@ class Calls(Protocol):
     def sequences_of(self, call_id: str) -> Sequence[str]:
         """The backend's names of a call's unfinished sequences; empty: no such call."""
 
+    def watch(self, on_end: Callable[[str], None]) -> None:
+        """`on_end` hears the id of each call that has ended or whose client has gone, once its
+        memory is free."""
+
     def end_call(self, call_id: str) -> None:
         """Frees it; the answer ends with `abort`."""
 

@@ -22,6 +22,7 @@ class Reserved:
     fetched_bytes: int = 0
     pulled: bool = False
     complete: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
     tokens: int = 0  # of the commit, prompt and generated
     tokens_digest: bytes = b""
     commit_reply: pb.CommitReply | None = None

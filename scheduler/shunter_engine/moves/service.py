@@ -54,9 +54,13 @@ class EngineMovesService(pb_grpc.EngineMovesServicer):
         self, request: pb.PullRequest, context: _Context
     ) -> AsyncGenerator[pb.PullReport, None]:
         await _check(request.move_id, context)
-        async with aclosing(self._moves.incoming.pull(request)) as reports:
+        incoming, complete = self._moves.incoming, False
+        async with aclosing(incoming.pull(request)) as reports:
             async for report in reports:
+                complete = report.complete
                 yield report
+        if complete:
+            await incoming.taken_over(request.move_id)
 
     async def Export(
         self, request: pb.ExportRequest, context: _Context

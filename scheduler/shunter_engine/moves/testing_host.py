@@ -108,17 +108,26 @@ class FakeCalls:
     batch: MovableBatch
     ended: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
+    on_end: Callable[[str], None] = lambda _: None
+
+    def watch(self, on_end: Callable[[str], None]) -> None:
+        self.on_end = on_end
 
     def sequences_of(self, call_id: str) -> Sequence[str]:
         return [call_id] if self.batch.view(call_id) is not None else []
 
     def end_call(self, call_id: str) -> None:
-        self.batch.abort(call_id)
         self.ended.append(call_id)
+        self.leave(call_id)
 
     def break_call(self, call_id: str) -> None:
-        self.batch.abort(call_id)
         self.broken.append(call_id)
+        self.leave(call_id)
+
+    def leave(self, call_id: str) -> None:
+        """Its client has gone."""
+        self.batch.abort(call_id)
+        self.on_end(call_id)
 
 
 class ScriptedSource:

@@ -10,6 +10,7 @@ from functools import partial
 
 from shunter_gateway.lifecycle_ports import Clock, LifecycleLimits, Timer
 from shunter_gateway.moves import values
+from shunter_gateway.moves.asking import Asking
 from shunter_gateway.moves.ports import EngineMoves, KvHost, MoveCall, MoveReply, Transfer
 from shunter_gateway.moves.protocol import begin, step
 from shunter_gateway.moves.values import Answered, Call, Effect, Event, KvMove, MoveRules, NoAnswer
@@ -19,6 +20,7 @@ from shunter_proto.v1 import moves_pb2 as pb
 RULES = MoveRules()
 HEADROOM_TOKENS = 256  # that may come while blocks are copied; the destination grows by itself
 TAIL_POLL_S = 0.001  # the stream's plain tokens tell nobody that they came
+HURRIED: frozenset[Call] = frozenset({"freeze", "commit", "state", "thaw"})  # a client waits
 _HELD: dict[int, values.Held] = {
     pb.StateReply.PHASE_RESERVED: "reserved",
     pb.StateReply.PHASE_COMMITTED: "committed",
@@ -57,6 +59,7 @@ class KvTransfer:
         self._lease = ""
         self._frozen = pb.FreezeReply()
         self._pull: Transfer | None = None
+        self._asking: Asking | None = None
         self._complete = False
         self._timer: Timer | None = None
         self._tail_due = 0.0
@@ -87,8 +90,7 @@ class KvTransfer:
                 case values.Ask("pull"):
                     self._start_pull()
                 case values.Ask(call, epoch):
-                    address, request = self._request(call, epoch)
-                    self._send(address, request, partial(self._on_reply, call))
+                    self._ask(call, epoch)
                 case values.Withdraw("source", epoch):
                     self._send(self._source, self._abort_source(epoch), _unheard)
                 case values.Withdraw("destination", epoch):
@@ -104,9 +106,13 @@ class KvTransfer:
                     self._host.kv_failed(reason, replayable)
 
     def _stop(self) -> None:
+        """After a switch the destination ends the pull, once the generate call has come: until
+        then it tells the destination that its gateway is alive."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._pull is not None:
+        if self._asking is not None:
+            self._asking.stop()
+        if self._pull is not None and self._move.phase != "switched":
             self._pull.cancel()
 
     def _switch(self, epoch: int) -> None:
@@ -137,13 +143,24 @@ class KvTransfer:
     def _destination(self) -> str:
         return self._ends.destination.moves_address
 
+    def _ask(self, call: Call, epoch: int) -> None:
+        address, request = self._request(call, epoch)
+        on_reply = partial(self._on_reply, call)
+        if call not in HURRIED:
+            self._send(address, request, on_reply)
+            return
+        around = self._around
+        self._asking = Asking(around.engines, around.clock, around.limits, on_reply)
+        self._asking.send(address, request)
+
     def _send(
         self, address: str, request: MoveCall, on_reply: Callable[[MoveReply | None], None]
     ) -> None:
         self._around.engines.call(address, request, self._around.limits.kv_call_s, on_reply)
 
     def _request(self, call: Call, epoch: int) -> tuple[str, MoveCall]:
-        ends, lease_ms = self._ends, int(self._around.limits.kv_lease_s * 1000)
+        ends, limits = self._ends, self._around.limits
+        lease_ms = int(limits.kv_lease_s * 1000)
         match call:
             case "offer":
                 return self._source, pb.OfferRequest(
@@ -165,7 +182,7 @@ class KvTransfer:
                 )
             case "freeze":
                 return self._source, pb.FreezeRequest(
-                    move_id=ends.move_id, epoch=epoch, lease_ms=lease_ms
+                    move_id=ends.move_id, epoch=epoch, lease_ms=int(limits.kv_frozen_s * 1000)
                 )
             case "commit":
                 return self._destination, self._commit(epoch)

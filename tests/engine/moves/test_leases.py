@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from shunter_engine.backend import Sampling, SequenceRequest, TokenEvent
+from shunter_engine.moves.layout import tokens_digest
 from shunter_engine.moves.moves import Moves, MovesParts
 from shunter_engine.moves.ports import Source
 from shunter_engine.moves.testing_host import (
@@ -179,7 +180,9 @@ async def test_a_spoilt_transfer_is_never_taken_over(
     prepared = await incoming.prepare(prepare(destination, IDS))
     reports = [r async for r in incoming.pull(pull(prepared))]
     assert reports[-1].refusal == pb.REFUSAL_TRANSFER
-    assert (await incoming.commit(commit(prepared))).refusal == pb.REFUSAL_INCOMPLETE
+    assert (await incoming.commit(commit(prepared))).refusal == pb.REFUSAL_UNKNOWN
+    assert destination.host.batch.stats().kv_blocks_used == 0
+    assert destination.moves.slots.taken("in") == 0
 
 
 async def test_a_commit_names_the_tokens_that_have_come() -> None:
@@ -191,6 +194,62 @@ async def test_a_commit_names_the_tokens_that_have_come() -> None:
     prepared = await incoming.prepare(prepare(destination, IDS))
     assert [r async for r in incoming.pull(pull(prepared))][-1].complete
     assert (await incoming.commit(commit(prepared))).refusal == pb.REFUSAL_TRANSFER
+
+
+async def test_a_transfer_whose_reader_has_gone_holds_nothing_at_either_side() -> None:
+    """Its gateway has died: nobody waits for leases."""
+    clock = FakeClock()
+    source = decoding_source(clock)
+    destination = side(clock, source=source.moves.outgoing)
+    word = source.moves.outgoing.offer(offer()).transfer_token
+    prepared = await destination.moves.incoming.prepare(prepare(destination, IDS[:4]))
+    asked = pull(prepared)
+    asked.transfer_token = word
+    reports = destination.moves.incoming.pull(asked)
+    assert not (await anext(reports)).refusal
+    await reports.aclose()
+    assert destination.moves.slots.taken("in") == source.moves.slots.taken("out") == 0
+    assert destination.host.batch.stats().kv_blocks_used == 0
+    assert source.host.batch.stats().running == 1
+
+
+@pytest.mark.parametrize("attached", [False, True])
+async def test_who_waits_to_take_over_holds_the_reservation(attached: bool) -> None:
+    chunk = kv_chunk(0, IDS[:11])
+    chunk.crc32 = zlib.crc32(chunk.data)
+    chunk.stage_end.CopyFrom(pb.StageEnd(stage=1, source_tokens=11, last=True))
+    destination = side(FakeClock(), source=ScriptedSource(chunk))
+    incoming = destination.moves.incoming
+    prepared = await incoming.prepare(prepare(destination, IDS))
+    assert [r async for r in incoming.pull(pull(prepared))][-1].complete
+    waiting = asyncio.create_task(incoming.taken_over("m"))
+    await asyncio.sleep(0)
+    committed = commit(prepared)
+    committed.tokens_digest = tokens_digest(IDS)
+    assert not (await incoming.commit(committed)).refusal
+    if attached:
+        assert incoming.attach(prepared.kv_lease, request("x", IDS), Silent())
+        await waiting
+        assert destination.host.batch.view("x") is not None
+    else:
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert destination.host.batch.stats().kv_blocks_used == 0
+        assert not incoming.attach(prepared.kv_lease, request("x", IDS), Silent())
+    assert destination.moves.slots.taken("in") == 0
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+async def test_a_call_that_ends_takes_its_move_along(frozen: bool) -> None:
+    source = decoding_source(FakeClock())
+    source.moves.outgoing.offer(offer())
+    if frozen:
+        await source.moves.outgoing.freeze(pb.FreezeRequest(move_id="m", epoch=1))
+    source.calls.leave("a")
+    assert source.moves.slots.taken("out") == 0
+    late = await source.moves.outgoing.freeze(pb.FreezeRequest(move_id="m", epoch=1))
+    assert late.refusal == pb.REFUSAL_FINISHED
 
 
 async def test_an_unknown_sampler_state_is_refused() -> None:
@@ -324,7 +383,7 @@ class AnyCalls(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from("abc"))
     def client_leaves(self, name: str) -> None:
-        self.source.host.batch.abort(name)
+        self.source.calls.leave(name)
 
     @rule(name=st.sampled_from("abc"))
     def move_in_order(self, name: str) -> None:

@@ -156,6 +156,48 @@ def test_after_a_thaw_it_can_move_again() -> None:
     moving.finish()
 
 
+@pytest.mark.parametrize("call", ["Freeze", "Commit"])
+def test_a_lost_call_is_sent_again_while_the_client_waits(call: str) -> None:
+    moving = Moving(lost={call})
+    moving.copy()
+    assert moving.world.call_of() is moving.source
+    moving.world.settle(0.6)
+    assert moving.world.call_of().request.kv_lease == LEASE
+    moving.finish()
+    asked = [type(r).__name__.removesuffix("Request") for r in moving.engines.requests]
+    assert asked.count(call) == 2 and moving.report().moved
+
+
+def test_a_lost_thaw_is_sent_again() -> None:
+    moving = Moving(refusals={"Commit": moves.REFUSAL_INCOMPLETE}, lost={"Abort"})
+    moving.copy()
+    moving.world.settle(0.6)
+    assert not moving.report().moved
+    moving.finish()
+    assert moving.sink.assigned == [moving.sink.assigned[0]]
+
+
+def test_nothing_is_sent_again_once_the_request_has_ended() -> None:
+    moving = Moving(silent={"Freeze"})
+    moving.copy()
+    moving.world.settle(0.6)
+    asked = len(moving.engines.asked(moves.FreezeRequest))
+    moving.handle.cancel()
+    moving.world.settle(4)
+    assert len(moving.engines.asked(moves.FreezeRequest)) == asked == 2
+
+
+def test_the_destination_is_left_to_end_the_copy_once_it_owns() -> None:
+    """That it is open says that this gateway lives, and brings its generate call."""
+    moving = Moving()
+    moving.copy()
+    assert not moving.engines.pulls[0].cancelled
+    moving.engines.pulls[0].report(ALL_COPIED)
+    moving.engines.pulls[0].report(None)
+    moving.finish()
+    assert moving.report().moved
+
+
 def test_an_unanswered_commit_is_asked_after() -> None:
     moving = Moving(silent={"Commit"})
     moving.copy()

@@ -127,15 +127,16 @@ async def test_many_streams_change_places(gateway: MovingGateway) -> None:
     for sink in undisturbed:
         await sink.finished()
     sinks = [gateway.submit(f"r{n}", prompt=p)[1] for n, p in enumerate(prompts)]
+    told = 0  # on a busy machine some have ended before their turn
     for number, sink in enumerate(sinks):
         await sink.has(20)
-        gateway.move(f"r{number}", gateway.other(sink))
+        told += gateway.move(f"r{number}", gateway.other(sink))
     for sink in sinks:
         await sink.finished()
     assert [s.token_ids for s in sinks] == [s.token_ids for s in undisturbed]
     assert [s.text for s in sinks] == [s.text for s in undisturbed]
     reports = gateway.reports()
-    assert len(reports) == 8 and any(r.moved and r.rung == "kv" for r in reports)
+    assert len(reports) == told and any(r.moved and r.rung == "kv" for r in reports)
 
 
 async def test_an_engine_whose_kv_cache_looks_otherwise_is_replayed(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ TOKENS = 200
 
 
 SIMULATED = replace(simulated_options(), speed=4.0)
+FAST = replace(simulated_options(), speed=10.0, allow_faults=True)
 Engines = dict[str, ForkedEngine]
 RealEngines = tuple[Engines, EngineOptions]
 
@@ -61,21 +62,35 @@ async def undisturbed(gateway: MovingGateway) -> list[int]:
 
 
 POINTS = ["Prepare answered", "stage 1", "Freeze answered", "Commit answered"]
+# Before it hears of a call, once it has obeyed but nobody knows, and once that is known.
+DEATHS = {
+    "Offer": ["Offer unheard"],
+    "Prepare": ["Prepare unheard"],
+    "Transfer": ["stage 1"],
+    "Freeze": ["Freeze sent", "Freeze unheard", "Freeze answered"],
+    "Commit": ["Commit sent", "Commit unheard"],
+    "Release": ["Release sent"],
+}
 
 
-@pytest.mark.parametrize("at", POINTS)
+@pytest.mark.parametrize("at", [point for points in DEATHS.values() for point in points])
 @pytest.mark.parametrize("victim", ["source", "destination"])
 async def test_an_engine_is_killed(tmp_path: Path, at: str, victim: str) -> None:
     sinks: list[MovingSink] = []
 
     def kill(gateway: MovingGateway) -> None:
-        source = sinks[0].assigned[0]
-        gateway.engines[source if victim == "source" else gateway.other(sinks[0])].kill()
+        source, destination = sinks[0].assigned[0], gateway.other(sinks[0])
+        if len(sinks[0].assigned) == 2:
+            destination = sinks[0].assigned[1]
+        gateway.engines[source if victim == "source" else destination].kill()
+        gateway.engines[destination if victim == "source" else source].fault("clear")
 
-    with forked_engines(tmp_path, {"a": SIMULATED, "b": SIMULATED}) as engines:
+    with forked_engines(tmp_path, {"a": FAST, "b": FAST}) as engines:
         async with probed(engines, at, kill) as gateway:
+            for engine in engines.values():
+                engine.fault("slow", factor=15)  # the answer does not end before the kill
             sinks.append(gateway.submit("r", TOKENS)[1])
-            await sinks[0].has(30)
+            await sinks[0].has(10)
             gateway.move("r", gateway.other(sinks[0]))
             outcome = await sinks[0].finished()
             assert sum(engine.alive for engine in engines.values()) == 1
@@ -129,6 +144,8 @@ LOSSES = {
         (False, "kv", 3),
     ),
     "Release": ({"call_lost": "Release"}, (True, "kv", 2)),
+    "Freeze without an error": ({"swallowed": "Freeze"}, (True, "kv", 2)),
+    "Commit without an error": ({"swallowed": "Commit"}, (True, "kv", 2)),
 }
 
 
@@ -177,12 +194,13 @@ async def test_the_scheduler_dies(simulated: Engines, at: str) -> None:
         assert sink.token_ids == await undisturbed(gateway)
 
 
-async def test_the_gateway_dies_in_mid_move(simulated: Engines) -> None:
-    """Its streams break, and what it had asked to be kept ends with its leases."""
+@pytest.mark.parametrize("at", ["stage 1", "Freeze answered", "Commit answered"])
+async def test_the_gateway_dies_in_mid_move(simulated: Engines, at: str) -> None:
+    """Its streams break, and with them ends what it had asked to be kept, long before a lease."""
     died = asyncio.Event()
     changes = Changes(
-        around=lambda moves: Probe(moves, "Commit answered", died.set),
-        limits=LifecycleLimits(kv_lease_s=1.0),
+        around=lambda moves: Probe(moves, at, died.set),
+        limits=LifecycleLimits(kv_lease_s=60.0, kv_frozen_s=60.0),
     )
     async with gateway_over(simulated, SIMULATED, changes) as gateway:
         _, sink = gateway.submit("r", 4 * TOKENS)
