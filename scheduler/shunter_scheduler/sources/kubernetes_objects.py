@@ -21,6 +21,9 @@ LABEL_PROFILE = "shunter.dev/profile"
 LABEL_REVISION = "shunter.dev/revision"
 ENGINE_PODS = f"app.kubernetes.io/managed-by=shunter,{LABEL_POOL},{LABEL_PROFILE}"
 ENGINE_PORT = "http"
+# Where the cluster knows no deletion costs the operator takes a drained pod out of service by this
+# condition, so that it is the one that goes.
+READINESS_GATE = "shunter.dev/in-service"
 
 Object = Mapping[str, Any]
 T = TypeVar("T", ModelPool, RoutingPolicy)
@@ -97,10 +100,9 @@ def read_resource(
 def read_pod(value: Object) -> EnginePod:
     metadata, status = value["metadata"], value.get("status") or {}
     labels = metadata.get("labels") or {}
-    ready = any(
-        condition.get("type") == "Ready" and condition.get("status") == "True"
-        for condition in status.get("conditions") or ()
-    )
+    conditions = {c.get("type"): c.get("status") for c in status.get("conditions") or ()}
+    ready = conditions.get("Ready") == "True"
+    drained = conditions.get(READINESS_GATE) == "False"
     return EnginePod(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -109,7 +111,7 @@ def read_pod(value: Object) -> EnginePod:
         revision=labels.get(LABEL_REVISION, ""),
         address=_address(value.get("spec") or {}, status.get("podIP") or ""),
         ready=ready,
-        terminating="deletionTimestamp" in metadata,
+        terminating=drained or "deletionTimestamp" in metadata,
         created=metadata.get("creationTimestamp") or "",
         phase="" if ready else _phase(value.get("spec") or {}, status),
     )

@@ -183,6 +183,9 @@ def waiting_pod(name: str, **status: Any) -> Object:
 
 UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
 LOADING = waiting_pod("a", node="n", initContainerStatuses=[{"state": {"running": {}}}])
+DRAINED = waiting_pod(
+    "d", node="n", conditions=[{"type": "shunter.dev/in-service", "status": "False"}]
+)
 LOADED = waiting_pod("b", node="n", initContainerStatuses=[{"state": {"terminated": {}}}])
 
 
@@ -197,6 +200,8 @@ LOADED = waiting_pod("b", node="n", initContainerStatuses=[{"state": {"terminate
         ([LOADED, pod_object("c")], ()),
         ([with_metadata(LOADED, deletionTimestamp="2026-01-01T01:00:00Z")], ()),
         ([pod_object("c", pool="gone", ready=False)], ()),
+        ([DRAINED], ()),
+        ([DRAINED, LOADED], (("chat", "starting"),)),
     ],
 )
 def test_how_far_a_pool_without_an_instance_is(
