@@ -106,7 +106,7 @@ def _score(
     pool, columns = entry.pool, entry.pool.columns
     if pool.headroom.by_rank:
         barred = pool.headroom.kept_from(entry.rank, barred)
-    columns.exclude(ask.kv_tokens, barred)
+    columns.exclude(ask.kv_tokens, barred, ask.rank)
     cached = columns.cached_tokens
     if entry.policy.uses_prefix:
         match = pool.prefix.match(entry.request.block_hashes)

@@ -113,7 +113,7 @@ def pick(
         elsewhere = gathered(pool, entry.rank, ask.tpot_target_s)
         if elsewhere:
             barred = {**elsewhere, **barred}
-            eligible = columns.exclude(ask.kv_tokens, barred)
+            eligible = columns.exclude(ask.kv_tokens, barred, ask.rank)
     policy.score(columns, ask, rng)
     score = columns.score
     if eligible < columns.capacity:

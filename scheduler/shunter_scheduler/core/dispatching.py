@@ -138,7 +138,8 @@ def _place_queued(state: CoreState, pool: PoolRecord, now: float) -> None:
             if entry.state == "running":
                 queue.went(entry, before_higher, now)
             continue
-        if not pool.columns.exclude(0.0, NOBODY):
+        rank = pool.top_rank if before_higher else entry.rank
+        if not pool.columns.exclude(0.0, NOBODY, rank):
             return  # no instance takes anything: the others need not be tried
         misses.add(entry.request_id)
         if not kept and not pool.holds_back and now - entry.queued_at >= settings.ageing_step_s:

@@ -65,6 +65,15 @@ def arguments_of(engine: Engine) -> EngineArguments:
     )
 
 
+def computes_higher_first(engine: Engine) -> bool:
+    """Of the prompts that wait in the engine it computes those of a higher class first, as requests
+    tell it by `priority`. vLLM does where its scheduling policy is `priority`, which the operator
+    sets unless the arguments name another."""
+    if engine.type == "vllm":
+        return last_value(engine.args, "--scheduling-policy") in ("", "priority")
+    return engine.type in ("simulated", "numpy", "sglang")
+
+
 def _share(text: str) -> float:
     try:
         share = float(text)

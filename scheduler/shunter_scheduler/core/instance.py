@@ -14,6 +14,7 @@ from shunter_scheduler.domain.events import InstanceObserved
 from shunter_scheduler.domain.status import InstanceState, InstanceStatus
 from shunter_scheduler.policies.hold_back import LATE_SHARE
 from shunter_scheduler.policies.misses import misses_per_s
+from shunter_scheduler.policies.ranked import ALL_RANKS
 from shunter_scheduler.policies.rows import InstanceRow
 from shunter_scheduler.policies.view import Look
 
@@ -160,7 +161,8 @@ class InstanceRecord:
         own, most = self.model.cost.max_num_seqs, room.max_requests
         return (own if own < most else most) - self.load.requests - self.foreign[0]
 
-    def blocked_because(self, now: float, settings: CoreSettings) -> str:
+    def blocked_because(self, now: float, settings: CoreSettings, rank: int = 0) -> str:
+        """For a request of this rank; empty: not at all."""
         room, load, seen = settings.head_room, self.load, self.observed
         if seen is None:
             return "starting: not seen yet"
@@ -177,11 +179,26 @@ class InstanceRecord:
                 return "being probed after failures"
         if self.places(room) <= 0:
             return f"no head room: {load.requests} requests"
-        if load.prefilling > 1 and load.prefill_ns > room.max_queue_s * NS:
+        if self.full_rank(room) >= rank:
             return f"no head room: {load.prefill_ns / NS:.1f} s of prefills ahead"
         return ""
 
-    def row(self, now: float, settings: CoreSettings) -> InstanceRow:
+    def full_rank(self, room: HeadRoom) -> int:
+        """The highest rank for which too many prefills are ahead; -1: for none."""
+        load, limit_ns, full = self.load, room.max_queue_s * NS, -1
+        count, ns = load.prefilling, load.prefill_ns
+        if count <= 1 or ns <= limit_ns:
+            return full
+        for rank in sorted(load.by_rank):
+            full = rank
+            passing, passing_ns = load.by_rank[rank]
+            count, ns = count - passing, ns - passing_ns
+            if count <= 1 or ns <= limit_ns:
+                return full
+        return ALL_RANKS
+
+    def row(self, now: float, settings: CoreSettings, top_rank: int = 0) -> InstanceRow:
+        """`top_rank`: of the highest class that there is."""
         load, model, room, value = self.load, self.model, settings.head_room, self.value
         capacity, reserved = self.kv_capacity_tokens, load.requests
         foreign_requests, foreign_tokens = self.foreign
@@ -198,11 +215,15 @@ class InstanceRecord:
         kv_wait_s_per_token = 0.0
         if reserved and used:  # what is used now comes free over the mean time that is left
             kv_wait_s_per_token = tpot_s * load.decode_tokens / reserved / used
+        blocked = self.blocked_because(now, settings, top_rank)
+        ahead: tuple[tuple[int, float], ...] = ()
+        if top_rank and load.by_rank:
+            ahead = tuple([(rank, ns / NS) for rank, (_, ns) in load.by_rank.items()])
         return InstanceRow(
             value.name,
             value.profile,
             self.slot,
-            self.blocked_because(now, settings),
+            blocked,
             model.rates,
             requests,
             self.queued_until,
@@ -214,6 +235,8 @@ class InstanceRecord:
             missed_per_s,
             tpot_s if requests else 0.0,
             lowest_rank,
+            self.full_rank(room) if top_rank and not blocked else -1,
+            ahead,
         )
 
     def look(self, settings: CoreSettings) -> Look:

@@ -3,11 +3,12 @@
 A reservation is made at the pick and released exactly once, by whichever event ends it first.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from msgspec import Struct
 
 NS = 1_000_000_000
+NO_RANK = -1  # of a prefill that no other passes
 
 
 @dataclass(slots=True)
@@ -21,6 +22,8 @@ class Load:
     decode_tokens: int = 0
     high_priority: int = 0  # requests of classes above `standard`
     context_tokens: int = 0  # prompts, and what has been generated: of `kv_tokens` what is used
+    # Of the prefills how many, and their ns, by rank, where the engine takes higher ones first.
+    by_rank: dict[int, list[int]] = field(default_factory=dict)
 
     def add(self, made: "Reservation") -> None:
         self.requests += 1
@@ -31,6 +34,25 @@ class Load:
         if made.prefilling:
             self.prefilling += 1
             self.prefill_ns += made.prefill_ns
+            if made.rank != NO_RANK:
+                self._rank_prefill(made.rank, 1, made.prefill_ns)
+
+    def prefill_left(self, made: "Reservation") -> None:
+        """It is done, or will not be."""
+        self.prefilling -= 1
+        self.prefill_ns -= made.prefill_ns
+        if made.rank != NO_RANK:
+            self._rank_prefill(made.rank, -1, -made.prefill_ns)
+
+    def _rank_prefill(self, rank: int, count: int, ns: int) -> None:
+        known = self.by_rank.get(rank)
+        if known is None:
+            self.by_rank[rank] = [count, ns]
+            return
+        known[0] += count
+        known[1] += ns
+        if not known[0]:
+            del self.by_rank[rank]
 
 
 class Reservation(Struct, eq=False):
@@ -43,6 +65,7 @@ class Reservation(Struct, eq=False):
     high_priority: bool
     context_tokens: int
     prefilling: bool = True
+    rank: int = NO_RANK  # of its class, where the engine computes higher ones first
 
     @property
     def open(self) -> bool:
@@ -53,8 +76,7 @@ class Reservation(Struct, eq=False):
         load = self.load
         if load is None or not self.prefilling:
             return False
-        load.prefilling -= 1
-        load.prefill_ns -= self.prefill_ns
+        load.prefill_left(self)
         self.prefilling = False
         return True
 
@@ -79,8 +101,7 @@ class Reservation(Struct, eq=False):
         load.high_priority -= self.high_priority
         load.context_tokens -= self.context_tokens
         if self.prefilling:
-            load.prefilling -= 1
-            load.prefill_ns -= self.prefill_ns
+            load.prefill_left(self)
         return True
 
 
@@ -91,8 +112,18 @@ def reserve(
     decode_tokens: int,
     high_priority: bool = False,
     context_tokens: int = 0,
+    rank: int = NO_RANK,
 ) -> Reservation:
-    prefill_ns = round(prefill_s * NS)
-    made = Reservation(load, kv_tokens, prefill_ns, decode_tokens, high_priority, context_tokens)
+    prefill_ns, prefilling = round(prefill_s * NS), True
+    made = Reservation(
+        load,
+        kv_tokens,
+        prefill_ns,
+        decode_tokens,
+        high_priority,
+        context_tokens,
+        prefilling,
+        rank,
+    )
     load.add(made)
     return made

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from shunter_api.modelpool import ModelPool
 from shunter_scheduler.core.costs import ProfileCosts
+from shunter_scheduler.core.engine_arguments import computes_higher_first
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.headroom import PriorityHeadroom
 from shunter_scheduler.core.instance import InstanceRecord
@@ -56,6 +57,7 @@ class PoolRecord:
         self.advised: Advised | None = None  # what the autoscaler was told last
         self.active_at: float | None = None  # when it last had a request, or got an instance
         self.models: dict[str, ProfileModel] = {}
+        self.top_rank = 0  # of the classes that there are
         self.turn = 0
         self.holds_back = False  # room there is, but none that the last request looked at is worth
         self.max_queued = 0
@@ -82,6 +84,7 @@ class PoolRecord:
         # Of the classes whose requests came; with the classes it may have changed.
         self.tightest_ttft_s = math.inf
         self.settings = self._given
+        self.orders = computes_higher_first(spec.spec.engine)  # prompts that wait in an engine
 
     def expects(self, ttft_s: float) -> None:
         """A request of a class with such a target came, the tightest since the configuration."""
@@ -169,7 +172,7 @@ class PoolRecord:
             if record is not None:
                 if record.prefills.at != now:
                     record.prefills.forget(now)
-                row = record.row(now, self.settings)
+                row = record.row(now, self.settings, self.top_rank)
                 self.columns.put(row)
                 if view is not None:
                     view.put(slot, record.look(self.settings))

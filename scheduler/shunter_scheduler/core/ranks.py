@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from shunter_api.routingpolicy import RoutingPolicy
 from shunter_scheduler.core.admission import STANDARD
 from shunter_scheduler.core.headroom import PriorityHeadroom
+from shunter_scheduler.core.ledger import NO_RANK
 from shunter_scheduler.core.state import CoreState
 
 
@@ -20,11 +21,17 @@ def renumber(state: CoreState, policies: Iterable[RoutingPolicy]) -> None:
         return
     for entry in state.entries.values():
         entry.rank = entry.trail.level = ranks[entry.slo_class.priority]
+        for made in (entry.reservation, entry.move and entry.move.reservation):
+            if made and made.rank != NO_RANK:
+                made.rank = entry.rank
     moved = {rank: ranks[priority] for priority, rank in before.items() if priority in ranks}
     for pool in state.pools.values():
+        pool.top_rank = len(ranks) - 1
         pool.queue.renumber(moved)
         pool.headroom = PriorityHeadroom()
         for record in pool.records():
             targets = record.tpot_targets
             record.tpot_targets = {(moved[rank], s): n for (rank, s), n in targets.items()}
+            load = record.load
+            load.by_rank = {moved[rank]: ahead for rank, ahead in load.by_rank.items()}
             pool.mark(record)

@@ -179,11 +179,12 @@ class CoreHarness:
             for record in pool.records():
                 if record.slot in pool._marked:
                     continue
-                row, standing = record.row(self.now, pool.settings), columns._standings[record.slot]
+                row = record.row(self.now, pool.settings, pool.top_rank)
+                standing = columns._standings[record.slot]
                 assert standing is not None, f"{record.name} is not in its slot"
                 seen = standing.row(columns._data[_NUMBERS, record.slot].tolist())
                 free = -1.0 if row.blocked_because else row.kv_free_tokens
-                assert seen == replace(row, kv_free_tokens=free, lowest_rank=-1.0)
+                assert seen == replace(row, kv_free_tokens=free, lowest_rank=-1.0, ahead=())
                 assert columns.lowest_rank[record.slot] == row.lowest_rank
 
     def _check_places(self) -> None:

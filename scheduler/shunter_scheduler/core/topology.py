@@ -105,7 +105,8 @@ def _set_pools(state: CoreState, pools: Iterable[ModelPool], now: float) -> None
     for name, spec in specs.items():
         known = state.pools.get(name)
         if known is None:
-            state.pools[name] = PoolRecord(spec, state.settings)
+            made = state.pools[name] = PoolRecord(spec, state.settings)
+            made.top_rank = len(state.ranks) - 1
             continue
         if not _serves_alike(spec, known.spec) or not _engine_alike(spec, known.spec):
             known.models.clear()  # instances that stay keep what was learnt about them

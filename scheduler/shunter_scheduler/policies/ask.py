@@ -61,6 +61,8 @@ def why_excluded(row: InstanceRow, ask: Ask) -> str:
     """The reason in words; empty for an instance that could be picked."""
     if row.blocked_because:
         return row.blocked_because
+    if ask.rank <= row.full_rank:
+        return "no head room: prefills ahead that it cannot pass"
     if row.kv_free_tokens < ask.kv_tokens:
         return (
             f"no KV head room: {max(0, int(row.kv_free_tokens))} tokens free, "

@@ -7,7 +7,8 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from shunter_scheduler.policies.ask import Weights
+from shunter_scheduler.policies.ask import Ask, Weights
+from shunter_scheduler.policies.ranked import RankedPrefills
 from shunter_scheduler.policies.rows import MAX_PARTS, InstanceRow, Seen, Standing
 from shunter_scheduler.policies.view import EngineView
 
@@ -17,8 +18,8 @@ Floats = NDArray[np.float64]
 # Rows of the matrix behind `InstanceColumns`: what follows from a slot's numbers, these numbers in
 # the order of `InstanceRow`, what the present request finds there, and the parts of its score.
 _LINEAR, _PREFILL_WEIGHT, _CACHED_WEIGHT, _NUMBERS = slice(0, 6), 6, 7, slice(8, 17)
-_CACHED, _SCORE, _PARTS = 17, 18, slice(19, 19 + MAX_PARTS)
-_SEEN, _SEEN_WITH_PARTS = slice(8, 19), slice(8, 19 + MAX_PARTS)
+_CACHED, _SCORE, _PASSED, _PARTS = 17, 18, 19, slice(20, 20 + MAX_PARTS)
+_SEEN, _SEEN_WITH_PARTS = slice(8, 20), slice(8, 20 + MAX_PARTS)
 _PUT = struct.Struct("=17d")
 
 
@@ -47,8 +48,11 @@ class InstanceColumns:
         "_most_queue_s",
         "_near_target",
         "_open",
+        "_own_queue_s",
         "_packed",
         "_packed_bytes",
+        "_passed_s",
+        "_passes",
         "_queue_at",
         "_queue_s",
         "_seen",
@@ -77,6 +81,7 @@ class InstanceColumns:
         "prefill_s_per_token",
         "prefill_weight",
         "queued_until",
+        "ranked",
         "requests",
         "score",
         "scratch",
@@ -95,11 +100,12 @@ class InstanceColumns:
         self._packed = np.empty(17)
         self._packed_bytes = self._packed.data
         self._near_target: set[int] = set()  # slots that have a `lowest_rank`
+        self.ranked = RankedPrefills(capacity)
         self._allocate(capacity)
 
     def _allocate(self, capacity: int) -> None:
         self.capacity = capacity
-        self._data = data = np.zeros((19 + MAX_PARTS, capacity))
+        self._data = data = np.zeros((20 + MAX_PARTS, capacity))
         self._columns = data[:17].T
         self.linear = data[_LINEAR]
         self._queue_s: Floats = data[5]
@@ -107,7 +113,8 @@ class InstanceColumns:
         self.requests, self.queued_until, self.busy = data[8:11]
         self.kv_free_tokens, self.kv_soft_free_tokens, self.kv_wait_s_per_token = data[11:14]
         self.tpot_s, self.misses_per_s, self.step_s = data[14:17]
-        self.cached_tokens, self.score = data[_CACHED], data[_SCORE]
+        self.cached_tokens, self.score, self._passed_s = data[_CACHED], data[_SCORE], data[_PASSED]
+        self._passes, self._own_queue_s = False, np.zeros(capacity)
         self.parts, self._seen = data[_PARTS], data[_SEEN]
         self.kv_free_tokens.fill(-1.0)
         self.kv_soft_free_tokens.fill(math.inf)
@@ -140,6 +147,7 @@ class InstanceColumns:
             if standing is not None:
                 self.put(standing.row(column))
         self.lowest_rank[: len(lowest_rank)] = lowest_rank
+        self.ranked.grow(self.capacity)
         if self.view is not None:
             self.view.grow(self.capacity)
 
@@ -170,8 +178,15 @@ class InstanceColumns:
         free, soft_free, tpot_s = row.kv_free_tokens, row.kv_soft_free_tokens, row.tpot_s
         known = self._standings[slot]
         because = row.blocked_because
-        if known is None or known.rates is not rates or known.blocked_because != because:
+        if (
+            known is None
+            or known.rates is not rates
+            or known.blocked_because != because
+            or known.full_rank != row.full_rank
+        ):
             self._put_standing(row)
+        if row.ahead or slot in self.ranked.slots:
+            self.ranked.put_ahead(slot, row.ahead)
         if because:
             free = -1.0
         elif free < self._least_free:
@@ -217,7 +232,9 @@ class InstanceColumns:
 
     def _put_standing(self, row: InstanceRow) -> None:
         slot, because, rates = row.slot, row.blocked_because, row.rates
-        self._standings[slot] = Standing(row.name, row.profile, slot, because, rates)
+        full_rank = row.full_rank
+        self._standings[slot] = Standing(row.name, row.profile, slot, because, rates, full_rank)
+        self.ranked.put_full(slot, full_rank)
         self._set_blocked(slot, bool(because))
         self.prefill[:, slot] = rates.prefill
         self._slowest_prefill = None
@@ -234,6 +251,7 @@ class InstanceColumns:
 
     def clear(self, slot: int) -> None:
         self._put_lowest_rank(slot, -1.0)
+        self.ranked.clear(slot)
         self._set_blocked(slot, True)
         self._standings[slot] = None
         self._data[:, slot] = 0.0
@@ -244,14 +262,17 @@ class InstanceColumns:
         self._open += int(self._blocked[slot]) - int(blocked)
         self._blocked[slot] = blocked
 
-    def exclude(self, kv_tokens: float, slots: Collection[int]) -> int:
-        """Marks in `excluded` what is blocked, lacks KV head room, or is one of `slots`; how many
-        are left."""
-        if kv_tokens <= self._least_free and not slots:
+    def exclude(self, kv_tokens: float, slots: Collection[int], rank: int = 0) -> int:
+        """Marks in `excluded` what is blocked, lacks KV head room, has too much ahead of a request
+        of this rank, or is one of `slots`; how many are left."""
+        full = self.ranked.any_full(rank)
+        if kv_tokens <= self._least_free and not slots and not full:
             self.excluded = self._blocked
             return self._open
         excluded = self.excluded = self._excluded
         np.less(self.kv_free_tokens, kv_tokens, excluded)
+        if full:
+            np.logical_or(excluded, self.ranked.full_rank >= rank, excluded)
         for slot in slots:
             excluded[slot] = True
         left = self.capacity - int(np.count_nonzero(excluded))
@@ -279,6 +300,19 @@ class InstanceColumns:
             np.multiply(self._queue_s, self.busy, self._queue_s)
             np.add(self._queue_s, self.step_s, self._queue_s)
         return self._queue_s
+
+    def own_queue_s(self, ask: Ask) -> Floats:
+        """`queue_s` less what the request passes; the very same array where it passes nothing."""
+        queue_s = self.queue_s(ask.now)
+        if self.ranked.passed_s(ask.rank, self._passed_s):
+            self._passes, own = True, self._own_queue_s
+            np.subtract(queue_s, self._passed_s, own)
+            np.maximum(own, self.step_s, own)
+            return own
+        if self._passes:
+            self._passes = False
+            self._passed_s.fill(0.0)
+        return queue_s
 
     def longest_ttft_s(self, tokens: float) -> float:
         """At least the most of `queue_s`, as asked for last, with a prompt of which nothing is

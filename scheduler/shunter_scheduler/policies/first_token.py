@@ -13,8 +13,9 @@ from shunter_scheduler.policies.rows import InstanceRow
 
 
 def wait_s(columns: InstanceColumns, ask: Ask, out: Floats) -> Floats:
-    """Until the prefill begins; `out` is written to only where memory is short."""
-    queue_s = columns.queue_s(ask.now)
+    """Until the prefill begins; `out` is written to only where memory is short. It is the array
+    `columns.queue_s` that is in `linear`, but for what else counts."""
+    queue_s = columns.own_queue_s(ask)
     if not columns.memory_is_short(ask.kv_tokens):
         return queue_s
     subtract(ask.kv_tokens, columns.kv_soft_free_tokens, out)
@@ -43,7 +44,7 @@ def prefill_s(columns: InstanceColumns, ask: Ask, out: Floats, scratch: Floats) 
 
 def ttft_s(columns: InstanceColumns, slot: int, ask: Ask, prefill_s: float) -> float:
     """Predicted on one slot, where the prefill takes `prefill_s`."""
-    ttft: float = columns.queue_s(ask.now).item(slot) + prefill_s
+    ttft: float = columns.own_queue_s(ask).item(slot) + prefill_s
     if columns.memory_is_short(ask.kv_tokens):
         overflow = max(0.0, ask.kv_tokens - columns.kv_soft_free_tokens.item(slot))
         ttft += overflow * columns.kv_wait_s_per_token.item(slot)

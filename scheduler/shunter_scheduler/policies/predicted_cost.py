@@ -43,7 +43,7 @@ def _score(columns: InstanceColumns, ask: Ask, rng: Generator) -> None:
     multipliers[2] = tokens * tokens
     multipliers[3] = outputs
     multipliers[4] = outputs * ask.context_tokens
-    more = wait is waited  # than the queue: memory is short
+    more = wait is not columns.queue_s(ask.now)  # memory is short, or it passes others
     multipliers[5] = 0.0 if more else 1.0
     budget_s, tpot_limit_s = ask.ttft_budget_s, (1 - MARGIN) * ask.tpot_target_s
     in_time = budget_s > 0.0

@@ -6,7 +6,7 @@ import numpy as np
 from msgspec import Struct
 
 MAX_PARTS = 3  # of a score that a policy makes of numbers which are not in the row
-SEEN_WITHOUT_PARTS = 11  # numbers of a slot that are kept in any case
+SEEN_WITHOUT_PARTS = 12  # numbers of a slot that are kept in any case
 
 
 class Rates(Struct, frozen=True, gc=False):
@@ -58,11 +58,17 @@ class InstanceRow(Struct, frozen=True, gc=False):
     step_s: float = 0.0  # of the batch that is there
     # Of those with a TPOT target that run there; -1: none, or it is far from being missed.
     lowest_rank: float = -1.0
+    # Where the engine computes higher classes first (`policies.ranked`): the highest rank for which
+    # too many prefills are ahead, -1: none; and what is ahead by rank, in seconds.
+    full_rank: int = -1
+    ahead: tuple[tuple[int, float], ...] = ()
+    passed_s: float = 0.0  # of prefills that the request passes for which the row is looked at
 
     def queue_s(self, now: float) -> float:
         """Wait for the step in progress and the prefills ahead. Once these are overdue, as long
         again as they are late: a stalled engine gets less attractive with every second."""
-        return abs(self.queued_until - now) * self.busy + self.step_s
+        ahead_s = abs(self.queued_until - now) * self.busy - self.passed_s
+        return self.step_s + (ahead_s if ahead_s > 0.0 else 0.0)
 
 
 class Standing(Struct, frozen=True, gc=False):
@@ -73,19 +79,22 @@ class Standing(Struct, frozen=True, gc=False):
     slot: int
     blocked_because: str
     rates: Rates
+    full_rank: int = -1
 
-    def row(self, numbers: Sequence[float]) -> InstanceRow:
+    def row(self, numbers: Sequence[float], passed_s: float = 0.0) -> InstanceRow:
         """With the rest of the row: its numbers from `requests` on."""
-        return InstanceRow(
-            self.name, self.profile, self.slot, self.blocked_because, self.rates, *numbers
-        )
+        standing = (self.name, self.profile, self.slot, self.blocked_because, self.rates)
+        requests, queued_until, busy, free, soft_free, kv_wait, tpot_s, misses, step_s = numbers
+        load = (requests, queued_until, busy, free, soft_free, kv_wait, tpot_s, misses, step_s)
+        return InstanceRow(*standing, *load, -1.0, self.full_rank, (), passed_s)
 
 
 class Seen(Struct, frozen=True, gc=False):
     """Some slots at one moment, to be kept: thousands are, so that each is but a few objects.
 
     `numbers` is a packed matrix of float64 with one column a slot: the numbers of its row, its
-    prefix hit (tokens), its score and, where a policy of the pool has them, the parts of that.
+    prefix hit (tokens), its score, the seconds of prefills that the request passes there and, where
+    a policy of the pool has them, the parts of the score.
     """
 
     standings: tuple[Standing | None, ...]
@@ -96,5 +105,6 @@ class Seen(Struct, frozen=True, gc=False):
         columns = np.frombuffer(self.numbers).reshape(-1, len(self.standings)).T.tolist()
         for standing, column in zip(self.standings, columns, strict=True):
             if standing is not None:
-                *numbers, hit, score = column[:SEEN_WITHOUT_PARTS]
-                yield standing.row(numbers), hit, score, column[SEEN_WITHOUT_PARTS:]
+                *numbers, hit, score, passed_s = column[:SEEN_WITHOUT_PARTS]
+                row = standing.row(numbers, passed_s)
+                yield row, hit, score, column[SEEN_WITHOUT_PARTS:]
