@@ -32,6 +32,12 @@ class Gateway(Protocol):
         """The warm-up at the destination ends, or the first stage of the copy."""
 
     def fail_warm_up(self) -> None: ...
+    def break_copy(self) -> None:
+        """Before the source stops; what is computed anew at the destination gets there."""
+
+    def lose_copy(self) -> None:
+        """The source has stopped, and the destination does not take over."""
+
     def suspend(self) -> None: ...
     def cancel(self) -> None: ...
     def finish(self) -> None: ...
@@ -78,6 +84,16 @@ class RealGateway:
             self.world.settle()
         self._warm_up().fail(LOST)
         self.world.settle()
+
+    def break_copy(self) -> None:
+        self.world.engine_moves.pulls[-1].report(None)
+        self.world.settle()
+        self._warm_up().step()
+        self.world.settle()
+
+    def lose_copy(self) -> None:
+        self.world.engine_moves.refusals["Commit"] = moves_pb2.REFUSAL_TRANSFER
+        self.warm()
 
     def suspend(self) -> None:
         self.world.scheduler.suspend("r1")
@@ -147,6 +163,20 @@ class SimulatedGateway:
 
     def fail_warm_up(self) -> None:
         self._pass(0.001)
+        self.world.comings.kill(self.world.fleet.slots[self.names["chat-1"]])
+        self._pass(0.2)
+
+    def break_copy(self) -> None:
+        self._pass(0.001)
+        destination = self.world.fleet.slots[self.names["chat-1"]]
+        self.world.comings.kill(destination)
+        self.world.comings.come(destination)
+        self._pass(0.050)
+
+    def lose_copy(self) -> None:
+        self.warm()
+        life = self.world.gateway.open["r0"]
+        assert life.slot is not None and not life.slot.engine.decodes("r0")
         self.world.comings.kill(self.world.fleet.slots[self.names["chat-1"]])
         self._pass(0.2)
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from shunter_api.base import Duration, Int, Resource
 from shunter_simulator.scenarios.values import Delay
@@ -11,11 +11,15 @@ Tokens = Annotated[float, Field(ge=-1e9, le=1e9)]
 
 
 class Autoscaling(Resource):
-    """The rule of Llumnix's artifact: instances come and go so that a pool has enough free KV
-    tokens per request, less what waits. Those that come are there at once, those that go drain."""
+    """Instances come and go as the scheduler advises, or, with `freeness`, by the rule of Llumnix's
+    artifact: a pool has enough free KV tokens per request, less what waits. Those that come are
+    there at once, first those that drain; those that go drain."""
 
-    freeness: Tokens
-    """KV tokens per request below which instances come, first those that drain."""
+    utilisation: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of what an instance carries that the advice counts on; absent: as in production, 0.8."""
+
+    freeness: Tokens | None = None
+    """KV tokens per request below which instances come."""
 
     margin: Annotated[float, Field(ge=0, le=1e9)] = 800.0
     """One goes where without it this much more than `freeness` is left."""
@@ -31,3 +35,9 @@ class Autoscaling(Resource):
 
     deadline_s: Annotated[Duration, Field(alias="deadline")] = 86_400.0
     """Of a drain; what runs there then is ended."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> "Autoscaling":
+        if self.freeness is not None and self.utilisation is not None:
+            raise ValueError("utilisation is of the scheduler's advice, freeness a rule of its own")
+        return self

@@ -1,15 +1,28 @@
-"""Scales the pools of a simulated world by their freeness (Sun et al., OSDI 2024, section 4.4.3,
-with the rule of the artifact: pooled KV tokens free of load, per request)."""
+"""Scales the pools of a simulated world: as their scheduler advises, or by their freeness (Sun et
+al., OSDI 2024, section 4.4.3, with the rule of the artifact: pooled KV tokens free of load, per
+request)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from shunter_scheduler.domain.status import ScalingAdvice
 from shunter_simulator.scenarios.autoscaling import Autoscaling
 from shunter_simulator.virtual.agenda import Agenda
 from shunter_simulator.virtual.comings import Comings
 from shunter_simulator.virtual.fleet import Fleet, Slot
 from shunter_simulator.virtual.gateway import VirtualGateway
 from shunter_simulator.virtual.values import EngineObservation
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledWorld:
+    """`advise`: what the scheduler says of a pool now."""
+
+    agenda: Agenda
+    fleet: Fleet
+    gateway: VirtualGateway
+    comings: Comings
+    advise: Callable[[str, float], Sequence[ScalingAdvice]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,20 +38,14 @@ class _Load:
 
 
 class Autoscaler:
-    def __init__(
-        self,
-        agenda: Agenda,
-        fleet: Fleet,
-        gateway: VirtualGateway,
-        comings: Comings,
-        settings: Autoscaling,
-    ) -> None:
-        self._agenda = agenda
-        self._gateway = gateway
-        self._comings = comings
+    def __init__(self, world: ScaledWorld, settings: Autoscaling) -> None:
+        self._agenda = world.agenda
+        self._gateway = world.gateway
+        self._comings = world.comings
+        self._advise = world.advise
         self._settings = settings
         self._pools: dict[str, list[Slot]] = {}
-        for slot in fleet.slots.values():
+        for slot in world.fleet.slots.values():
             self._pools.setdefault(slot.value.pool, []).append(slot)
 
     def begin(self) -> None:
@@ -50,34 +57,64 @@ class Autoscaler:
 
     def _look(self) -> None:
         for pool, slots in self._pools.items():
-            self._scale(pool, slots)
+            if self._settings.freeness is None:
+                self._follow(pool, slots)
+            else:
+                self._keep_free(pool, slots, self._settings.freeness)
         self._agenda.after(self._settings.interval_s, self._look)
 
-    def _scale(self, pool: str, slots: Sequence[Slot]) -> None:
-        seen = {slot.name: slot.engine.stats(self._agenda.now) for slot in slots if slot.there}
-        serving = [slot for slot in slots if slot.there and not self._comings.is_draining(slot)]
-        load, goal = self._load(pool, serving, seen), self._settings.freeness
-        if load.freeness() < goal:
-            self._grow(slots, load, seen)
-        elif len(serving) > 1:
-            least = min(serving, key=lambda slot: seen[slot.name].running + seen[slot.name].waiting)
-            if load.freeness(-_usable_tokens(least)) > goal + self._settings.margin:
-                self._comings.drain(least, self._settings.deadline_s, lambda slot: None)
+    # ------------------------------------------------------------ as the scheduler advises
 
-    def _grow(self, slots: Sequence[Slot], load: _Load, seen: dict[str, EngineObservation]) -> None:
-        """Those that drain stay, as they have load already, then empty ones come."""
-        draining = [slot for slot in slots if self._comings.is_draining(slot)]
-        absent = [slot for slot in slots if not slot.there]
-        more_tokens = 0.0
-        for slot in (*draining, *absent):
-            if load.freeness(more_tokens) >= self._settings.freeness:
-                return
-            if slot.there:
-                self._comings.keep(slot)
-                more_tokens += _free_tokens(slot, seen[slot.name])
-            else:
-                self._comings.come(slot)
-                more_tokens += _usable_tokens(slot)
+    def _follow(self, pool: str, slots: Sequence[Slot]) -> None:
+        for advice in self._advise(pool, self._agenda.now):
+            of_profile = [slot for slot in slots if slot.value.profile == advice.profile]
+            serving = self._serving(of_profile)
+            missing = advice.desired_replicas - len(serving)
+            for slot in self._next(of_profile)[: max(0, missing)]:
+                self._add(slot)
+            for slot in sorted(serving, key=self._requests)[: max(0, -missing)]:
+                self._drain(slot)
+
+    # ------------------------------------------------------------ by freeness
+
+    def _keep_free(self, pool: str, slots: Sequence[Slot], goal: float) -> None:
+        seen = {slot.name: slot.engine.stats(self._agenda.now) for slot in slots if slot.there}
+        serving = self._serving(slots)
+        load = self._load(pool, serving, seen)
+        if load.freeness() < goal:
+            more_tokens = 0.0
+            for slot in self._next(slots):
+                if load.freeness(more_tokens) >= goal:
+                    return
+                more_tokens += _free_tokens(slot, seen.get(slot.name))
+                self._add(slot)
+        elif len(serving) > 1:
+            least = min(serving, key=self._requests)
+            if load.freeness(-_usable_tokens(least)) > goal + self._settings.margin:
+                self._drain(least)
+
+    # ------------------------------------------------------------ who comes and goes
+
+    def _serving(self, slots: Iterable[Slot]) -> list[Slot]:
+        return [slot for slot in slots if slot.there and not self._comings.is_draining(slot)]
+
+    def _next(self, slots: Iterable[Slot]) -> list[Slot]:
+        """Those that drain first, as they have load already, then empty ones."""
+        others = [s for s in slots if not s.there or self._comings.is_draining(s)]
+        return sorted(others, key=lambda slot: not slot.there)
+
+    def _add(self, slot: Slot) -> None:
+        if slot.there:
+            self._comings.keep(slot)
+        else:
+            self._comings.come(slot)
+
+    def _drain(self, slot: Slot) -> None:
+        self._comings.drain(slot, self._settings.deadline_s, lambda slot: None)
+
+    def _requests(self, slot: Slot) -> int:
+        seen = slot.engine.stats(self._agenda.now)
+        return seen.running + seen.waiting
 
     def _load(
         self, pool: str, serving: Sequence[Slot], seen: dict[str, EngineObservation]
@@ -94,6 +131,9 @@ def _usable_tokens(slot: Slot) -> float:
     return slot.kv_tokens * (1 - slot.shape.watermark)
 
 
-def _free_tokens(slot: Slot, seen: EngineObservation) -> float:
+def _free_tokens(slot: Slot, seen: EngineObservation | None) -> float:
+    """None: it is not there yet."""
+    if seen is None:
+        return _usable_tokens(slot)
     used = seen.used_blocks * slot.shape.block_tokens
     return _usable_tokens(slot) - used - seen.waiting_tokens

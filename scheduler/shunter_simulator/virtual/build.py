@@ -163,7 +163,7 @@ def slots(scenario: Scenario) -> Iterator[Slot]:
 
 
 def core_settings(scenario: Scenario) -> CoreSettings:
-    moves, knobs = scenario.moves, scenario.scheduler
+    moves, knobs, scaling = scenario.moves, scenario.scheduler, scenario.autoscaling
     planned = Moves(
         policy="drain-only" if moves.policy == "none" else moves.policy,
         interval_s=moves.interval_s,
@@ -183,6 +183,7 @@ def core_settings(scenario: Scenario) -> CoreSettings:
         count_sent=knobs.count_sent,
         alpha=knobs.alpha,
         money_s_per_dollar=knobs.money_s_per_dollar,
+        utilisation=(scaling and scaling.utilisation) or CoreSettings().utilisation,
         head_room=NO_QUEUE if scenario.queue_in == "engines" else room,
         moves=planned,
     )

@@ -90,7 +90,7 @@ class Comings:
             life = self._gateway.open.get(request_id)
             if life is not None and life.slot is slot:
                 failed = self._gateway.engine_failed
-                self._agenda.after(notice_s, failed, life, life.epoch, tokens)
+                self._agenda.after(notice_s, failed, life, life.calls, tokens)
         self._agenda.after(notice_s, self._notice, slot, slot.deaths)
 
     def _notice(self, slot: Slot, deaths: int) -> None:

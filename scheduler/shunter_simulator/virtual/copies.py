@@ -1,5 +1,8 @@
 """The rung `kv`: blocks are copied in stages while the source goes on; it stops for the last one
-only (Sun et al., OSDI 2024, section 4.2)."""
+only (Sun et al., OSDI 2024, section 4.2).
+
+As in the gateway (docs/adr/0013) what is refused before the source stops goes by replay, unless the
+destination has no room; after that the source goes on, under an epoch beyond the destination's."""
 
 from collections.abc import Callable
 
@@ -17,17 +20,39 @@ class KvMove(Move):
 
     def start(self) -> None:
         if not self.life.entered:
-            self.fail("not_decoding")
+            self._refuse("not_decoding")
             return
         self._stage()
+
+    @property
+    def _replayable(self) -> bool:
+        """Without a cache to replay into a copy goes on, in case the source decodes again."""
+        return bool(self.target.shape.cache_block_tokens)
+
+    def _refuse(self, reason: str) -> None:
+        """The source has not been asked to stop."""
+        if not self.over:
+            self.clean_up()
+            self.world.refused(self, reason)
+
+    def _undo(self, reason: str) -> None:
+        """The source has, or may have: what was ordered under older epochs is void."""
+        self.life.epoch += 2
+        self.fail(reason)
 
     def _stage(self) -> None:
         """Copies what there is, or stops the source where little is missing."""
         settings = self.world.settings
         self._stages += 1
         tokens = self.source_tokens()
-        if tokens is None or not self.target_lives:
-            self.fail("finished" if tokens is None else "connection")
+        if tokens is None:
+            self.fail("finished")
+            return
+        if not self.target_lives:
+            self._refuse("connection")
+            return
+        if self._replayable and not self.source.engine.decodes(self.life.request_id):
+            self._refuse("not_decoding")  # it was preempted: nothing to copy
             return
         if not self._reserve(tokens):
             self.fail("no_room")
@@ -47,7 +72,8 @@ class KvMove(Move):
         export = self.source.engine.export(self.life.request_id, now)
         self.world.fleet.touch(self.source)
         if export is None:
-            self.fail("not_decoding")
+            decodes = self.source.engine.decodes(self.life.request_id)
+            self.fail("finished") if decodes else self._undo("not_decoding")
             return
         self._held = True
         self.stopped_at = export.at_s + self.world.engine_delay_s
@@ -61,14 +87,14 @@ class KvMove(Move):
         if not self.source_lives:
             return  # the gateway will hear of it
         if not self.target_lives:
-            self.fail("connection")
+            self._undo("connection")
             return
         produced = self.source.engine.abort(life.request_id, now)
         assert produced is not None, "a held sequence stays until it is released"
         self._held = False
         self._end_copying()
         life.produced = produced
-        life.epoch += 1
+        life.change_owner()
         self.switched = True
         life.slot, life.instance = target, target.name
         life.state = "assigned"

@@ -145,6 +145,11 @@ class VirtualEngine:
         if self._batch.kv.unreserve(request_id):
             self._disturb(now)
 
+    def decodes(self, request_id: str) -> bool:
+        """As of the last look; a sequence that is gone has no more to decode."""
+        live = self._batch.sequences.get(request_id)
+        return live is None or live.stage == "decode"
+
     def export(self, request_id: str, now: float) -> Export | None:
         """Takes a sequence out of the batch at the end of the step in progress, for the last stage
         of a move; its blocks stay until `release`. None: it does not decode, or ends by then."""

@@ -123,21 +123,21 @@ class VirtualGateway:
         life.state = "assigned"
         life.entered = False
         life.call_at = self._agenda.now
-        self._agenda.after(self._rules.engine_delay_s, self._enter, life, life.epoch)
+        self._agenda.after(self._rules.engine_delay_s, self._enter, life, life.calls)
 
-    def _enter(self, life: Life, epoch: int) -> None:
+    def _enter(self, life: Life, call: int) -> None:
         slot = life.slot
-        if life.epoch != epoch or slot is None:
+        if life.calls != call or slot is None:
             return
         if not slot.there:
             self._agenda.after(
-                self._rules.engine_delay_s, self.engine_failed, life, epoch, life.produced
+                self._rules.engine_delay_s, self.engine_failed, life, call, life.produced
             )
             return
         try:
             slot.engine.add(self.sequence(life), self._agenda.now)
         except PromptTooLong:
-            self._agenda.after(self._rules.engine_delay_s, self._refused, life, epoch)
+            self._agenda.after(self._rules.engine_delay_s, self._refused, life, call)
             return
         life.entered = True
         self._fleet.touch(slot)
@@ -173,7 +173,7 @@ class VirtualGateway:
         if not self.stop_engine(life):
             return False
         self._streaming.pop(life.request_id, None)
-        life.epoch += 1
+        life.change_owner()
         life.state = "waiting"
         life.waits_since = self._agenda.now
         return True
@@ -194,10 +194,10 @@ class VirtualGateway:
         else:
             heard = self._first_token if event.kind == "first_token" else self._finished
             heard_at = event.at_s + self._rules.engine_delay_s
-            self._agenda.at(heard_at, heard, life, life.epoch, event)
+            self._agenda.at(heard_at, heard, life, life.calls, event)
 
-    def _first_token(self, life: Life, epoch: int, event: EngineEvent) -> None:
-        if life.epoch != epoch or life.state != "assigned":
+    def _first_token(self, life: Life, call: int, event: EngineEvent) -> None:
+        if life.calls != call or life.state != "assigned":
             return
         now = self._agenda.now
         life.state = "streaming"
@@ -207,19 +207,19 @@ class VirtualGateway:
             life.cached_tokens = event.cached_tokens
         if not self.mover.on_token(life):
             ttft_s = now - life.call_at
-            self._cell.send(FirstToken(life.request_id, epoch, ttft_s, event.cached_tokens))
+            self._cell.send(FirstToken(life.request_id, life.epoch, ttft_s, event.cached_tokens))
 
-    def _finished(self, life: Life, epoch: int, event: EngineEvent) -> None:
-        if life.epoch != epoch or life.state == "done":
+    def _finished(self, life: Life, call: int, event: EngineEvent) -> None:
+        if life.calls != call or life.state == "done":
             return
         life.produced = event.produced
         life.slot = None
         self._close(life, "finished")
 
-    def _refused(self, life: Life, epoch: int) -> None:
+    def _refused(self, life: Life, call: int) -> None:
         """It does not fit into the engine's memory: the client's own fault, or a continuation that
         has to go elsewhere."""
-        if life.epoch != epoch or life.state == "done":
+        if life.calls != call or life.state == "done":
             return
         life.slot = None
         if life.produced:
@@ -247,9 +247,9 @@ class VirtualGateway:
 
     # ------------------------------------------------------------ failure
 
-    def engine_failed(self, life: Life, epoch: int, produced: int) -> None:
+    def engine_failed(self, life: Life, call: int, produced: int) -> None:
         """The connection broke: all that the engine sent until then is in the journal."""
-        if life.epoch != epoch or life.state == "done":
+        if life.calls != call or life.state == "done":
             return
         life.produced = produced
         life.slot = None

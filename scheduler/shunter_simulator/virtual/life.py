@@ -15,7 +15,9 @@ class Life:
     """What the gateway's journal knows, and what is noted for the results.
 
     `produced` are the tokens of the answer when no engine has it; `epoch` and `slot` say who owns
-    it. `blocks` name its stretches of `CACHE_BLOCK_TOKENS` tokens that others may have as well.
+    it; `calls` counts owners, since a source that goes on after it stopped is the same one under a
+    later epoch. `blocks` name its stretches of `CACHE_BLOCK_TOKENS` tokens that others may have as
+    well.
     """
 
     __slots__ = (
@@ -23,6 +25,7 @@ class Life:
         "blocks",
         "cached_tokens",
         "call_at",
+        "calls",
         "entered",
         "epoch",
         "failed_on",
@@ -59,6 +62,7 @@ class Life:
         self.output_tokens = output_tokens
         self.request_id = f"r{row}"
         self.epoch = 1
+        self.calls = 1
         self.state: State = "waiting"
         self.waits_since = arrival.at_s
         self.blocks: tuple[int, ...] = ()
@@ -85,6 +89,10 @@ class Life:
         self.retries = 0
         self.cached_tokens = 0
         self.predicted_cached_tokens = 0
+
+    def change_owner(self) -> None:
+        self.epoch += 1
+        self.calls += 1
 
     @property
     def began(self) -> bool:

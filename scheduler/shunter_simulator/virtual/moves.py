@@ -32,7 +32,14 @@ class Mover:
         self._agenda = agenda
         links = Links(agenda, settings.bandwidth_gb_s * 1e9)
         self._world = MoveWorld(
-            agenda, fleet, gateway, links, settings, engine_delay_s, self._failed
+            agenda,
+            fleet,
+            gateway,
+            links,
+            settings,
+            engine_delay_s,
+            failed=self._failed,
+            refused=self._refused,
         )
         self.log: list[MoveRecord] = []
 
@@ -80,13 +87,26 @@ class Mover:
         life.move = None
         move.over = True
         self._note(life, move.command, move.rung, move.source.name, "", stall_s)
-        self._gateway.report_move(life, moved=True, rung=move.rung, stall_s=stall_s)
+        self._gateway.report_move(
+            life, moved=True, rung=move.rung, reason=move.refusal, stall_s=stall_s
+        )
 
     def _failed(self, move: Move, reason: str) -> None:
         life = move.life
         life.move = None
         self._note(life, move.command, move.rung, move.source.name, reason)
         self._gateway.report_move(life, moved=False, rung=move.rung, reason=reason)
+
+    def _refused(self, move: Move, reason: str) -> None:
+        """Where the destination caches prefixes; elsewhere a replay would compute all of it while
+        the client waits."""
+        if not move.target.shape.cache_block_tokens:
+            self._failed(move, reason)
+            return
+        replay = ReplayMove(self._world, move.life, move.target, move.command)
+        replay.refusal = reason
+        move.life.move = replay
+        replay.start()
 
     def _note(
         self,

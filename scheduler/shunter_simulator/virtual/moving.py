@@ -28,7 +28,8 @@ class MovingGateway(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MoveWorld:
-    """`failed` is told of a move that came to nothing while its request goes on at the source."""
+    """`failed` is told of a move that came to nothing while its request goes on at the source,
+    `refused` of one that may still go by replay."""
 
     agenda: Agenda
     fleet: Fleet
@@ -37,13 +38,14 @@ class MoveWorld:
     settings: MoveSettings
     engine_delay_s: float
     failed: Callable[["Move", str], None]
+    refused: Callable[["Move", str], None]
 
 
 class Move:
     """One move under way, from the command to the destination's first token.
 
     `stopped_at`: when the source gave its last token. `switched`: the destination owns the request,
-    whose next token ends the move.
+    whose next token ends the move. `refusal`: why it does not go by the rung that was ordered.
     """
 
     rung: Rung = "restart"
@@ -58,6 +60,7 @@ class Move:
         self.stopped_at: float | None = None
         self.switched = False
         self.over = False
+        self.refusal = ""
         self._deaths = (self.source.deaths, target.deaths)
 
     @property
@@ -78,7 +81,7 @@ class Move:
         if not self.world.gateway.stop_engine(life):
             self.fail("finished")
             return
-        life.epoch += 1
+        life.change_owner()
         self.switched = True
         self.stopped_at = stopped_at + self.world.engine_delay_s
         self.world.gateway.call(life, self.target)
@@ -110,6 +113,8 @@ class Move:
         """Prompt and answer at the source by now; None: it is gone, or the end is on the way."""
         if not self.source_lives:
             return None
+        if not self.life.entered:
+            return self.life.context_tokens
         try:
             now = self.world.agenda.now
             produced = self.source.engine.produced(self.life.request_id, now)

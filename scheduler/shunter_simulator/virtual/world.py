@@ -13,7 +13,7 @@ from shunter_scheduler.domain.events import TopologyChanged
 from shunter_simulator.scenarios import Scenario
 from shunter_simulator.scenarios.checks import policy_of
 from shunter_simulator.virtual.agenda import Agenda
-from shunter_simulator.virtual.autoscaler import Autoscaler
+from shunter_simulator.virtual.autoscaler import Autoscaler, ScaledWorld
 from shunter_simulator.virtual.build import core_settings, pools_of, profile_costs, slots
 from shunter_simulator.virtual.cell import Cell
 from shunter_simulator.virtual.columns import RequestColumns
@@ -107,7 +107,9 @@ class World:
         comings.topology = self._topology
         self._faults = Faults(self.agenda, self.cell, self.fleet, comings, network, self.counters)
         if scenario.autoscaling is not None:
-            Autoscaler(self.agenda, self.fleet, gateway, comings, scenario.autoscaling).begin()
+            advise = self.cell.core.advise_scaling
+            scaled = ScaledWorld(self.agenda, self.fleet, gateway, comings, advise)
+            Autoscaler(scaled, scenario.autoscaling).begin()
         self._versions = count(1)
         self._known = 0  # requests that have come or are about to
         self._ended = 0

@@ -102,6 +102,22 @@ def cancellation(gateway: Gateway) -> None:
     gateway.finish()
 
 
+def copy_that_breaks_and_goes_by_replay(gateway: Gateway) -> None:
+    gateway.assign("chat-0")
+    gateway.begin()
+    gateway.move("chat-1")
+    gateway.break_copy()
+    gateway.finish()
+
+
+def source_that_goes_on_after_it_stopped(gateway: Gateway) -> None:
+    gateway.assign("chat-0")
+    gateway.begin()
+    gateway.move("chat-1")
+    gateway.lose_copy()
+    gateway.finish()
+
+
 STORIES = (
     undisturbed,
     failure_in_mid_answer,
@@ -118,8 +134,6 @@ STORIES = (
 )
 
 
-# A source that had to thaw has a new epoch in the real gateway alone: the simulated one, whose
-# network loses nothing, never has to guess.
 BY_KV = (
     move_before_the_first_token,
     move_in_mid_answer,
@@ -127,6 +141,8 @@ BY_KV = (
     source_that_fails_during_the_warm_up,
     second_move_beside_the_first,
     moves_that_are_not_possible,
+    copy_that_breaks_and_goes_by_replay,
+    source_that_goes_on_after_it_stopped,
 )
 CASES: list[tuple[Callable[[Gateway], None], Rung]] = [
     *((story, "replay") for story in STORIES),

@@ -84,6 +84,42 @@ def test_a_full_destination_refuses() -> None:
     assert {move.why_not for move in results.moves} >= {"no_room"}
 
 
+def test_a_copy_that_breaks_before_the_source_stops_goes_by_replay() -> None:
+    dies = {"kind": "dies", "at": "1500ms", "instance": "chat-h100-1", "backAfter": "1ms"}
+    scenario = small_scenario(2, faults=[DRAIN, dies], moves={"bandwidthGbS": 0.05})
+    world = make_world(scenario, [Arrival(0.0, 1000, 900)])
+    results = world.run()
+    check_world(world)
+    (move,) = results.moves
+    assert (move.rung, move.moved, move.destination) == ("replay", True, "chat-h100-1")
+    assert results.finished.all()
+
+
+def test_a_copy_that_breaks_is_given_up_where_no_cache_takes_a_replay() -> None:
+    dies = {"kind": "dies", "at": "1500ms", "instance": "chat-h100-1", "backAfter": "1ms"}
+    slow, plain = {"bandwidthGbS": 0.05}, {"prefixCaching": False}
+    scenario = small_scenario(2, faults=[DRAIN, dies], moves=slow, engine=plain)
+    results = make_world(scenario, [Arrival(0.0, 1000, 900)]).run()
+    first = results.moves[0]
+    assert (first.rung, first.moved, first.why_not) == ("kv", False, "connection")
+
+
+def test_a_source_that_goes_on_after_it_stopped_loses_nothing() -> None:
+    """The last stage takes two seconds, in which the destination dies for good."""
+    dies = {"kind": "dies", "at": "2s", "instance": "chat-h100-1"}
+    moves = {"bandwidthGbS": 10, "stageOverhead": "0s", "downtime": "2s"}
+    scenario = small_scenario(2, faults=[DRAIN, dies], moves=moves)
+    world = make_world(scenario, LONG)
+    results = world.run()
+    check_world(world)
+    (move,) = results.moves
+    assert (move.moved, move.why_not) == (False, "connection")
+    assert results.finished.all() and results.text("instance")[0] == "chat-h100-0"
+    alone = make_world(small_scenario(1), LONG).run()
+    paused_s = results.columns["e2e_s"][0] - alone.columns["e2e_s"][0]
+    assert paused_s == pytest.approx(2.0, abs=0.1)
+
+
 def stall_s(load: list[Arrival] = LONG, **moves: Any) -> float:
     (move,) = drained(load, moves={"bandwidthGbS": 1, **moves}).moves
     assert move.moved
