@@ -50,6 +50,12 @@ def gateway(
     moves_tls_ca: PemFile = None,
     moves_tls_cert: PemFile = None,
     moves_tls_key: PemFile = None,
+    slot_folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where llama-servers save slots (--slot-save-path), as it is mounted here."
+        ),
+    ] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run a gateway: the OpenAI HTTP edge, which keeps and moves the streams.
@@ -86,6 +92,7 @@ def gateway(
                 tls=tls if tls != TlsFiles() else None,
                 scheduler_tls=scheduler_tls if scheduler_tls != TlsFiles() else None,
                 moves_tls=moves_tls if moves_tls != TlsFiles() else None,
+                slot_folder=slot_folder,
                 log_level=log_level,
             )
         )
