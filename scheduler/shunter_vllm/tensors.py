@@ -1,10 +1,8 @@
 """A worker's KV cache as bytes. Needs torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
-
-from shunter_vllm.folder import BlockDamaged
 
 
 class UnknownLayout(Exception):
@@ -26,17 +24,28 @@ class TensorCache:
         if len(self._layers) != layers or len(forms) != 1:
             raise UnknownLayout(f"{len(self._layers)} tensors of {len(forms)} forms: {forms}")
         first = self._layers[0]
-        self._layer_bytes = first[0].numel() * first.element_size()
+        self._layer_bytes = int(first[0].numel() * first.element_size())
 
-    def read(self, block_id: int) -> list[memoryview]:
-        """After the step's forward on the same stream: a copy to the host waits for it."""
-        parts = [layer[block_id].contiguous().view(torch.uint8) for layer in self._layers]
-        return [memoryview(part.cpu().numpy().reshape(-1)) for part in parts]
+    @property
+    def block_bytes(self) -> int:
+        return self._layer_bytes * len(self._layers)
 
-    def write(self, block_id: int, payload: memoryview) -> None:
-        if len(payload) != self._layer_bytes * len(self._layers):
-            raise BlockDamaged(f"{len(payload)} bytes where {self._layer_bytes} a layer belong")
-        raw = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
-        for layer, data in zip(self._layers, raw.split(self._layer_bytes), strict=True):
-            block = layer[block_id]
-            block.copy_(data.view(layer.dtype).view(block.shape))
+    def read(self, block_ids: Sequence[int]) -> list[list[memoryview]]:
+        """After the step's forward on the same stream: copies to the host wait for it."""
+        index = self._index(block_ids)
+        layers = [
+            layer[index].reshape(len(block_ids), -1).view(torch.uint8).cpu().numpy()
+            for layer in self._layers
+        ]
+        return [[memoryview(rows[i]) for rows in layers] for i in range(len(block_ids))]
+
+    def write(self, block_ids: Sequence[int], payloads: Sequence[memoryview]) -> None:
+        index = self._index(block_ids)
+        raw = torch.frombuffer(bytearray().join(payloads), dtype=torch.uint8)
+        parts = raw.view(len(block_ids), len(self._layers), self._layer_bytes)
+        for place, layer in enumerate(self._layers):
+            data = parts[:, place].contiguous().view(layer.dtype)
+            layer[index] = data.view(len(block_ids), *layer.shape[1:]).to(layer.device)
+
+    def _index(self, block_ids: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(block_ids, dtype=torch.long, device=self._layers[0].device)

@@ -6,7 +6,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from shunter_vllm.arrivals import Arrivals
-from shunter_vllm.folder import BlockDamaged, BlockFolder
+from shunter_vllm.folder import BlockFolder
 from shunter_vllm.layout import EngineFacts
 from shunter_vllm.leases import Store
 from shunter_vllm.ledger import BlockLedger
@@ -55,16 +55,22 @@ class FakeCache:
     blocks: dict[int, bytes] = field(default_factory=dict)
     full: bool = False  # what it is asked for fails
 
-    def read(self, block_id: int) -> list[bytes]:
+    @property
+    def block_bytes(self) -> int:
+        return self.layers * LAYER_BYTES
+
+    def read(self, block_ids: Sequence[int]) -> list[list[bytes]]:
         if self.full:
             raise OSError("no space left on device")
-        data = self.blocks[block_id]
+        return [self._layers(self.blocks[block]) for block in block_ids]
+
+    def _layers(self, data: bytes) -> list[bytes]:
         return [data[i * LAYER_BYTES : (i + 1) * LAYER_BYTES] for i in range(self.layers)]
 
-    def write(self, block_id: int, payload: memoryview) -> None:
-        if len(payload) != self.layers * LAYER_BYTES:
-            raise BlockDamaged("another size")
-        self.blocks[block_id] = bytes(payload)
+    def write(self, block_ids: Sequence[int], payloads: Sequence[memoryview]) -> None:
+        for block, payload in zip(block_ids, payloads, strict=True):
+            assert len(payload) == self.block_bytes
+            self.blocks[block] = bytes(payload)
 
 
 def computed(token_ids: Sequence[int], rank: int, layers: int) -> bytes:

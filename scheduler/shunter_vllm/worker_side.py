@@ -5,23 +5,27 @@ that cannot be read is computed.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from shunter_vllm.folder import BlockDamaged, BlockFolder
 from shunter_vllm.ports import Copy
 
+GROUP_BLOCKS = 32  # copied together: few calls to a GPU, and little memory
 _log = logging.getLogger("vllm.shunter")  # beside vLLM's own lines
 
 
 class KvCache(Protocol):
     """A worker's KV cache."""
 
-    def read(self, block_id: int) -> Sequence[bytes | memoryview]:
-        """Each layer's part of a block."""
+    @property
+    def block_bytes(self) -> int: ...
 
-    def write(self, block_id: int, payload: memoryview) -> None:
-        """What `read` gave, joined. Raises `BlockDamaged` where the size is another."""
+    def read(self, block_ids: Sequence[int]) -> Sequence[Sequence[bytes | memoryview]]:
+        """Of each block its part in each layer."""
+
+    def write(self, block_ids: Sequence[int], payloads: Sequence[memoryview]) -> None:
+        """Of each block what `read` gave, joined: `block_bytes` bytes."""
 
 
 class WorkerSide:
@@ -35,31 +39,46 @@ class WorkerSide:
         self._cache = cache
 
     def load(self, copies: Sequence[Copy]) -> None:
-        failed, reason = 0, ""
-        for copy in copies:
+        """Blocks that cannot be had are told by `take_failed_blocks`."""
+        for group in _groups(copies):
+            payloads = [self._payload(copy) for copy in group]
+            found = [(c.block_id, p) for c, p in zip(group, payloads, strict=True) if p is not None]
+            lost = [c.block_id for c, p in zip(group, payloads, strict=True) if p is None]
+            self._failed_blocks.update(lost)
             try:
-                if self._cache is None:
-                    raise BlockDamaged("no KV cache is registered")
-                self._cache.write(copy.block_id, self._folder.read(copy.key, self._rank))
-            except Exception as error:  # vLLM computes the block where it hears of it
-                failed += 1
-                self._failed_blocks.add(copy.block_id)
-                reason = f"{type(error).__name__}: {error}"
-        if failed:
-            _log.warning("%d of %d blocks not loaded, so computed: %s", failed, len(copies), reason)
+                if self._cache is not None and found:
+                    self._cache.write([block for block, _ in found], [p for _, p in found])
+            except Exception:  # vLLM computes them
+                _log.exception("%d blocks not loaded, so computed", len(found))
+                self._failed_blocks.update(block for block, _ in found)
+
+    def _payload(self, copy: Copy) -> memoryview | None:
+        try:
+            if self._cache is None:
+                raise BlockDamaged("no KV cache is registered")
+            payload = self._folder.read(copy.key, self._rank)
+            if len(payload) != self._cache.block_bytes:
+                raise BlockDamaged(f"{len(payload)} bytes for a block of {self._cache.block_bytes}")
+        except (OSError, BlockDamaged) as error:
+            _log.warning("a block is not loaded, so computed: %s", error)
+            return None
+        return payload
 
     def save(self, copies: Sequence[Copy]) -> None:
-        failed, reason = 0, ""
-        for copy in copies:
+        """Of blocks that cannot be written none is there; who waits for them gives up."""
+        for group in _groups(copies):
             try:
-                if self._cache is not None:
-                    self._folder.write(copy.key, self._rank, self._cache.read(copy.block_id))
-            except Exception as error:  # whoever waits for it gives up after a while
-                failed += 1
-                reason = f"{type(error).__name__}: {error}"
-        if failed:
-            _log.warning("%d of %d blocks not copied out: %s", failed, len(copies), reason)
+                blocks = self._cache.read([c.block_id for c in group]) if self._cache else ()
+                for copy, parts in zip(group, blocks, strict=False):
+                    self._folder.write(copy.key, self._rank, parts)
+            except Exception:
+                _log.exception("up to %d blocks not copied out", len(group))
 
     def take_failed_blocks(self) -> set[int]:
         failed, self._failed_blocks = self._failed_blocks, set()
         return failed
+
+
+def _groups(copies: Sequence[Copy]) -> Iterator[Sequence[Copy]]:
+    for first in range(0, len(copies), GROUP_BLOCKS):
+        yield copies[first : first + GROUP_BLOCKS]

@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shunter_gateway.request import RequestHandle
 from shunter_gateway.testing import RecordingSink
@@ -222,3 +224,50 @@ def test_late_answers_of_an_ended_move_are_not_heeded() -> None:
     moving.source.step(5)
     moving.world.settle(6)
     assert moving.engines.pulls == [] and moving.warm_ups == []
+
+
+ACTIONS = ("source", "near", "far", "broken", "warm", "warm fails", "source fails", "time", "again")
+
+
+@given(
+    actions=st.lists(st.sampled_from(ACTIONS), max_size=25),
+    silent=st.sets(st.sampled_from(["Offer", "Prepare", "Release", "Abort"])),
+    refused=st.sampled_from(["", "Offer", "Prepare"]),
+)
+@settings(deadline=None, max_examples=150)
+def test_whatever_happens_one_engine_owns_and_nothing_is_left(
+    actions: list[str], silent: set[str], refused: str
+) -> None:
+    refusals = {refused: moves.REFUSAL_BUSY} if refused else {}
+    moving = Moving(silent=silent, refusals=refusals)
+    world, stage = moving.world, 0
+    for action in actions:
+        owners = [call for call in world.engine.live if call not in moving.warm_ups]
+        warm = [call for call in moving.warm_ups if not call.over]
+        assert len(owners) <= 1 and len(warm) <= 1
+        match action:
+            case "source" | "source fails" if owners:
+                owners[0].step() if action == "source" else owners[0].fail(LOST)
+            case "near" | "far" | "broken" if moving.engines.pulls:
+                stage += 1
+                behind = 1 if action == "near" else 50
+                report = moves.PullReport(stage=stage, tokens=4, source_tokens=4 + behind)
+                moving.fetch(report if action != "broken" else None)
+            case "warm" | "warm fails" if warm:
+                warm[0].step() if action == "warm" else warm[0].fail(LOST)
+            case "time":
+                world.settle(6)
+            case "again" if "r1" in world.scheduler.ledger:
+                free = next(n for n in world.instances if n != moving.sink.assigned[-1])
+                world.scheduler.move("r1", free, rung="kv")
+        world.settle()
+    world.settle(70)
+    world.run_out(60)
+    assert moving.sink.token_ids == UNDISTURBED[: len(moving.sink.token_ids)]
+    assert moving.sink.token_ids == UNDISTURBED or moving.sink.error is not None
+    assert world.engine.live == [] and world.scheduler.ledger == {}
+    offers = moving.engines.asked(moves.OfferRequest)
+    for ends in (moves.ReleaseRequest, moves.AbortRequest):
+        told = [request.move_id for request in moving.engines.asked(ends)]
+        assert sorted(told) == sorted(request.move_id for request in offers)
+    assert all(pull.cancelled for pull in moving.engines.pulls)
