@@ -178,20 +178,21 @@ def _points(share: Interval) -> Interval:
 
 def _plot(outcomes: Outcomes, path: Path) -> None:
     panels = {
-        "widest service gap, standard": {
+        title: {
             policy: [
-                (
-                    float(load.split("%")[0]) / 100,
-                    outcomes.median(policy, load, "standard.service_gap_tokens"),
-                )
+                (float(load.split("%")[0]) / 100, outcomes.median(policy, load, metric))
                 for load in outcomes.loads
                 if outcomes.seeds(load, policy)
             ]
             for policy in outcomes.policies
-            if policy != ALONE
+            if policy != ALONE or metric.startswith("interactive")
         }
+        for title, metric in (
+            ("interactive within targets", "interactive.attainment"),
+            ("widest service gap, standard (tokens)", "standard.service_gap_tokens"),
+        )
     }
-    draw(path, panels, "utilisation", "tokens")
+    draw(path, panels, "utilisation", "")
 
 
 EXPERIMENT = Experiment("classes", cells, section, share=0.5)

@@ -182,9 +182,10 @@ def _plot(outcomes: Outcomes, path: Path) -> None:
     panels: dict[str, dict[str, list[Any]]] = {}
     for load in outcomes.loads:
         cluster, _, rate = load.rpartition(" ")
-        panel = panels.setdefault(cluster, {policy: [] for policy in outcomes.policies})
+        shown = [policy for policy in outcomes.policies if policy not in FIXED]
+        panel = panels.setdefault(cluster, {policy: [] for policy in shown})
         for policy, points in panel.items():
-            if outcomes.seeds(load, policy) and policy not in (ALONE, *FIXED):
+            if outcomes.seeds(load, policy):
                 estimate = outcomes.median(policy, load, METRIC)
                 points.append((float(rate.removesuffix("/s")), estimate))
     draw(path, panels, "queries a second", "P95 of a query (s)", log=True)

@@ -1,5 +1,8 @@
 """Experiment 1: what a tenth of high-priority requests gains, and what the others pay for it."""
 
+from functools import partial
+from pathlib import Path
+
 from experiments.cells import Cell, merge
 from experiments.definitions import (
     Experiment,
@@ -13,6 +16,7 @@ from experiments.definitions import (
 from experiments.llumnix import LLUMNIX, OURS, POLICIES
 from experiments.outcomes import Outcomes
 from experiments.page import figure, interval, paragraph, percent, table
+from experiments.plots import draw
 
 _CVS = (2, 4, 6, 8)
 
@@ -91,7 +95,26 @@ def section(outcomes: Outcomes) -> Section:
             cost[dearest].value <= 1.045,
         ),
     ]
-    return Section("High priority", lines, targets)
+    plots = {"llumnix-priorities": partial(_plot, outcomes)}
+    return Section("High priority", lines, targets, plots)
+
+
+def _plot(outcomes: Outcomes, path: Path) -> None:
+    panels = {
+        title: {
+            policy: [
+                (float(load.removeprefix("CV ")), outcomes.median(policy, load, metric))
+                for load in outcomes.loads
+                if outcomes.seeds(load, policy)
+            ]
+            for policy in outcomes.policies
+        }
+        for title, metric in (
+            ("high: decode P99 (s)", "high.decode_p99_s"),
+            ("normal: end-to-end mean (s)", "standard.e2e_mean_s"),
+        )
+    }
+    draw(path, panels, "CV of the gaps", "")
 
 
 EXPERIMENT = Experiment("llumnix-priorities", cells, section, share=0.4)

@@ -105,7 +105,7 @@ def _plot(outcomes: Outcomes, path: Path) -> None:
         }
         for prompts, outputs in RATES
     }
-    draw(path, panels, "load, knee = 1", "end-to-end mean (s)", log=True)
+    draw(path, panels, "load, knee = 1", "end-to-end mean (s)")
 
 
 EXPERIMENT = Experiment("llumnix-saturation", cells, section, share=0.3)

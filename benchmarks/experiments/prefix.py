@@ -1,6 +1,8 @@
 """Experiment 3: conversations that share prefixes."""
 
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from experiments.cells import Cell
@@ -19,6 +21,7 @@ from experiments.definitions import (
 )
 from experiments.outcomes import Outcomes
 from experiments.page import figure, interval, paragraph, percent, table
+from experiments.plots import draw
 
 OURS, PICKER, AFFINITY = "ours", "queue-kv-prefix", "prefix-affinity"
 _NO_MOVES: dict[str, Any] = {"moves": {"policy": "drain-only"}}
@@ -93,7 +96,8 @@ def section(outcomes: Outcomes) -> Section:
     lines += ["", *_comparisons(outcomes, ready)]
     if bounded := [load for load in ready if outcomes.seeds(load, BOUND)]:
         lines += ["", _hits(outcomes, bounded)]
-    return Section("Shared prefixes", lines, _targets(outcomes, ready))
+    plots = {"prefix": partial(_plot, outcomes)}
+    return Section("Shared prefixes", lines, _targets(outcomes, ready), plots)
 
 
 def _comparisons(outcomes: Outcomes, loads: Sequence[str]) -> list[str]:
@@ -133,6 +137,21 @@ def _targets(outcomes: Outcomes, loads: Sequence[str]) -> list[Target]:
         ),
         Target(f"goodput above that of `{good}`: ratio {interval(goodput)}", goodput.value > 1),
     ]
+
+
+def _plot(outcomes: Outcomes, path: Path) -> None:
+    panels = {
+        title: {
+            policy: [
+                (float(load.removeprefix("speed ")), outcomes.median(policy, load, metric))
+                for load in outcomes.loads
+                if outcomes.seeds(load, policy)
+            ]
+            for policy in outcomes.policies
+        }
+        for title, metric in (("TTFT P90 (s)", "ttft_p90_s"), ("goodput (/s)", "goodput_per_s"))
+    }
+    draw(path, panels, "speed of the trace", "")
 
 
 EXPERIMENT = Experiment("prefix", cells, section, share=0.5)
