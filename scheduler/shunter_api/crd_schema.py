@@ -116,6 +116,8 @@ class _Writer:
             node["format"] = "int32" if node.get("maximum", 2**63) <= _INT32_MAX else "int64"
         elif node.get("format") == "decimal":
             del node["format"]
+        elif "const" in node:  # Kubernetes' schemas have no word for it
+            node["enum"] = [node.pop("const")]
         return node
 
     def _map(self, node: Schema) -> Schema:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from shunter_api.arguments import last_value
 from shunter_api.base import Int, Resource, check_unique
 from shunter_api.cel import Rule, unique_names
 from shunter_api.model import Model
@@ -89,6 +90,19 @@ class Engine(Resource):
     def _unique_files(cls, files: tuple[EngineFile, ...]) -> tuple[EngineFile, ...]:
         check_unique("files", (file.name for file in files))
         return files
+
+
+# The options by which an engine is told to take reasoning out of answers to chats.
+_REASONING_FLAGS: dict[EngineType, str] = {
+    "vllm": "--reasoning-parser",
+    "sglang": "--reasoning-parser",
+    "llamacpp": "--reasoning-format",
+}
+
+
+def parses_reasoning(engine: Engine) -> bool:
+    flag = _REASONING_FLAGS.get(engine.type)
+    return flag is not None and last_value(engine.args, flag) not in ("", "none")
 
 
 def _schemes(engine: EngineType) -> str:

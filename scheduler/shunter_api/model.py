@@ -1,7 +1,7 @@
 """`spec.model` of a pool: what is served, and under which names."""
 
 import re
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -73,6 +73,18 @@ _RULES = (
 )
 
 
+class Parsers(Resource):
+    """How gateways find the parts of an answer to a chat. A gateway that does so needs no engine
+    for it: such answers move while they run, and whatever engine ends them, they are the same."""
+
+    reasoning: Literal["think"] | None = None
+    """`think`: what stands in `<think>` and `</think>` at the beginning is `reasoning_content`."""
+
+    tool_calls: Literal["hermes"] | None = None
+    """`hermes`: JSON in `<tool_call>` and `</tool_call>` is a tool call, where `tool_choice` is
+    absent or `auto`. Absent: requests with `tools` go to the engine as they are and stay there."""
+
+
 class Model(Resource):
     """What is served, and under which names."""
 
@@ -97,6 +109,9 @@ class Model(Resource):
 
     context_length: Annotated[Int, Field(ge=64, le=16_777_216)] = 8192
     """The most tokens, prompt and answer together, of one request."""
+
+    parsers: Parsers = Parsers()
+    """How gateways find reasoning and tool calls in answers to chats; absent: they do not."""
 
     credentials_secret_ref: SecretRef | None = None
     """A Secret that gives access to `hf://` weights (a token), `s3://` weights (AWS_ACCESS_KEY_ID,

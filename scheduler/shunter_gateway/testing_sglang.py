@@ -51,6 +51,7 @@ class SglangStub:
     queue_full: bool = False
     lost_events: set[int] = field(default_factory=set)  # by tokens generated, incremental only
     step_s: float = STEP_S
+    script: dict[int, int] = field(default_factory=dict)  # ids that it generates, by position
     address: str = ""
     calls: list[SglangCall] = field(default_factory=list)
     aborts: list[str] = field(default_factory=list)
@@ -129,6 +130,8 @@ class SglangStub:
         self._keep_prefix(ids)
 
     def _next(self, call: SglangCall, ids: list[int]) -> int:
+        if (scripted := self.script.get(len(ids))) is not None:
+            return scripted
         params = call.params
         seeded = params.get("temperature", 1.0) and params.get("sampling_seed", 42)
         salt = (seeded, len(ids)) if seeded else ()
@@ -223,7 +226,7 @@ async def sglang_stub(source: str, **options: Any) -> AsyncIterator[SglangStub]:
     app.router.add_get("/health", stub.health)
     app.router.add_get("/v1/models", stub.models)
     app.router.add_get("/metrics", stub.metrics)
-    runner = web.AppRunner(app, shutdown_timeout=0.0)
+    runner = web.AppRunner(app, shutdown_timeout=0.01)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     stub.address = f"127.0.0.1:{port_of(runner)}"

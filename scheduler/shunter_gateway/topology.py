@@ -18,6 +18,9 @@ class Pool:
     max_retries: int
     max_held: int  # requests held while there is no instance; 0: none are
     hold_timeout_s: float
+    reasoning_parser: str = ""  # formats of shunter_text.answer_parts; empty: none
+    tool_call_parser: str = ""
+    engine_parses_reasoning: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,9 @@ def _pool(message: pb.Topology.Pool) -> Pool:
         max_retries=message.max_retries,
         max_held=message.max_held,
         hold_timeout_s=message.hold_timeout_ms / 1000,
+        reasoning_parser=message.reasoning_parser,
+        tool_call_parser=message.tool_call_parser,
+        engine_parses_reasoning=message.engine_parses_reasoning,
     )
 
 

@@ -30,6 +30,7 @@ class PoolOf:
     aliases: tuple[str, ...] = ()
     rule_models: tuple[str, ...] = ()
     max_held: int = 0
+    parsers: tuple[str, str] = ("", "")  # of reasoning and tool calls
 
     def topology(self) -> pb.Topology:
         pool = pb.Topology.Pool(
@@ -43,6 +44,8 @@ class PoolOf:
             max_retries=self.max_retries,
             max_held=self.max_held,
             hold_timeout_ms=60_000,
+            reasoning_parser=self.parsers[0],
+            tool_call_parser=self.parsers[1],
         )
         instances = [
             pb.Topology.Instance(

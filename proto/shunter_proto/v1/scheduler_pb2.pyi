@@ -578,6 +578,9 @@ class Topology(_message.Message):
         MAX_RETRIES_FIELD_NUMBER: _builtins.int
         MAX_HELD_FIELD_NUMBER: _builtins.int
         HOLD_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+        REASONING_PARSER_FIELD_NUMBER: _builtins.int
+        TOOL_CALL_PARSER_FIELD_NUMBER: _builtins.int
+        ENGINE_PARSES_REASONING_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         model_source: _builtins.str
         """where its tokenizer is found"""
@@ -592,6 +595,12 @@ class Topology(_message.Message):
         """requests held while there is no instance; 0: none are"""
         hold_timeout_ms: _builtins.int
         """longest that one of them is held"""
+        reasoning_parser: _builtins.str
+        """how gateways find reasoning in answers to chats: think"""
+        tool_call_parser: _builtins.str
+        """and tool calls: hermes"""
+        engine_parses_reasoning: _builtins.bool
+        """its engines do, in answers to chats that they get as text"""
         @_builtins.property
         def model_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
             """model name first, then aliases"""
@@ -609,10 +618,13 @@ class Topology(_message.Message):
             max_retries: _builtins.int = ...,
             max_held: _builtins.int = ...,
             hold_timeout_ms: _builtins.int = ...,
+            reasoning_parser: _builtins.str = ...,
+            tool_call_parser: _builtins.str = ...,
+            engine_parses_reasoning: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "engine_type", b"engine_type", "hold_timeout_ms", b"hold_timeout_ms", "max_held", b"max_held", "max_retries", b"max_retries", "migration_mode", b"migration_mode", "model_names", b"model_names", "model_source", b"model_source", "name", b"name", "revision", b"revision"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "engine_parses_reasoning", b"engine_parses_reasoning", "engine_type", b"engine_type", "hold_timeout_ms", b"hold_timeout_ms", "max_held", b"max_held", "max_retries", b"max_retries", "migration_mode", b"migration_mode", "model_names", b"model_names", "model_source", b"model_source", "name", b"name", "reasoning_parser", b"reasoning_parser", "revision", b"revision", "tool_call_parser", b"tool_call_parser"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from shunter_gateway.edge.job import Job
+from shunter_gateway.edge.parsed import PartNames, parsed_outcome
 from shunter_gateway.edge.render import LogprobRenderer, TokenBytes, response_id, usage
 from shunter_gateway.edge.watch import Watch
 from shunter_gateway.ports import TokenLogprob
@@ -74,14 +75,20 @@ class Collector:
         whole = Delta(text=text, logprobs=choice.logprobs)
         logprobs = LogprobRenderer(shape, token_bytes).render(whole) if shape.logprobs else None
         answer: dict[str, Any] = {"index": index}
-        if shape.kind == "chat":
+        outcome = choice.outcome
+        if shape.parts is not None:
+            parser = shape.parts.parser()
+            parts = [*parser.push(text), *parser.flush()]
+            answer["message"] = PartNames(shape, index).message(parts)
+            outcome = parsed_outcome(parser, outcome)
+        elif shape.kind == "chat":
             answer["message"] = {"role": "assistant", "content": text}
         else:
             answer["text"] = text
         answer["logprobs"] = logprobs
-        answer["finish_reason"] = choice.outcome.finish_reason
-        if choice.outcome.stop_reason is not None:
-            answer["stop_reason"] = choice.outcome.stop_reason
+        answer["finish_reason"] = outcome.finish_reason
+        if outcome.stop_reason is not None:
+            answer["stop_reason"] = outcome.stop_reason
         if shape.token_ids:
             answer["token_ids"] = choice.token_ids
             answer["prompt_token_ids"] = _prompt_ids(self._job, index)

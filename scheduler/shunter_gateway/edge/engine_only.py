@@ -3,6 +3,7 @@
 Each check gives (field of the body, unmovable reason), or None.
 """
 
+from shunter_gateway.edge.ports import ServedModel
 from shunter_gateway.edge.schema import ChatBody, CompletionBody, Generation
 
 # Engines that generate and nothing else: they neither guide decoding nor parse tool calls.
@@ -23,20 +24,30 @@ def _guided(body: Generation) -> tuple[str, str] | None:
     return None
 
 
-def chat_engine_only(body: ChatBody, engine_type: str) -> tuple[str, str] | None:
+def chat_engine_only(body: ChatBody, model: ServedModel) -> tuple[str, str] | None:
     for index, message in enumerate(body.messages):
         parts = message.content if isinstance(message.content, list) else []
         if any(part.get("type", "text") != "text" for part in parts):
             return f"messages[{index}].content", "multimodal_input"
     if body.modalities and body.modalities != ["text"]:
         return "modalities", "multimodal_output"
-    if body.tools and body.tool_choice != "none" and engine_type not in PLAIN_ENGINES:
+    if body.tools and not _read_here(body, model):
         return "tools", "tool_parsing"
+    if model.parsers.engine_reasoning and model.parsers.reasoning is None:
+        return "messages", "reasoning_parsing"
     if body.chat_template_kwargs:
         return "chat_template_kwargs", "chat_template"
     if body.continue_final_message:
         return "continue_final_message", "chat_template"
     return _guided(body)
+
+
+def _read_here(body: ChatBody, model: ServedModel) -> bool:
+    """Whether no engine is needed for what the model says about tools. One that has to be called
+    guides the engine's decoding."""
+    if body.tool_choice == "none" or model.engine_type in PLAIN_ENGINES:
+        return True
+    return model.parsers.tool_calls is not None and body.tool_choice in (None, "auto")
 
 
 def completion_engine_only(body: CompletionBody) -> tuple[str, str] | None:

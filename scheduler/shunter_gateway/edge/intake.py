@@ -15,7 +15,7 @@ from shunter_gateway.edge.engine_only import (
     completion_engine_only,
 )
 from shunter_gateway.edge.errors import from_validation, invalid, model_not_found, unavailable
-from shunter_gateway.edge.job import Caller, Job, Limits, Shape
+from shunter_gateway.edge.job import Caller, Job, Limits, Parts, Shape
 from shunter_gateway.edge.ports import ChatPrompt, ModelLoading, Models, PromptInvalid, ServedModel
 from shunter_gateway.edge.schema import ChatBody, ChatMessage, CompletionBody, Generation
 from shunter_gateway.edge.specs import Draft, Ids, choice_spec, token_spec
@@ -62,7 +62,7 @@ class Intake:
     async def chat(self, body: ChatBody, raw: bytes, caller: Caller, created: int) -> Job:
         """Raises `RequestError`."""
         model = self._model(body)
-        reason = self._engine_only(model, chat_engine_only(body, model.engine_type))
+        reason = self._engine_only(model, chat_engine_only(body, model))
         max_tokens = body.max_completion_tokens or body.max_tokens or 0
         _check_lengths(body, max_tokens)
         ids = None if reason else await self._encode_chat(model, body)
@@ -173,6 +173,7 @@ class Intake:
             token_ids=bool(body.return_token_ids),
             raw=raw,
             choices_per_prompt=n,
+            parts=None if raw else self._parts(draft, model, prompts[0] or ()),
         )
         if raw:
             return Job(model, shape, (self._raw_spec(draft, model, caller),))
@@ -183,6 +184,17 @@ class Intake:
                 index = prompt * n + choice
                 specs.append(token_spec(draft, model, caller, ids, hashes, index))
         return Job(model, shape, tuple(specs))
+
+    def _parts(self, draft: Draft, model: ServedModel, ids: Ids) -> Parts | None:
+        body, parsers = draft.body, model.parsers
+        if not isinstance(body, ChatBody):
+            return None
+        called = bool(body.tools) and body.tool_choice != "none"
+        tool_calls = parsers.tool_calls if called else None
+        if parsers.reasoning is None and tool_calls is None:
+            return None
+        begun = self._models.begins_reasoning(model, ids)
+        return Parts(parsers.reasoning, tool_calls, begun)
 
     def _raw_spec(self, draft: Draft, model: ServedModel, caller: Caller) -> RequestSpec:
         reason = draft.reason or ("several_choices" if (draft.body.n or 1) > 1 else "")

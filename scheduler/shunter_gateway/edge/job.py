@@ -5,6 +5,7 @@ from typing import Literal
 
 from shunter_gateway.edge.ports import ServedModel
 from shunter_gateway.request import RequestSpec, WorkflowStage
+from shunter_text.answer_parts import AnswerParser, Tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,19 @@ class Shape:
     token_ids: bool = False
     raw: bool = False
     choices_per_prompt: int = 1
+    parts: "Parts | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the gateway looks for in an answer to a chat."""
+
+    reasoning: Tags | None
+    tool_calls: Tags | None
+    begun_reasoning: bool
+
+    def parser(self) -> AnswerParser:
+        return AnswerParser(self.reasoning, self.tool_calls, self.begun_reasoning)
 
 
 @dataclass(frozen=True, slots=True)

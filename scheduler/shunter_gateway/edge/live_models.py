@@ -13,12 +13,14 @@ from shunter_gateway.edge.ports import (
     EnginesBusy,
     ModelLoading,
     NotSupported,
+    Parsers,
     PromptInvalid,
     ServedModel,
 )
 from shunter_gateway.ports import EngineAdapter, EngineUnavailable
 from shunter_gateway.tokenizers import TokenizerRegistry
 from shunter_gateway.topology import Pool, Topology
+from shunter_text.answer_parts import REASONING_FORMATS, TOOL_CALL_FORMATS
 from shunter_text.blocks import BLOCK_TOKENS, block_hashes, chain_root
 from shunter_text.chat import ChatTemplateError
 from shunter_text.tokenizer import TextTooLong, Tokenizer
@@ -27,6 +29,7 @@ from shunter_text.tokenizer import TextTooLong, Tokenizer
 _INLINE_CHARS = 1024
 _BYTES_PER_TOKEN = 4
 _FORWARD_TRIES = 2
+_TAG_TOKENS = 16  # that the tag which begins reasoning, and white space after it, may have
 _LOAD_WAIT_S = 30.0  # of one request for a tokenizer that is being fetched
 
 
@@ -77,7 +80,26 @@ class LiveModels:
             context_length=_longest_context(pools),
             model_sources=tuple(dict.fromkeys(pool.model_source for pool in pools)),
             revision=pools[0].revision if pools else name,
+            parsers=self._parsers(pools),
         )
+
+    def _parsers(self, pools: Sequence[Pool]) -> Parsers:
+        """Those that all pools agree on, where the engines' tokens can be read: else the engine
+        answers in text, and finds the parts itself."""
+        if any(not self._takes_ids(pool) for pool in pools):
+            return Parsers()
+        reasoning = {pool.reasoning_parser for pool in pools}
+        tool_calls = {pool.tool_call_parser for pool in pools}
+        return Parsers(
+            reasoning=REASONING_FORMATS.get(reasoning.pop()) if len(reasoning) == 1 else None,
+            tool_calls=TOOL_CALL_FORMATS.get(tool_calls.pop()) if len(tool_calls) == 1 else None,
+            engine_reasoning=any(pool.engine_parses_reasoning for pool in pools),
+        )
+
+    def _takes_ids(self, pool: Pool) -> bool:
+        adapter = self._adapters.get(pool.engine_type)
+        able = adapter is not None and adapter.capabilities.token_ids
+        return able and not self._tokenizers.mismatch(pool)
 
     async def encode_text(self, model: ServedModel, text: str) -> tuple[int, ...] | None:
         tokenizer = await self._tokenizer(model)
@@ -88,6 +110,13 @@ class LiveModels:
             return await _in_thread(len(text), encode)
         except TextTooLong as error:
             raise _too_long(error) from error
+
+    def begins_reasoning(self, model: ServedModel, ids: Sequence[int]) -> bool:
+        tags = model.parsers.reasoning
+        if tags is None:
+            return False
+        end = b"".join(self.token_bytes(model, token_id) for token_id in ids[-_TAG_TOKENS:])
+        return end.rstrip().endswith(tags.begin.encode())
 
     async def accept_ids(self, model: ServedModel, ids: tuple[int, ...]) -> tuple[int, ...] | None:
         return ids if await self._tokenizer(model) is not None else None

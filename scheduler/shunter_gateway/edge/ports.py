@@ -4,7 +4,18 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from shunter_text.answer_parts import Tags
+
 Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Parsers:
+    """Who finds the parts of an answer to a chat."""
+
+    reasoning: Tags | None = None  # the gateway, by these
+    tool_calls: Tags | None = None
+    engine_reasoning: bool = False  # the engine, in what it gets as text
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +28,7 @@ class ServedModel:
     context_length: int  # tokens; 0: not known
     model_sources: tuple[str, ...] = ()  # of the pools that it may go to, each once
     revision: str = ""  # of the first of them
+    parsers: Parsers = Parsers()
 
     @property
     def tokenizer_source(self) -> str:
@@ -68,6 +80,9 @@ class Models(Protocol):
     async def encode_text(self, model: ServedModel, text: str) -> tuple[int, ...] | None:
         """Token ids of a plain prompt; None without a tokenizer. Raises `PromptInvalid`, and, as
         all that needs the tokenizer, `ModelLoading`."""
+
+    def begins_reasoning(self, model: ServedModel, ids: Sequence[int]) -> bool:
+        """Whether a chat's prompt ends with the tag that begins reasoning."""
 
     async def accept_ids(self, model: ServedModel, ids: tuple[int, ...]) -> tuple[int, ...] | None:
         """A prompt that came as ids; None where the gateway could not turn the answer into text."""

@@ -66,6 +66,19 @@ class ChoiceRenderer:
         middle = json_encode(delta.text) + end + b',"logprobs":' + json_encode(logprobs)
         return self._head + middle + b',"finish_reason":null' + ids + self._closing[1]
 
+    @property
+    def asks_for_tokens(self) -> bool:
+        return not self._plain
+
+    def part(self, fields: dict[str, Any], delta: Delta) -> bytes:
+        """One part of an answer to a chat, with what `delta` says of tokens."""
+        head, tail = self._closing
+        logprobs = self._logprobs.render(delta) if self._shape.logprobs else None
+        end = b',"logprobs":' + json_encode(logprobs) + b',"finish_reason":null'
+        if self._shape.token_ids:
+            end += b',"token_ids":' + json_encode(list(delta.token_ids))
+        return head + b'"delta":' + json_encode(fields) + end + tail
+
     def closing(self, outcome: Outcome) -> bytes:
         head, tail = self._closing
         body = b'"delta":{}' if self._shape.kind == "chat" else b'"text":""'

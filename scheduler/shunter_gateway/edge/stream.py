@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from aiohttp.abc import AbstractStreamWriter
 
 from shunter_gateway.edge.job import Job
+from shunter_gateway.edge.parsed import ParsedSink, PartNames
 from shunter_gateway.edge.render import (
     DONE_EVENT,
     KEEP_ALIVE,
@@ -88,8 +89,12 @@ class EventStream:
     def sink(self, index: int) -> ClientSink:
         if self._job.shape.raw:
             return RawSink(self, self._watch)
-        renderer = ChoiceRenderer(self._job.shape, index, self._token_bytes)
+        shape = self._job.shape
+        renderer = ChoiceRenderer(shape, index, self._token_bytes)
         ids = self._job.specs[index].prompt_token_ids or ()
+        if shape.parts is not None:
+            names, parser = PartNames(shape, index), shape.parts.parser()
+            return ParsedSink(self, self._watch, renderer, names, parser, ids)
         return ChoiceSink(self, self._watch, renderer, ids)
 
     # ------------------------------------------------------------ called by the sinks

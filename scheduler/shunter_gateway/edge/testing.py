@@ -133,6 +133,9 @@ class FakeModels:
         self._models = {model.name: model for model in models}
         self.forwarded: list[tuple[str, str, bytes]] = []
 
+    def add(self, model: ServedModel) -> None:
+        self._models[model.name] = model
+
     def ready(self) -> bool:
         return True
 
@@ -153,6 +156,9 @@ class FakeModels:
             raise PromptInvalid("the chat template knows no role `nobody`")
         lines = [f"{message['role']}: {message['content']}\n" for message in chat.messages]
         return await self.encode_text(model, "".join(lines) + str(chat.tools or ""))
+
+    def begins_reasoning(self, model: ServedModel, ids: Sequence[int]) -> bool:
+        return bytes(ids).rstrip().endswith(b"<think>")
 
     def why_text(self, model: ServedModel) -> str:
         return "no_tokenizer"

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
+from shunter_api.engine import parses_reasoning
 from shunter_api.modelpool import ModelPool
 from shunter_api.rules import RouteTable
 from shunter_proto.v1 import scheduler_pb2 as pb
@@ -76,6 +77,9 @@ def _pool(pool: ModelPool) -> pb.Topology.Pool:
         max_retries=pool.migration.max_retries,
         max_held=from_zero.max_held if from_zero else 0,
         hold_timeout_ms=round(from_zero.hold_timeout_s * 1000) if from_zero else 0,
+        reasoning_parser=pool.spec.model.parsers.reasoning or "",
+        tool_call_parser=pool.spec.model.parsers.tool_calls or "",
+        engine_parses_reasoning=parses_reasoning(pool.spec.engine),
     )
 
 

@@ -1,6 +1,7 @@
 """Encoded text leaves as the bytes that its delta leaves as."""
 
 import asyncio
+from dataclasses import replace
 
 import msgspec
 import uvloop
@@ -48,5 +49,6 @@ def test_no_encoded_text_where_a_delta_is_more() -> None:
         sink.on_delta(Delta("a", (1,)))
         return sink.json_text_send()
 
-    for more in ({"token_ids": True}, {"logprobs": True}):
-        assert uvloop.run(sender(Shape("chat", "r", "m", 1, stream=True, **more))) is None
+    shape = Shape("chat", "r", "m", 1, stream=True)
+    for more in (replace(shape, token_ids=True), replace(shape, logprobs=True)):
+        assert uvloop.run(sender(more)) is None

@@ -118,6 +118,7 @@ async def test_a_dead_server_is_not_noticed(
     await sink.has(30)
     await stub_of(gateway, sink.assigned[0]).die()
     await sink.finished()
+    assert len(sink.assigned) == 2 and gateway.observer.counts == {"retried connection": 1}
     assert (sink.token_ids, sink.text) == (undisturbed.token_ids, undisturbed.text)
 
 

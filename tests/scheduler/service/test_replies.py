@@ -42,6 +42,29 @@ def test_gateways_hear_where_the_tokenizer_is(model: dict[str, str], told: str) 
     assert [(p.model_source, p.revision) for p in message.pools] == [(told, model["source"])]
 
 
+@pytest.mark.parametrize(
+    ("engine", "args", "parses"),
+    [
+        ("vllm", ["--reasoning-parser", "qwen3"], True),
+        ("sglang", ["--reasoning-parser=deepseek-r1"], True),
+        ("llamacpp", ["--reasoning-format", "deepseek"], True),
+        ("llamacpp", ["--reasoning-format", "none"], False),
+        ("vllm", [], False),
+        ("openai", ["--reasoning-parser", "x"], False),
+    ],
+)
+def test_gateways_hear_who_finds_the_parts_of_answers(
+    engine: str, args: list[str], parses: bool
+) -> None:
+    model = {"source": "hf://org/llama/m.gguf", "parsers": {"toolCalls": "hermes"}}
+    spec = {"profiles": [PROFILE], "model": model, "engine": {"type": engine, "args": args}}
+    message = to_topology(Topology(1, (make_pool("chat", spec=spec),), (), ()), NOTHING_SEEN, 64)
+    told = [
+        (p.reasoning_parser, p.tool_call_parser, p.engine_parses_reasoning) for p in message.pools
+    ]
+    assert told == [("", "hermes", parses)]
+
+
 def test_gateways_hear_where_a_rules_own_model_leads() -> None:
     rules = [
         {"name": "r", "when": {"models": ["auto", "chat"]}, "route": [{"pool": "code"}]},
