@@ -11,7 +11,6 @@ from shunter_scheduler.core.outlook import left_to_generate
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.profile_model import ProfileModel
 
-UTILISATION = 0.8  # of what an instance carries, so that bursts find room
 PREFILL_SHARE = 0.5
 DEFAULT_TPOT_S = 0.1  # of a pool without a target
 
@@ -23,17 +22,19 @@ class Load:
     requests: int
     context_tokens: float
     output_tokens: float
+    held_tokens: float  # of KV, by one of them in the mean while they come and go
 
 
 def load_of(entries: list[Entry]) -> Load:
     count = len(entries)
     if not count:
-        return Load(0, 1024.0, 256.0)
-    return Load(
-        count,
-        sum(e.context_tokens for e in entries) / count,
-        sum(left_to_generate(e) for e in entries) / count,
-    )
+        return Load(0, 1024.0, 256.0, 1152.0)
+    context = sum(e.context_tokens for e in entries) / count
+    outputs = sum(left_to_generate(e) for e in entries) / count
+    prompts = sum(e.request.prompt_tokens for e in entries) / count
+    # What they hold now is what such a load holds, unless most have only begun: then it is half of
+    # the way to where they end.
+    return Load(count, context, outputs, max(context, (prompts + context + outputs) / 2))
 
 
 def model_of(pool: PoolRecord, profile: Profile, costs: ProfileCosts) -> ProfileModel:
@@ -46,20 +47,20 @@ def carries(model: ProfileModel, load: Load, pool: PoolRecord, *, prefills: bool
     context = load.context_tokens + load.output_tokens / 2
     base_s = model.decode_step_s(0, 0)
     by_tpot = (tpot_s - base_s) / (model.decode_step_s(1, context) - base_s)
-    by_memory = model.cost.kv_capacity_tokens / (context + load.output_tokens / 2)
+    by_memory = model.cost.kv_capacity_tokens / load.held_tokens
     by_batch = min(model.cost.max_num_seqs, pool.settings.head_room.max_requests)
     most = min(by_tpot, by_memory, by_batch)
     if prefills:
         prefill_s = model.prefill_s(int(load.context_tokens))
         lifetime_s = prefill_s + load.output_tokens * tpot_s
         most = min(most, PREFILL_SHARE * lifetime_s / prefill_s)
-    return max(1.0, UTILISATION * most)
+    return max(1.0, pool.settings.utilisation * most)
 
 
-def prefills_per_s(model: ProfileModel, load: Load) -> float:
+def prefills_per_s(model: ProfileModel, load: Load, pool: PoolRecord) -> float:
     """Prompt tokens that an instance computes in a second."""
     tokens = max(1, int(load.context_tokens))
-    return UTILISATION * tokens / model.prefill_s(tokens)
+    return pool.settings.utilisation * tokens / model.prefill_s(tokens)
 
 
 def cheapest(profiles: Iterable[Profile], carried: Mapping[str, float]) -> list[Profile]:

@@ -1,7 +1,8 @@
 """How many replicas each profile needs: predicted load against capacity under the SLO.
 
 One instance carries as many sequences at once as keep the time per token at its target, fit into
-KV memory, and leave half of its time to prefills. Profiles fill up from the cheapest per sequence.
+KV memory while some grow and others end, and leave half of its time to prefills. Of these
+`CoreSettings.utilisation` are counted on. Profiles fill up from the cheapest per sequence.
 """
 
 from collections.abc import Iterable

@@ -61,7 +61,7 @@ def _carried(pool: PoolRecord, models: Mapping[str, ProfileModel], load: Load) -
     for profile in pool.spec.profiles:
         model = models[profile.name]
         if profile.role == "Prefill":
-            found[profile.name] = prefills_per_s(model, load)
+            found[profile.name] = prefills_per_s(model, load, pool)
         else:
             prefills = profile.role == "Any" or not copied
             found[profile.name] = carries(model, load, pool, prefills=prefills)

@@ -66,6 +66,7 @@ class CoreSettings:
     lookahead: int = 16  # requests looked at behind one that fits nowhere
     default_output_tokens: int = 256  # expected before anything was seen
     alpha: float | None = None  # of workload-balanced; None: tuned for each pool while it runs
+    utilisation: float = 0.8  # advised for instances, of what they carry: bursts find the rest
     count_sent: bool = True  # policies that go by engines' own numbers add what was sent since
     money_s_per_dollar: float = 100.0  # what a dollar is worth against latency
     weights: Weights = field(default_factory=Weights)

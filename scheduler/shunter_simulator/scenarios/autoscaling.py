@@ -16,7 +16,7 @@ class Autoscaling(Resource):
     there at once, first those that drain; those that go drain."""
 
     utilisation: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of what an instance carries that the advice counts on; absent: as in production, 0.8."""
+    """What of an instance's capacity the advice counts on; absent: 0.8, as in production."""
 
     freeness: Tokens | None = None
     """KV tokens per request below which instances come."""

@@ -11,7 +11,7 @@ from shunter_scheduler.core.settings import CoreSettings, Retries
 from shunter_scheduler.core.testing import CoreHarness, make_instances, make_request, only
 from shunter_scheduler.core.windows import RetryBudget
 from shunter_scheduler.domain.decisions import Reject
-from shunter_scheduler.domain.events import Failed, Finished, FirstToken, Submitted
+from shunter_scheduler.domain.events import Failed, Finished, FirstToken, Progress, Submitted
 
 
 def test_status_counts_what_runs_and_what_users_saw() -> None:
@@ -92,6 +92,25 @@ def test_scaling_stays_between_min_and_max() -> None:
     for i in range(200):
         harness.submit(f"r{i}")
     assert harness.core.advise_scaling("chat", 0.0)[0].desired_replicas == 3
+
+
+@pytest.mark.parametrize(("utilisation", "first", "later"), [(0.5, 4, 5), (1.0, 2, 3)])
+def test_scaling_counts_on_what_requests_hold_in_the_mean(
+    utilisation: float, first: int, later: int
+) -> None:
+    """Prompts of 8,000 tokens, whose answers come to 4,000: those that have just begun will
+    hold 10,000 in the mean, those that are nearly through hold 12,000."""
+    profile = {"name": "h100", "accelerator": "h100", "replicas": {"min": 0, "max": 50}}
+    pool = make_pool("chat", spec={"profiles": [profile], "slo": {"tpot": "10s"}})
+    settings = CoreSettings(utilisation=utilisation, default_output_tokens=4000)
+    harness = CoreHarness(make_instances(50), pools=[pool], settings=settings)
+    capacity = harness.core._state.pools["chat"].models["h100"].cost.kv_capacity_tokens
+    count = int(2 * capacity / 10_000)
+    for n in range(count):
+        harness.start(f"r{n}", prompt_tokens=8000, max_output_tokens=0)
+    assert harness.core.advise_scaling("chat", 0.0)[0].desired_replicas == first
+    harness.apply(*(Progress(f"r{n}", 1, 4000) for n in range(count)))
+    assert harness.core.advise_scaling("chat", 0.0)[0].desired_replicas == later
 
 
 def test_a_removed_pool_refuses_those_that_wait() -> None:

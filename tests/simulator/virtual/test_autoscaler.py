@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import pytest
+from pydantic import ValidationError
+
 from shunter_simulator.virtual.results import Results
 from shunter_simulator.virtual.testing import check_world, make_world, small_scenario
 from shunter_simulator.workloads import Arrival
@@ -71,3 +74,26 @@ def test_one_that_drains_is_kept_before_an_empty_one_comes() -> None:
     rule = {"start": 2, "freeness": 200}
     results = run([*calm, *rush], 3, autoscaling=rule, moves={"policy": "none"})
     assert seconds(results)[0] == seconds(results)[1] == results.duration_s
+
+
+@pytest.mark.parametrize(("utilisation", "instances"), [(0.4, 3), (0.8, 2)])
+def test_instances_come_and_go_as_the_scheduler_advises(utilisation: float, instances: int) -> None:
+    # One carries the sixteen of a batch.
+    rule = {"utilisation": utilisation, "start": 1, "interval": "1s", "begin": "1s"}
+    profile = {"name": "h100", "accelerator": "h100", "replicas": {"min": 1, "max": 3}}
+    model = {"source": "sim://llama-3.1-8b", "contextLength": 4096}
+    pools = [{"name": "chat", "model": model, "profiles": [profile], "slo": {"tpot": "50ms"}}]
+    burst = [Arrival(0.0, 100, 100)] * 20
+    later = [Arrival(60.0 + n, 100, 20) for n in range(5)]
+    world = make_world(small_scenario(3, pools=pools, autoscaling=rule), [*burst, *later])
+    results = world.run()
+    check_world(world)
+    assert results.finished.all()
+    used = [held for held in seconds(results) if held > 0]
+    assert len(used) == instances
+    assert sum(held > 30 for held in used) == 1, "the others leave after the burst"
+
+
+def test_one_rule_scales() -> None:
+    with pytest.raises(ValidationError, match="utilisation is of the scheduler's advice"):
+        small_scenario(1, autoscaling={"utilisation": 0.8, "freeness": 100})
