@@ -28,7 +28,14 @@ class Drain:
     moved: int = 0
     finished: int = 0
     failed: int = 0
-    cancelled: bool = False
+    cancelled: bool = False  # what was left at the deadline
+
+    def ended(self, reason: str) -> None:
+        """Of a request there."""
+        if self.cancelled and reason == "cancelled":
+            self.failed += 1
+        else:
+            self.finished += 1
 
 
 @dataclass(slots=True)

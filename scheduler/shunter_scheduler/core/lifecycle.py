@@ -213,7 +213,7 @@ def finished(state: CoreState, event: Finished, now: float) -> None:
     _learn(state, entry, event, now)
     record = entry.instance
     if record is not None and record.drain is not None:
-        record.drain.finished += 1
+        record.drain.ended(event.finish_reason)
     trail, reason = entry.trail, event.finish_reason
     if event.output_tokens > entry.output_tokens:
         entry.output_tokens = event.output_tokens

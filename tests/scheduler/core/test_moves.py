@@ -149,8 +149,9 @@ def test_what_cannot_move_runs_to_the_deadline_and_is_then_cancelled() -> None:
     assert cancel.request_id == "stuck" and "chat-h100-0" in cancel.reason
     harness.now = 11.0
     assert harness.decide() == [], "once"
-    harness.apply(Finished("stuck", 1, 3, "expired"))
-    assert progress_of(harness).done
+    harness.apply(Finished("stuck", 1, 3, "cancelled"))
+    progress = progress_of(harness)
+    assert (progress.done, progress.finished, progress.failed) == (True, 0, 1)
 
 
 @pytest.mark.parametrize("lost", [False, True])
