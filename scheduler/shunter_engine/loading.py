@@ -68,6 +68,7 @@ def _build_numpy(options: EngineOptions) -> EngineParts:
             block_tokens=options.block_tokens,
             max_num_seqs=options.max_num_seqs,
             max_waiting=options.max_waiting,
+            yield_steps=options.yield_steps,
             kv_tokens=options.kv_tokens,
             blas_threads=options.blas_threads,
             array_module=options.array_module,

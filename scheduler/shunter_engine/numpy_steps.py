@@ -38,6 +38,7 @@ class NumpyOptions:
     max_num_seqs: int = 16
     max_batch_tokens: int = 256
     max_waiting: int = 1024
+    yield_steps: int = 0  # as `EngineConfig` has it
     enable_prefix_caching: bool = True
     blas_threads: int = 1
     array_module: ArrayModule = "numpy"  # torch: on a GPU where there is one, not deterministic
@@ -116,6 +117,7 @@ def _engine_config(options: NumpyOptions, shape: LlamaShape) -> EngineConfig:
         max_batch_tokens=max(options.max_batch_tokens, options.max_num_seqs),
         enable_prefix_caching=options.enable_prefix_caching,
         max_waiting=options.max_waiting,
+        yield_steps=options.yield_steps,
     )
 
 

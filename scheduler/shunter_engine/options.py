@@ -27,6 +27,7 @@ class EngineOptions:
     deterministic: bool = False  # numpy: logits do not depend on batch mates
     max_num_seqs: int = 256
     max_waiting: int = 1024
+    yield_steps: int = 0  # in which lower priorities' answers wait for higher ones' prompts
     block_tokens: int = 16
     kv_tokens: int = DEFAULT_KV_TOKENS  # numpy: tokens that its KV memory holds, taken as used
     blas_threads: int = 1  # numpy: of one matrix product

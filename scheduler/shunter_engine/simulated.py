@@ -45,6 +45,7 @@ def simulated_backend(
         config,
         max_num_seqs=options.max_num_seqs,
         max_waiting=options.max_waiting,
+        yield_steps=options.yield_steps,
         max_batch_tokens=max(config.max_batch_tokens, options.max_num_seqs),
     )
     rule = TokenRule(allowed=tuple(word_ids), eos_token_id=eos_token_ids[0])

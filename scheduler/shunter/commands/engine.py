@@ -51,6 +51,15 @@ def engine(
     max_waiting: Annotated[
         int, typer.Option(min=1, help="Sequences that wait; more are refused with 429.")
     ] = 1024,
+    yield_steps: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=10_000,
+            help="Answers of lower priority stand still at most so many steps in a row while "
+            "prompts of higher ones are computed; 0: never.",
+        ),
+    ] = 0,
     block_tokens: Annotated[int, typer.Option(min=1, help="Tokens per KV block.")] = 16,
     kv_tokens: Annotated[
         int, typer.Option(min=1, help="NumPy: tokens that its KV memory holds.")
@@ -114,6 +123,7 @@ def engine(
         deterministic=deterministic,
         max_num_seqs=max_num_seqs,
         max_waiting=max_waiting,
+        yield_steps=yield_steps,
         block_tokens=block_tokens,
         kv_tokens=kv_tokens,
         blas_threads=blas_threads,

@@ -24,6 +24,7 @@ from shunter_simulator.engine.values import (
     StepOutcome,
     StepPlan,
 )
+from shunter_simulator.engine.yielding import Yielding
 
 ORDER = attrgetter("order")
 
@@ -46,6 +47,7 @@ class BatchScheduler:
         self._cache_queries = 0
         self._cache_hits = 0
         self._preemptions = 0
+        self._yielding = Yielding(config.yield_steps)
 
     def watch_cache(self, listener: CacheListener) -> None:
         """Tells of the prefix cache from now on; call it before the first step."""
@@ -74,12 +76,19 @@ class BatchScheduler:
         preempted: list[Sequence] = []
         while self._pool.available < 0 and self._running:
             preempted.append(self._preempt_last())
+        yields = self.config.yield_steps > 0
+        if yields:
+            self._decide_who_yields()
         decodes = self._plan_decodes(preempted)
         budget = self.config.max_batch_tokens - len(decodes)
         prefills = [s for s in self._running if s.pending > 1]
         # After a preemption memory is short: nobody is let in unless nothing runs at all.
         if not preempted or not self._running:
+            if yields:
+                self._admit_higher(prefills, budget)
             prefills += self._admit(budget - sum(s.pending for s in prefills))
+        if yields:
+            prefills.sort(key=ORDER)
         chunks = [self._chunk(s, 1) for s in decodes]
         for sequence in prefills:
             if budget <= 0:
@@ -182,6 +191,8 @@ class BatchScheduler:
         for sequence in list(self._running):
             if sequence.pending != 1 or not sequence.block_table:
                 continue  # still in its prefill, or preempted for one before it
+            if self._yielding.stands_still(sequence):
+                continue
             if sequence.computed >= len(sequence.block_table) * block_tokens:
                 while pool.available < 1 and sequence.block_table:
                     preempted.append(self._preempt_last())
@@ -190,6 +201,35 @@ class BatchScheduler:
                 sequence.block_table.append(pool.allocate())
             decodes.append(sequence)
         return decodes
+
+    def _decide_who_yields(self) -> None:
+        """The first prompt is the one of the highest priority, those that are computed in part
+        before those that wait; of the latter, one that is sure to be let in."""
+        first = next((s for s in self._running if s.pending > 1), None)
+        if self._waiting and (first is None or self._waiting[0].order[0] < first.order[0]):
+            first = self._waiting[0]
+            priority = first.order[0]
+            answers = sum(s.pending == 1 and s.order[0] <= priority for s in self._running)
+            blocks = -(-len(first.token_ids) // self.config.block_tokens) + answers
+            places = self.config.max_num_seqs - self._held_places()
+            free = self._pool.available - self.config.watermark_blocks
+            if len(self._running) >= places or blocks > free:
+                first = None
+        self._yielding.decide(self._running, first, self.config.max_batch_tokens)
+
+    def _admit_higher(self, prefills: list[Sequence], budget: int) -> None:
+        """Lets those in that go before a prompt which is computed in part, as far as the step has
+        tokens for them."""
+        while self._waiting:
+            priority = self._waiting[0].order[0]
+            before = [s for s in prefills if s.order[0] <= priority]
+            left = budget - sum(s.pending for s in before)
+            if len(before) == len(prefills) or left <= 0:
+                return
+            admitted = self._admit(min(left, 1))
+            if not admitted:
+                return
+            prefills += admitted
 
     def _admit(self, budget: int) -> list[Sequence]:
         """Moves waiting sequences, first come first, to the running ones while all limits hold."""

@@ -31,6 +31,9 @@ class EngineConfig:
     watermark: float = 0.01
     enable_prefix_caching: bool = True
     max_waiting: int = 4096
+    # Prompts of a higher priority go before those of a lower one that are computed in part, and
+    # answers of lower priority stand still for them, at most so many steps in a row.
+    yield_steps: int = 0
 
     def __post_init__(self) -> None:
         for name in ("kv_blocks", "block_tokens", "max_num_seqs", "max_waiting"):
@@ -43,6 +46,8 @@ class EngineConfig:
                 f"max_batch_tokens ({self.max_batch_tokens}) must be at least max_num_seqs "
                 f"({self.max_num_seqs}): each sequence takes a token of every step"
             )
+        if self.yield_steps < 0:
+            raise ValueError(f"yield_steps must be at least 0, not {self.yield_steps}")
         if not 0 <= self.watermark < 1:
             raise ValueError(f"watermark must be in [0, 1), not {self.watermark}")
 

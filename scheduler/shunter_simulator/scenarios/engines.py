@@ -67,6 +67,11 @@ class EngineSettings(Resource):
     """chunked: steps mix parts of prompts with answers; prefill-first: a step computes whole
     prompts or continues answers, as vLLM did before it had chunks."""
 
+    yield_steps: Annotated[Int, Field(ge=0, le=10_000)] = 0
+    """Prompts of a higher class go before those of lower ones that are computed in part, and lower
+    classes' answers stand still for them, at most so many steps in a row; 0: neither, as in vLLM.
+    For chunked engines."""
+
     prefix_caching: bool = True
     """Computed blocks of prompts are found again by later ones that begin alike."""
 

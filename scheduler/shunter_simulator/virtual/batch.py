@@ -12,7 +12,7 @@ from shunter_simulator.virtual.kv import KvAccount
 from shunter_simulator.virtual.sequences import LiveSequence
 from shunter_simulator.virtual.values import EngineEvent, EngineShape, EventKind
 
-_ORDER = attrgetter("order")
+ORDER = attrgetter("order")
 
 
 def _queue_key(sequence: LiveSequence) -> tuple[int, int]:
@@ -53,6 +53,9 @@ class VirtualBatch:
         self.entering: Final[list[LiveSequence]] = []  # into the next step, their KV is here
         self._leaving: list[LiveSequence] = []  # after this one
         self._newcomers: list[LiveSequence] = []  # decode, but have no token of this engine yet
+        self.still: Final[list[LiveSequence]] = []  # of those that decode, not in this step
+        self.lowest: int | None = None  # priority of those that get one token; None: any
+        self.yielded = 0  # steps in a row in which some stood still
 
     def take_in(self) -> None:
         """Those whose KV came by a move are in the next step."""
@@ -73,7 +76,7 @@ class VirtualBatch:
             self.decodes.ahead = 0
             self._greet_newcomers(at_s)
             ended = self.decodes.pop_ended()
-        for sequence in sorted([*ended, *step.tails], key=_ORDER) if step.tails else ended:
+        for sequence in sorted([*ended, *step.tails], key=ORDER) if step.tails else ended:
             if sequence.stage == "ended":
                 self._finish(sequence, at_s)
             elif sequence.stage == "prefill":
@@ -124,15 +127,20 @@ class VirtualBatch:
             if sequence.stage == "decode":
                 self.decodes.refresh(sequence)
         self.kv.check(self.sequences.values())
-        assert sorted(self.running, key=_ORDER) == self.running
+        assert sorted(self.running, key=ORDER) == self.running
         assert sorted(self.waiting, key=_queue_key) == self.waiting
         assert sum(s.tokens for s in self.waiting) == self.waiting_tokens
         assert not any(s.blocks for s in self.waiting)
         assert self.prefills == [s for s in self.running if s.stage == "prefill"]
-        assert self.decodes.count == len(self.running) - len(self.prefills)
+        still = sum(s.stage == "still" for s in self.running)
+        assert self.decodes.count == len(self.running) - len(self.prefills) - still
         held = sum(s.stage == "held" for s in self.sequences.values())
         staying = len(self.running) + len(self.waiting) + len(self.entering)
         assert staying + held == len(self.sequences)
+
+    def stands_still(self, sequence: LiveSequence) -> bool:
+        """One that lacks one token does not get it in the next step."""
+        return self.lowest is not None and sequence.order[0] > self.lowest
 
     def tokens(self, sequence: LiveSequence) -> int:
         return self.decodes.tokens(sequence) if sequence.stage == "decode" else sequence.tokens
@@ -164,8 +172,8 @@ class VirtualBatch:
         sequence.kill_order = 0
         if sequence.cached_tokens is None:  # a preempted one that comes back is not counted again
             sequence.cached_tokens = sequence.computed
-        insort(self.running, sequence, key=_ORDER)
-        insort(self.prefills, sequence, key=_ORDER)
+        insort(self.running, sequence, key=ORDER)
+        insort(self.prefills, sequence, key=ORDER)
         return sequence
 
     def _compute(self, sequence: LiveSequence, size: int, at_s: float) -> None:
@@ -189,10 +197,10 @@ class VirtualBatch:
             self._finish(sequence, at_s)
 
     def _enter(self, sequence: LiveSequence) -> None:
-        insort(self.running, sequence, key=_ORDER)
+        insort(self.running, sequence, key=ORDER)
         if sequence.pending > 1:
             sequence.stage = "prefill"
-            insort(self.prefills, sequence, key=_ORDER)
+            insort(self.prefills, sequence, key=ORDER)
             return
         self.decodes.join(sequence)
         if not sequence.started:
@@ -203,7 +211,7 @@ class VirtualBatch:
             if sequence.stage == "decode":
                 self.decodes.refresh(sequence)
                 self._start(sequence, at_s)
-        self._newcomers.clear()
+        self._newcomers[:] = [s for s in self._newcomers if s.stage == "still"]
 
     def _start(self, sequence: LiveSequence, at_s: float) -> None:
         sequence.started = True
@@ -233,7 +241,7 @@ class VirtualBatch:
         self.running.remove(sequence)
         if sequence.stage == "decode":
             self.decodes.leave(sequence)
-        else:
+        elif sequence.stage != "still":
             self.prefills.remove(sequence)
 
     def _preempt_last(self, now: float) -> None:

@@ -124,6 +124,7 @@ def engine_shape(
         batching=settings.batching,
         cache_block_tokens=CACHE_BLOCK_TOKENS if settings.prefix_caching else 0,
         copy_slow_down=slowdown,
+        yield_steps=settings.yield_steps,
     )
 
 

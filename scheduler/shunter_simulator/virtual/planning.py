@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 
-from shunter_simulator.virtual.batch import Step, VirtualBatch
+from shunter_simulator.virtual.batch import ORDER, Step, VirtualBatch
 from shunter_simulator.virtual.flight import Flight
 from shunter_simulator.virtual.sequences import LiveSequence
 from shunter_simulator.virtual.values import Batching
+from shunter_simulator.virtual.yielding import admit_higher, stand_still
 
 
 def plan(batch: VirtualBatch, now: float) -> Step | None:
@@ -57,13 +58,20 @@ def _mixed_s(batch: VirtualBatch, step: Step) -> float:
 
 def _plan_chunked(batch: VirtualBatch, now: float) -> Step | None:
     """Decodes, then chunks of prompts in order up to the batch's tokens."""
+    yields = batch.shape.yield_steps > 0
+    if yields:
+        stand_still(batch)
     batch.take_growth(now)
-    tails = [s for s in batch.prefills if s.pending == 1]
+    tails = [s for s in batch.prefills if s.pending == 1 and not batch.stands_still(s)]
     budget = batch.shape.max_batch_tokens - batch.decodes.count - len(tails)
     # After a preemption memory is short: nobody is let in unless nothing runs at all.
     prefills = [s for s in batch.prefills if s.pending > 1]
     if batch.waiting and not (batch.disturbed and batch.running):
+        if yields:
+            admit_higher(batch, prefills, budget)
         prefills += _admit_chunked(batch, budget - sum(s.pending for s in prefills))
+    if yields:
+        prefills.sort(key=ORDER)
     chunks: list[tuple[LiveSequence, int]] = []
     for sequence in prefills:
         if budget <= 0:

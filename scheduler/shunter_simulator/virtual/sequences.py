@@ -4,14 +4,15 @@ from typing import Final, Literal
 
 from shunter_simulator.virtual.values import VirtualSequence
 
-Stage = Literal["waiting", "entering", "prefill", "decode", "ended", "held", "gone"]
+Stage = Literal["waiting", "entering", "prefill", "decode", "still", "ended", "held", "gone"]
 
 
 class LiveSequence:
     """Lengths, and what it holds of the KV memory.
 
-    While it decodes, `computed` and `blocks` stand still: `DecodeSet` knows how far it is. `held`:
-    its last step here is over, its blocks stay until they are copied.
+    While it decodes, `computed` and `blocks` stand still: `DecodeSet` knows how far it is. `still`:
+    it decodes, but not in the present step. `held`: its last step here is over, its blocks stay
+    until they are copied.
     """
 
     __slots__ = (

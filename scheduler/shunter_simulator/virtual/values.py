@@ -88,6 +88,7 @@ class EngineShape:
     batching: Batching = "chunked"
     cache_block_tokens: int = 0
     copy_slow_down: float = 0.01
+    yield_steps: int = 0  # see `virtual.yielding`; 0: never
 
     def __post_init__(self) -> None:
         for name in ("kv_blocks", "block_tokens", "max_num_seqs", "max_batch_tokens"):

@@ -140,6 +140,7 @@ LOADS = st.lists(
     max_batch_tokens=st.integers(8, 24),
     watermark=st.sampled_from([0.0, 0.05, 0.2]),
     caching=st.booleans(),
+    yield_steps=st.sampled_from([0, 1, 3]),
 )
 def test_chunked_batching_is_that_of_the_batch_scheduler(
     load: list[tuple[float, int, int, int, int, int | None]],
@@ -148,6 +149,7 @@ def test_chunked_batching_is_that_of_the_batch_scheduler(
     max_batch_tokens: int,
     watermark: float,
     caching: bool,
+    yield_steps: int,
 ) -> None:
     config = EngineConfig(
         kv_blocks=kv_blocks,
@@ -157,6 +159,7 @@ def test_chunked_batching_is_that_of_the_batch_scheduler(
         max_batch_tokens=max_batch_tokens,
         watermark=watermark,
         enable_prefix_caching=caching,
+        yield_steps=yield_steps,
     )
     shape = EngineShape(
         TIMES,
@@ -166,6 +169,7 @@ def test_chunked_batching_is_that_of_the_batch_scheduler(
         max_num_seqs=max_num_seqs,
         max_batch_tokens=max_batch_tokens,
         cache_block_tokens=BLOCK_TOKENS if caching else 0,
+        yield_steps=yield_steps,
     )
     stepped, virtual = SteppedEngine(config), VirtualEngine(shape)
     now = 0.0
