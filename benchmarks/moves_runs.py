@@ -5,26 +5,23 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from unittest.mock import patch
 
 import msgspec
 import numpy as np
+from moves_bytes import Counter, CountingMoves, CountingSlots
 from moves_cells import (
     ENGINES,
     NEIGHBOUR_PROMPT_TOKENS,
-    NEIGHBOURS,
     Cell,
+    Engine,
 )
 
-from forked_engines import forked_engines
-from moving_gateway import GREEDY, Changes, MovingGateway, MovingSink, gateway_over
-from shunter_gateway.engines import simulated as adapters
+from moving_gateway import Changes, MovingGateway, MovingSink, gateway_of
 from shunter_gateway.lifecycle_ports import LifecycleLimits
-from shunter_gateway.moves.ports import EngineMoves, MoveCall, MoveReply, Transfer
-from shunter_gateway.request import ClientError, Delta, Outcome, RequestSpec
-from shunter_proto.v1 import moves_pb2 as pb
+from shunter_gateway.request import ClientError, Delta, Outcome, RequestHandle, RequestSpec
 
 MOVE_AT = 40  # generated tokens
 LONGEST_S = 300.0  # of one answer, on a crowded machine
@@ -97,40 +94,11 @@ class TimedSink(MovingSink):
         ]
 
 
-class CountingMoves:
-    """`EngineMoves` that remembers how many bytes the last transfer had."""
-
-    def __init__(self, inner: EngineMoves) -> None:
-        self._inner = inner
-        self.bytes = 0
-
-    def call(
-        self,
-        address: str,
-        request: MoveCall,
-        timeout_s: float,
-        on_reply: Callable[[MoveReply | None], None],
-    ) -> None:
-        self._inner.call(address, request, timeout_s, on_reply)
-
-    def pull(
-        self,
-        address: str,
-        request: pb.PullRequest,
-        on_report: Callable[[pb.PullReport | None], None],
-    ) -> Transfer:
-        def counted(report: pb.PullReport | None) -> None:
-            if report is not None:
-                self.bytes = report.bytes
-            on_report(report)
-
-        return self._inner.pull(address, request, counted)
-
-
 @dataclass
 class Bench:
     gateway: MovingGateway
-    moves: CountingMoves
+    engine: Engine
+    counter: Counter
     rng: np.random.Generator
     serial: int = 0
     neighbours: list[TimedSink] = field(default_factory=list)
@@ -139,7 +107,7 @@ class Bench:
         """Such as no cache knows."""
         return tuple(int(i) for i in self.rng.integers(*VOCABULARY, tokens))
 
-    def submit(self, prompt: tuple[int, ...], tokens: int) -> tuple[str, TimedSink]:
+    def submit(self, prompt: tuple[int, ...], tokens: int) -> tuple[str, TimedSink, RequestHandle]:
         self.serial += 1
         name, sink = f"b{self.serial}", TimedSink()
         spec = RequestSpec(
@@ -152,10 +120,14 @@ class Bench:
             prompt_tokens=len(prompt),
             block_hashes=b"",
             max_tokens=tokens,
-            sampling=GREEDY,
+            sampling=self.engine.sampling,
         )
-        self.gateway.dispatcher.submit(spec, sink)
-        return name, sink
+        return name, sink, self.gateway.dispatcher.submit(spec, sink)
+
+    def warm_up(self, wanted: bool) -> None:
+        """Before replays."""
+        for adapter in self.gateway.adapters.values():
+            adapter.capabilities = replace(adapter.capabilities, prefix_caching=wanted)
 
     def gaps(self, begin_s: float, end_s: float) -> tuple[int, float]:
         found = [gap for sink in self.neighbours for gap in sink.gaps(begin_s, end_s)]
@@ -164,7 +136,7 @@ class Bench:
     async def neighbour(self, index: int) -> None:
         """One stream after the other."""
         while True:
-            _, sink = self.submit(self.prompt(NEIGHBOUR_PROMPT_TOKENS), 2000)
+            _, sink, _ = self.submit(self.prompt(NEIGHBOUR_PROMPT_TOKENS), 2000)
             self.neighbours[index] = sink
             await sink.end.wait()
 
@@ -176,17 +148,22 @@ async def run_cells(
     folder: Path,
     tell: Callable[[Cell, int, int], None],
 ) -> None:
+    """Rungs take turns, so that what else the machine does hits them alike."""
     done = {(r.engine, r.rung, r.context, r.number) for r in read_rows(results)}
-    for (engine, rung), group in groupby(wanted, lambda c: (c.engine, c.rung)):
+    for engine, group in groupby(wanted, lambda c: c.engine):
+        cells = list(group)
+        contexts = sorted({cell.context for cell in cells})
         todo = [
             (cell, number)
-            for cell in group
+            for context in contexts
             for number in range(moves)
-            if (cell.engine, cell.rung, cell.context, number) not in done
+            for cell in cells
+            if cell.context == context
+            and (cell.engine, cell.rung, cell.context, number) not in done
         ]
         if not todo:
             continue
-        async with _bench(engine, rung, folder) as bench:
+        async with _bench(engine, folder) as bench:
             for cell, number in todo:
                 row = await _move(bench, cell, number)
                 with results.open("ab") as file:
@@ -200,45 +177,48 @@ def read_rows(results: Path) -> list[Row]:
 
 
 @asynccontextmanager
-async def _bench(engine: str, rung: str, folder: Path) -> AsyncIterator[Bench]:
-    options = ENGINES[engine].options(folder)
-    counting: list[CountingMoves] = []
-
-    def around(inner: EngineMoves) -> EngineMoves:
-        counting.append(CountingMoves(inner))
-        return counting[0]
-
-    capabilities = replace(adapters.CAPABILITIES, prefix_caching=rung != "recompute")
-    changes = Changes(around=around, limits=LifecycleLimits())
-    with (
-        forked_engines(folder, {"a": options, "b": options}) as engines,
-        patch.object(adapters, "CAPABILITIES", capabilities),
-    ):
-        async with gateway_over(engines, options, changes) as gateway:
-            bench = Bench(gateway, counting[0], np.random.default_rng())
-            bench.neighbours = [TimedSink() for _ in range(2 * NEIGHBOURS)]
-            streams = [asyncio.create_task(bench.neighbour(i)) for i in range(2 * NEIGHBOURS)]
+async def _bench(engine: str, folder: Path) -> AsyncIterator[Bench]:
+    counter = Counter()
+    changes = Changes(
+        around=partial(CountingMoves, counter),
+        limits=LifecycleLimits(),
+        slots=partial(CountingSlots, counter, folder / "slots"),
+    )
+    kind = ENGINES[engine]
+    starting = kind.start(folder)
+    engines, topology = await asyncio.to_thread(starting.__enter__)
+    try:
+        async with gateway_of(engines, topology, changes) as gateway:
+            bench = Bench(gateway, kind, counter, np.random.default_rng())
+            bench.neighbours = [TimedSink() for _ in range(2 * kind.neighbours)]
+            streams = [
+                asyncio.create_task(bench.neighbour(i)) for i in range(len(bench.neighbours))
+            ]
             try:
                 yield bench
             finally:
                 for stream in streams:
                     stream.cancel()
                 await asyncio.gather(*streams, return_exceptions=True)
+    finally:
+        await asyncio.to_thread(starting.__exit__, None, None, None)
 
 
 async def _move(bench: Bench, cell: Cell, number: int) -> Row:
-    prompt, answer_tokens = bench.prompt(cell.context), ENGINES[cell.engine].answer_tokens
-    name, sink = bench.submit(prompt, answer_tokens)
+    engine = bench.engine
+    prompt = bench.prompt(cell.context)
+    name, sink, handle = bench.submit(prompt, engine.answer_tokens)
     await sink.reached(MOVE_AT)
-    bench.moves.bytes = 0
+    bench.counter.bytes = 0
+    bench.warm_up(cell.rung != "recompute")
     told_s = time.perf_counter()
     reports = len(bench.gateway.reports())
     bench.gateway.move(name, bench.gateway.other(sink), "kv" if cell.rung == "kv" else "replay")
-    await sink.done()
+    await _enough(sink, handle, told_s, engine.enough_after)
     ended_s = time.perf_counter()
     switched_s = sink.switched_s if sink.switched_s > told_s else ended_s
     (report,) = bench.gateway.reports()[reports:]
-    undisturbed = bench.submit(prompt, answer_tokens)[1]
+    _, undisturbed, _ = bench.submit(prompt, len(sink.at_s))
     await undisturbed.done()
     expected = "kv" if cell.rung == "kv" else "replay"
     return Row(
@@ -250,8 +230,21 @@ async def _move(bench: Bench, cell: Cell, number: int) -> Row:
         reason=report.reason,
         step_s=float(np.median(sink.gaps(0, told_s))),
         longest_s=max(sink.gaps(told_s, ended_s)),
-        kv_bytes=bench.moves.bytes,
+        kv_bytes=bench.counter.bytes,
         equal=sink.token_ids == undisturbed.token_ids,
         neighbours_before=bench.gaps(sink.at_s[SETTLED_AT], told_s),
         neighbours_during=bench.gaps(told_s, switched_s),
     )
+
+
+async def _enough(sink: TimedSink, handle: RequestHandle, told_s: float, after: int | None) -> None:
+    """Until the answer's end, or until so many tokens have come since the switch."""
+    if after is None:
+        await sink.done()
+        return
+    while sink.switched_s < told_s and not sink.end.is_set():
+        await sink.reached(len(sink.at_s) + 1)
+    await sink.reached(len(sink.at_s) + after)
+    if not sink.end.is_set():
+        handle.cancel()
+        sink.end.set()

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import msgspec
-from moves_cells import CONTEXTS, ENGINES, RUNGS, cells
+from moves_cells import CONTEXTS, ENGINES, cells
 from moves_report import load_rows, table
 from moves_runs import Row
 
@@ -42,8 +42,11 @@ def test_rows_are_read_in_the_order_of_the_cells(tmp_path: Path) -> None:
 
 def test_each_engine_meets_each_rung_at_each_context() -> None:
     every = list(cells(short=False))
-    assert {(c.engine, c.rung) for c in every} == {(e, r) for e in ENGINES for r in RUNGS}
+    assert {(c.engine, c.rung) for c in every} == {
+        (e, r) for e in ENGINES for r in ENGINES[e].rungs
+    }
     assert len(every) == len(set(every))
     longest = {name: max(c.context for c in every if c.engine == name) for name in ENGINES}
-    assert longest == {"numpy": 4096, "smollm2": 2048, "simulated-7b": 8000, "simulated-27b": 8000}
+    assert longest == {name: engine.longest for name, engine in ENGINES.items()}
+    assert longest["numpy"] == 4096 and longest["simulated-7b"] == 8000
     assert {c.context for c in cells(short=True) if c.engine == "numpy"} == {CONTEXTS[0], 4096}

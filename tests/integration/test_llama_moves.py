@@ -6,6 +6,7 @@ A tiny random model, each token computed by itself: what a client gets is what i
 import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from llama_servers import INSTALLED, LlamaOptions, LlamaServer, llama_servers, llama_topology
 from moving_gateway import GREEDY, Changes, MovingGateway, gateway_of
 from shunter_engine.numpy_testing import TinyShape, tiny_vocabulary, write_tiny_gguf
+from shunter_gateway.engines.llama_slots import LlamaSlots
 from shunter_gateway.ports import SamplingParams
 from shunter_proto.v1 import scheduler_pb2 as pb
 
@@ -53,7 +55,9 @@ def topology(servers: dict[str, LlamaServer], options: LlamaOptions) -> pb.Topol
 async def gateway(
     servers: dict[str, LlamaServer], topology: pb.Topology, folder: Path
 ) -> AsyncIterator[MovingGateway]:
-    async with gateway_of(servers, topology, Changes(slot_folder=folder / "slots")) as made:
+    async with gateway_of(
+        servers, topology, Changes(slots=partial(LlamaSlots, folder=folder / "slots"))
+    ) as made:
         yield made
 
 

@@ -1,14 +1,15 @@
 """llama-server's slots, saved to and restored from a folder that the gateway shares with them.
 
 A save or restore waits in the server while its slot is processing, and is forgotten where its
-connection closes first. What was saved begins with the exact ids of the slot's tokens
+connection closes first. No slot can be reserved: where another request has got it the move is given
+up at once. What was saved begins with the exact ids of the slot's tokens
 (llama.cpp, `llama_state_seq_save_file`). Files of moves whose gateway has died are removed by age.
 """
 
 import asyncio
 import struct
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import structlog
 from shunter_gateway.engines.http1 import HttpClient
 from shunter_gateway.engines.llamacpp import call_seed
 from shunter_gateway.engines.plain_call import whole_answer
-from shunter_gateway.moves.ports import OnSlotReply, RunningCall, SlotReply
+from shunter_gateway.moves.ports import OnSlotReply, RunningCall, SlotReply, StoppedSlot
 from shunter_gateway.moves.slots import FILE_PREFIX, FILE_SUFFIX
 from shunter_gateway.moves.stop_copy import NO_SLOT
 from shunter_gateway.ports import EngineUnavailable
@@ -28,6 +29,7 @@ BARRED_S = 600.0  # before a pair of servers that refused a copy is tried again
 STALE_S = 120.0  # older than any move gets
 SWEEP_S = 30.0
 _SETTLE_S = 1.0  # until a restored slot's call shows in /slots
+_LOOK_S = 0.1  # at a slot whose save or restore is not answered
 _MAX_BARRED = 4096
 
 _MAGIC = 0x67677371  # LLAMA_STATE_SEQ_MAGIC
@@ -50,6 +52,7 @@ class _Slot(msgspec.Struct):
     n_ctx: int = 0
     is_processing: bool = False
     n_prompt_tokens: int = 0  # that it holds, of an idle one too
+    id_task: int = -1  # the last one; -1: none yet
     params: _Params = msgspec.field(default_factory=_Params)
 
 
@@ -123,8 +126,8 @@ class LlamaSlots:
     def let_go(self, address: str, slot: int) -> None:
         self._taken_until[address, slot] = self._time() + _SETTLE_S
 
-    def save(self, address: str, slot: int, name: str, on_reply: OnSlotReply) -> None:
-        self._start(self._save(address, slot, name), on_reply)
+    def save(self, stopped: StoppedSlot, name: str, on_reply: OnSlotReply) -> None:
+        self._start(self._save(stopped, name), on_reply)
 
     def restore(self, address: str, slot: int, name: str, on_reply: OnSlotReply) -> None:
         self._start(self._restore(address, slot, name), on_reply)
@@ -160,7 +163,6 @@ class LlamaSlots:
         return SlotReply(found[0]) if len(found) == 1 else SlotReply(refusal="call_not_found")
 
     async def _choose(self, address: str, tokens: int) -> SlotReply:
-        """The one whose cache is the smallest loss."""
         slots, now = await self._slots(address), self._time()
         self._taken_until = {at: until for at, until in self._taken_until.items() if until > now}
         idle = [
@@ -172,7 +174,7 @@ class LlamaSlots:
         ]
         if not idle:
             return SlotReply(refusal=NO_SLOT)
-        chosen = min(idle, key=lambda slot: slot.n_prompt_tokens)
+        chosen = _choice(idle)
         self._taken_until[address, chosen.id] = now + 4 * self._call_s
         return SlotReply(chosen.id)
 
@@ -183,30 +185,64 @@ class LlamaSlots:
         except msgspec.MsgspecError as error:
             raise EngineUnavailable(f"{address}/slots: unreadable answer") from error
 
-    async def _save(self, address: str, slot: int, name: str) -> SlotReply:
-        status, body = await self._act(address, slot, "save", name)
+    async def _save(self, stopped: StoppedSlot, name: str) -> SlotReply:
+        at = (stopped.address, stopped.slot)
+        seed = call_seed(stopped.call.call_id, stopped.call.seed)
+        status, body = await self._act(at, "save", name, stopping_seed=seed)
         if status != 200:
-            return SlotReply(refusal=f"status {status}")
+            return _refused(status)
         path = self._folder / name
         try:
             written = _WRITTEN.decode(body).n_written
             if (await asyncio.to_thread(path.stat)).st_size != written:
-                return SlotReply(refusal="other_folder")
+                return SlotReply(refusal="other_folder", lasting=True)
             token_ids = await asyncio.to_thread(slot_token_ids, path)
         except OSError:
-            return SlotReply(refusal="other_folder")
+            return SlotReply(refusal="other_folder", lasting=True)
         except (UnreadableSlot, msgspec.MsgspecError):
-            return SlotReply(refusal="unreadable_file")
+            return SlotReply(refusal="unreadable_file", lasting=True)
         return SlotReply(token_ids=token_ids, bytes=written)
 
     async def _restore(self, address: str, slot: int, name: str) -> SlotReply:
-        status, _ = await self._act(address, slot, "restore", name)
-        return SlotReply() if status == 200 else SlotReply(refusal=f"status {status}")
+        status, _ = await self._act((address, slot), "restore", name)
+        return SlotReply() if status == 200 else _refused(status)
 
-    async def _act(self, address: str, slot: int, action: str, name: str) -> tuple[int, bytes]:
+    async def _act(
+        self, at: tuple[str, int], action: str, name: str, stopping_seed: int | None = None
+    ) -> tuple[int, bytes]:
+        """Status and body; status 0 where another request than the one with this seed has got the
+        slot."""
+        address, slot = at
         body = msgspec.json.encode({"filename": name})
         path = f"/slots/{slot}?action={action}"
-        return await whole_answer(self._client, address, path, body, self._call_s)
+        asking = whole_answer(self._client, address, path, body, self._call_s)
+        work = asyncio.get_running_loop().create_task(asking)
+        try:
+            while not (await asyncio.wait((work,), timeout=_LOOK_S))[0]:
+                slots = await self._slots(address)
+                if any(
+                    one.id == slot and one.is_processing and one.params.seed != stopping_seed
+                    for one in slots
+                ):
+                    return 0, b""
+            return await work
+        finally:
+            work.cancel()
+
+
+def _choice(idle: Sequence[_Slot]) -> _Slot:
+    """llama-server gives new requests the slot that was used least recently, empty ones before
+    others. So that none takes it: the last of the empty ones, or the one that is next but one."""
+    in_turn = sorted(idle, key=lambda slot: (slot.id_task, slot.id))
+    empty = [slot for slot in in_turn if not slot.n_prompt_tokens]
+    return empty[-1] if empty else in_turn[min(1, len(in_turn) - 1)]
+
+
+def _refused(status: int) -> SlotReply:
+    """A server that reads no such file will not read the next one."""
+    if not status:
+        return SlotReply(refusal="slot_taken")
+    return SlotReply(refusal=f"status {status}", lasting=True)
 
 
 def sweep(folder: Path, before: float) -> None:

@@ -80,6 +80,7 @@ class SlotReply:
 
     slot: int = -1
     refusal: str = ""
+    lasting: bool = False  # another try would be refused, too
     token_ids: Sequence[int] = ()
     bytes: int = 0
 
@@ -92,6 +93,15 @@ class RunningCall:
     seed: int | None  # None: the request gave none
 
 
+@dataclass(frozen=True, slots=True)
+class StoppedSlot:
+    """Whose stream is closed."""
+
+    address: str
+    slot: int
+    call: RunningCall
+
+
 OnSlotReply = Callable[[SlotReply | None], None]
 
 
@@ -102,7 +112,7 @@ class SlotServers(Protocol):
     """
 
     def barred(self, source: str, destination: str) -> bool:
-        """A copy between them was refused lately."""
+        """A copy between them was refused lately, and would be again."""
 
     def bar(self, source: str, destination: str) -> None: ...
 
@@ -114,7 +124,7 @@ class SlotServers(Protocol):
 
     def let_go(self, address: str, slot: int) -> None: ...
 
-    def save(self, address: str, slot: int, name: str, on_reply: OnSlotReply) -> None:
+    def save(self, stopped: StoppedSlot, name: str, on_reply: OnSlotReply) -> None:
         """Once the slot is idle. With the ids that the file says it holds."""
 
     def restore(self, address: str, slot: int, name: str, on_reply: OnSlotReply) -> None: ...

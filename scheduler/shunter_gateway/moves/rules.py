@@ -37,6 +37,6 @@ def kv_refusal(source: Instance, destination: Instance, paused: bool) -> str:
     if not same or not (source.moves_address and destination.moves_address):
         return "other_layout"
     if source.copies_slots:
-        return "no_slot_copies"
+        return "slots_refused"  # lately, or there is no folder for them
     # What the source generated before it froze has to be read: nobody knows when.
     return "client_paused" if paused else ""

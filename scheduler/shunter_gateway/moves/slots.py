@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from shunter_gateway.moves import stop_copy
-from shunter_gateway.moves.ports import RunningCall, SlotHost, SlotReply, SlotServers
+from shunter_gateway.moves.ports import RunningCall, SlotHost, SlotReply, SlotServers, StoppedSlot
 from shunter_gateway.moves.stop_copy import Answered, Call, Effect, Event, NoAnswer
 from shunter_gateway.topology import Instance
 
@@ -36,7 +36,6 @@ class SlotTransfer:
         self._move = stop_copy.SlotMove()
         self._source_slot = -1
         self._slot = -1  # the destination's
-        self.bytes = 0  # of the file
 
     def start(self) -> None:
         self._move, effects = stop_copy.begin()
@@ -70,7 +69,6 @@ class SlotTransfer:
                 case stop_copy.GoOn("destination", reason):
                     host.go_on_by_replay(ends.destination, reason)
                 case stop_copy.GoOn("source"):
-                    self._servers.bar(ends.source.address, ends.destination.address)
                     host.go_on_here(ends.source)
                 case stop_copy.Failed(reason, replayable):
                     host.kv_failed(reason, replayable)
@@ -87,7 +85,7 @@ class SlotTransfer:
             case "choose":
                 servers.choose(destination, self._host.final_tokens, heard)
             case "save":
-                servers.save(source, self._source_slot, ends.file, heard)
+                servers.save(StoppedSlot(source, self._source_slot, ends.call), ends.file, heard)
             case "restore":
                 servers.restore(destination, self._slot, ends.file, heard)
 
@@ -96,6 +94,9 @@ class SlotTransfer:
             self._feed(NoAnswer(call))
             return
         refusal = reply.refusal
+        if reply.lasting:
+            ends = self._ends
+            self._servers.bar(ends.source.address, ends.destination.address)
         match call:
             case "find":
                 self._source_slot = reply.slot
@@ -104,7 +105,6 @@ class SlotTransfer:
                 refusal = "" if self._host.can_stop else stop_copy.ENDING
             case "save" if not (refusal or self._move.over):
                 refusal = self._host.adopt(reply.token_ids)
-                self.bytes = reply.bytes
         self._feed(Answered(call, refusal))
 
     def _take(self, slot: int) -> None:
