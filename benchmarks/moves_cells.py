@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import moves_llama as llama
+import moves_vllm as vllm
 
 from forked_engines import forked_engines
 from moving_gateway import GREEDY, topology_of
@@ -112,6 +113,18 @@ ENGINES: Mapping[str, Engine] = {
     ),
     "llama-server-smollm2": Engine(
         llama.smollm2, 2048, 640, enough_after=24, neighbours=1, by_default=False
+    ),
+    "vllm": Engine(
+        vllm.stock,
+        2048,
+        1500,
+        enough_after=60,
+        rungs=("replay", "recompute"),
+        neighbours=1,
+        by_default=False,
+    ),
+    "vllm-connector": Engine(
+        vllm.connected, 2048, 1500, enough_after=60, neighbours=1, by_default=False
     ),
 }
 

@@ -9,8 +9,8 @@ from shunter_proto.v1 import scheduler_pb2 as pb
 from tiny_llama import LlamaShape
 from vllm_servers import PYTHON, VllmOptions, vllm_servers, vllm_topology
 
-# 6 million weights, 8 KiB of float32 keys and values a token.
-SHAPE = LlamaShape(layers=8, width=256, heads=8, kv_heads=4, head_dim=32, feed_forward=768)
+# 3 million weights, 4 KiB of float32 keys and values a token.
+SHAPE = LlamaShape(layers=4, width=256, heads=8, kv_heads=4, head_dim=32, feed_forward=768)
 INSTALLED = bool(PYTHON)
 
 Servers = tuple[Mapping[str, Any], pb.Topology]
