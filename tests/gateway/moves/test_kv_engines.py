@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -70,54 +69,6 @@ async def test_back_and_forth_with_seeded_sampling_and_logprobs(gateway: MovingG
     assert told == [(True, "kv", "")] * 3
     assert len(sink.assigned) == 4 and sink.token_ids == undisturbed.token_ids
     assert [d.logprobs for d in sink.deltas] == [d.logprobs for d in undisturbed.deltas]
-
-
-SEEDED = SamplingParams(temperature=1.0, seed=11, ignore_eos=True)
-ASKED: dict[str, dict[str, Any]] = {
-    "penalties": {
-        "sampling": replace(SEEDED, frequency_penalty=0.7, repetition_penalty=1.3),
-    },
-    "logit bias": {"sampling": replace(SEEDED, logit_bias={"70": 4.0, "80": -100.0})},
-    "narrow": {"sampling": replace(SEEDED, top_k=7, top_p=0.8, min_p=0.01)},
-    "end tokens": {"sampling": replace(SEEDED, ignore_eos=False, stop_token_ids=(75,))},
-    "at least": {"sampling": replace(SEEDED, stop_token_ids=(75,)), "min_tokens": 150},
-    "nearly all": {"sampling": SEEDED, "tokens": 60},
-}
-
-
-@pytest.mark.parametrize("name", ASKED)
-async def test_what_was_asked_for_holds_across_a_move(gateway: MovingGateway, name: str) -> None:
-    asked = {"tokens": 200, **ASKED[name]}
-    _, undisturbed = gateway.submit("r0", **asked)
-    expected = await undisturbed.finished()
-    _, sink = gateway.submit("r1", **asked)
-    await sink.has(30)
-    gateway.move("r1", gateway.other(sink))
-    outcome = await sink.finished()
-    assert (sink.token_ids, sink.text) == (undisturbed.token_ids, undisturbed.text)
-    assert (outcome.finish_reason, outcome.output_tokens, outcome.prompt_tokens) == (
-        expected.finish_reason,
-        expected.output_tokens,
-        expected.prompt_tokens,
-    )
-    if name not in ("end tokens", "nearly all"):  # which may have ended before
-        assert [(r.moved, r.rung) for r in gateway.reports()] == [(True, "kv")]
-
-
-async def test_a_stop_string_that_begins_before_a_move_ends_after_it(
-    gateway: MovingGateway,
-) -> None:
-    _, plain = gateway.submit("r0", 120)
-    await plain.finished()
-    text = "".join(delta.text for delta in plain.deltas[:100])
-    stop = text[-12:]
-    expected = plain.text[: plain.text.index(stop)]
-    _, sink = gateway.submit("r1", 120, stop=(stop,))
-    await sink.has(30)
-    gateway.move("r1", gateway.other(sink))
-    outcome = await sink.finished()
-    assert (sink.text, outcome.finish_reason, outcome.stop_reason) == (expected, "stop", stop)
-    assert [(r.moved, r.rung) for r in gateway.reports()] == [(True, "kv")]
 
 
 async def test_many_streams_change_places(gateway: MovingGateway) -> None:
