@@ -19,6 +19,7 @@ from shunter_gateway.testing import (
 from shunter_gateway.testing_engines import ScriptedCall, ScriptedEngine
 from shunter_gateway.testing_kv import FakeEngineMoves
 from shunter_gateway.testing_scheduler import FakeScheduler, topology_message
+from shunter_gateway.testing_slots import FakeSlots
 
 LOST = EngineFailure("connection", "connection lost", retriable=True)
 PROMPT = (5, 4, 3)
@@ -46,11 +47,13 @@ class World:
     decoders: Decoders = field(default_factory=LetterDecoders)
     tracer: Tracer | None = None
     kv_transport: str = ""
+    engine_type: str = "simulated"  # llamacpp: KV caches go by slots
     clock: ManualClock = field(default_factory=ManualClock)
     observer: CountingObserver = field(default_factory=CountingObserver)
     engine: ScriptedEngine = field(init=False)
     scheduler: FakeScheduler = field(init=False)
     engine_moves: FakeEngineMoves = field(init=False)
+    slots: FakeSlots = field(init=False)
     dispatcher: Dispatcher = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,20 +61,25 @@ class World:
         self.scheduler = FakeScheduler(
             self.clock,
             topology_message(
-                self.instances, from_zero=self.from_zero, kv_transport=self.kv_transport
+                self.instances,
+                engine_type=self.engine_type,
+                from_zero=self.from_zero,
+                kv_transport=self.kv_transport,
             ),
         )
         self.engine_moves = FakeEngineMoves(self.clock, self.engine)
+        self.slots = FakeSlots(self.clock, self.engine)
         self.dispatcher = Dispatcher(
             clock=self.clock,
             link=self.scheduler,
-            adapters={"simulated": self.engine},
+            adapters={self.engine_type: self.engine},
             decoders=self.decoders,
             observer=self.observer,
             rng=random.Random(1),
             limits=self.limits,
             tracer=self.tracer,
             engine_moves=self.engine_moves if self.kv_transport else None,
+            slot_servers=self.slots if self.engine_type == "llamacpp" else None,
         )
         if self.connected:
             self.scheduler.connect(self.dispatcher)

@@ -1,45 +1,18 @@
 """Carries out Move commands for one request, and reports each exactly once."""
 
-from typing import Protocol
-
-from shunter_gateway.lifecycle_answer import Answer
-from shunter_gateway.lifecycle_binding import Binding
-from shunter_gateway.lifecycle_call import OwnerCall
 from shunter_gateway.lifecycle_ports import Services, Timer
 from shunter_gateway.lifecycle_spans import Stage
 from shunter_gateway.moves.fetched import FetchedMove
 from shunter_gateway.moves.kv import KvAround, KvEnds, KvTransfer
+from shunter_gateway.moves.moving import MovingRequest
 from shunter_gateway.moves.ports import EngineMoves, RunningCall, SlotServers
 from shunter_gateway.moves.replay import ReplayMove
-from shunter_gateway.moves.rules import MoveRequest, kv_refusal, move_refusal
+from shunter_gateway.moves.rules import MoveRequest, by_slots, kv_refusal, move_refusal
 from shunter_gateway.moves.slot_host import SlotHostOf
 from shunter_gateway.moves.slots import SlotEnds, SlotTransfer
 from shunter_gateway.ports import EngineFailure, EngineRequest
-from shunter_gateway.request import RequestSpec
 from shunter_gateway.topology import Instance
 from shunter_proto.v1 import scheduler_pb2 as pb
-
-
-class MovingRequest(Protocol):
-    """The request, as its mover sees it."""
-
-    spec: RequestSpec
-    answer: Answer
-    binding: Binding | None
-    call: OwnerCall
-    instance: str
-    last_heard_at: float  # last token of the engine, or when it was called
-
-    @property
-    def epoch(self) -> int: ...
-    @property
-    def finishing(self) -> bool: ...
-    def engine_request(self, address: str, trace_parent: str) -> EngineRequest: ...
-    def take_over(self, destination: Instance, kv_lease: str = "") -> bool:
-        """Stops the source, then starts the destination from the journal under the next epoch."""
-
-    def keep_owner(self, epoch: int) -> None: ...
-    def on_engine_failure(self, failure: EngineFailure) -> None: ...
 
 
 class Mover:
@@ -97,7 +70,7 @@ class Mover:
         topology = self._services.topology()
         source = topology.instances.get(self._life.instance) if topology is not None else None
         target = topology.instances.get(command.destination) if topology is not None else None
-        servers = self._slot_servers(command, source, target)
+        servers = by_slots(self._services.slot_servers, command.rung, source, target)
         reason = self.refusal(command.destination, closes_gap=servers is not None)
         if reason or target is None:
             self.report_refused(reason)
@@ -118,17 +91,6 @@ class Mover:
             self._replay(target)
         else:
             self._copy(source, target, engines)
-
-    def _slot_servers(
-        self, command: pb.Move, source: Instance | None, target: Instance | None
-    ) -> SlotServers | None:
-        """None where the KV cache does not go by slots."""
-        servers = self._services.slot_servers
-        if servers is None or command.rung != "kv" or source is None or target is None:
-            return None
-        if not (source.copies_slots and source.kv_transport == target.kv_transport):
-            return None
-        return None if servers.barred(source.address, target.address) else servers
 
     def _replay(self, target: Instance) -> None:
         self._begin_stage("replay")
@@ -284,6 +246,8 @@ class Mover:
         self._resumes = True
 
     def kv_failed(self, reason: str, replayable: bool) -> None:
+        if self._move is None:
+            return  # the request ended as its source went on
         topology = self._services.topology()
         target = topology.instances.get(self._command.destination) if topology else None
         if not replayable or target is None:

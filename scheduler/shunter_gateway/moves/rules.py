@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from shunter_gateway.moves.ports import SlotServers
 from shunter_gateway.topology import Instance
 
 
@@ -40,3 +41,14 @@ def kv_refusal(source: Instance, destination: Instance, paused: bool) -> str:
         return "slots_refused"  # lately, or there is no folder for them
     # What the source generated before it froze has to be read: nobody knows when.
     return "client_paused" if paused else ""
+
+
+def by_slots(
+    servers: SlotServers | None, rung: str, source: Instance | None, destination: Instance | None
+) -> SlotServers | None:
+    """Who copies the KV cache; None where it does not go by slots."""
+    if servers is None or rung != "kv" or source is None or destination is None:
+        return None
+    if not (source.copies_slots and source.kv_transport == destination.kv_transport):
+        return None
+    return None if servers.barred(source.address, destination.address) else servers

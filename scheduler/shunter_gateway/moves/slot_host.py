@@ -3,22 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from shunter_gateway.lifecycle_answer import Answer
-from shunter_gateway.lifecycle_call import OwnerCall
-from shunter_gateway.request import RequestSpec
+from shunter_gateway.moves.moving import MovingRequest
 from shunter_gateway.topology import Instance
-
-
-class StoppableRequest(Protocol):
-    spec: RequestSpec
-    answer: Answer
-    call: OwnerCall
-
-    @property
-    def finishing(self) -> bool:
-        """The engine has said how the answer ends."""
-
-    def take_over(self, destination: Instance, kv_lease: str = "") -> bool: ...
 
 
 class SlotMover(Protocol):
@@ -34,7 +20,7 @@ class SlotMover(Protocol):
 class SlotHostOf:
     """A `SlotHost`."""
 
-    def __init__(self, mover: SlotMover, life: StoppableRequest) -> None:
+    def __init__(self, mover: SlotMover, life: MovingRequest) -> None:
         self._life = life
         self._mover = mover
         self.switch_kv = mover.switch_kv

@@ -48,11 +48,11 @@ class SlotTransfer:
     # ------------------------------------------------------------ the machine
 
     def _feed(self, event: Event) -> None:
-        was_over = self._move.over
         self._move, effects = stop_copy.step(self._move, event)
         self._obey(effects)
-        if self._move.over and not was_over and self._slot >= 0:
-            self._servers.let_go(self._ends.destination.address, self._slot)
+        if self._move.over and self._slot >= 0:
+            slot, self._slot = self._slot, -1
+            self._servers.let_go(self._ends.destination.address, slot)
 
     def _obey(self, effects: tuple[Effect, ...]) -> None:
         host, ends = self._host, self._ends
@@ -108,7 +108,4 @@ class SlotTransfer:
         self._feed(Answered(call, refusal))
 
     def _take(self, slot: int) -> None:
-        if self._move.over:
-            self._servers.let_go(self._ends.destination.address, slot)
-        else:
-            self._slot = slot
+        self._slot = slot  # which `_feed` lets go of where the move is over

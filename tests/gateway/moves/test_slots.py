@@ -1,0 +1,259 @@
+"""The rung `kv` by saved slots: what the client gets, who decodes, and what is reported."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from shunter_gateway.moves.ports import SlotReply
+from shunter_gateway.ports import TokenChunk
+from shunter_gateway.testing_engines import ScriptedCall, answer_ids
+from shunter_gateway.testing_world import LOST, PROMPT, World
+from shunter_proto.v1 import scheduler_pb2 as pb
+
+UNDISTURBED = answer_ids(PROMPT, 8)
+REFUSED = SlotReply(refusal="status 400", lasting=True)
+
+
+class Moving:
+    """A request of 8 tokens that has 3 of them and is told to move by rung `kv`."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.world = World(kv_transport="layout", engine_type="llamacpp")
+        self.slots = self.world.slots
+        for name, value in changes.items():
+            setattr(self.slots, name, value)
+        self.handle, self.sink = self.world.submit()
+        self.source: ScriptedCall = self.world.call_of()
+        self.source.step(3)
+        self.home = self.sink.assigned[0]
+        self.destination = next(f"chat-{i}" for i in range(3) if f"chat-{i}" != self.home)
+
+    def move(self, settle_s: float = 0.0) -> None:
+        self.world.scheduler.move("r1", self.destination, rung="kv")
+        self.world.settle(settle_s)
+
+    def report(self) -> pb.MoveDone:
+        event = self.world.scheduler.sent(pb.MoveDone)[-1]
+        assert isinstance(event, pb.MoveDone)
+        return event
+
+    def finish(self) -> None:
+        self.world.run_out(30)
+        assert self.sink.token_ids == UNDISTURBED
+        assert self.world.scheduler.ledger == {} and self.world.engine.live == []
+        self.left_nothing()
+
+    def left_nothing(self) -> None:
+        assert self.slots.files == {} and self.slots.taken == set()
+
+
+def test_the_destination_goes_on_in_the_restored_cache() -> None:
+    moving = Moving()
+    moving.move()
+    request = moving.world.call_of().request
+    assert moving.source.aborted and moving.world.engine.live == [moving.world.call_of()]
+    assert [call for call, _ in moving.slots.asked] == ["find", "choose", "save", "restore"]
+    assert (request.epoch, request.address) == (2, f"{moving.destination}:1")
+    assert request.token_ids == (*PROMPT, *UNDISTURBED[:3])
+    assert moving.slots.restored == request.token_ids
+    moving.finish()
+    done = moving.report()
+    assert (done.moved, done.rung, done.epoch, done.reason) == (True, "kv", 2, "")
+
+
+def test_what_the_source_had_generated_unread_is_generated_again() -> None:
+    moving = Moving()
+    moving.source.generate(2)
+    moving.move()
+    assert len(moving.slots.restored or ()) == len(PROMPT) + 5
+    assert moving.world.call_of().request.token_ids == (*PROMPT, *UNDISTURBED[:3])
+    moving.finish()
+
+
+def test_a_client_that_does_not_read_moves_too() -> None:
+    moving = Moving()
+    moving.handle.pause()
+    moving.move()
+    assert moving.world.call_of().paused
+    moving.handle.resume()
+    moving.finish()
+
+
+@pytest.mark.parametrize("call", ["find", "choose"])
+def test_what_is_refused_before_the_stop_goes_by_replay(call: str) -> None:
+    moving = Moving(refusals={call: SlotReply(refusal="call_not_found")})
+    moving.move()
+    assert not moving.source.over
+    moving.finish()
+    done = moving.report()
+    assert (done.moved, done.rung) == (True, "replay")
+    assert done.reason == f"{call} refused: call_not_found"
+
+
+@pytest.mark.parametrize("call", ["find", "choose"])
+def test_what_is_not_answered_before_the_stop_goes_by_replay(call: str) -> None:
+    moving = Moving(silent={call})
+    moving.move()
+    moving.source.step(1)
+    moving.world.settle(5.1)
+    moving.finish()
+    assert (moving.report().moved, moving.report().rung) == (True, "replay")
+
+
+def test_where_no_slot_is_idle_the_request_stays() -> None:
+    moving = Moving(refusals={"choose": SlotReply(refusal="no_slot")})
+    moving.move()
+    moving.finish()
+    done = moving.report()
+    assert (done.moved, done.epoch, done.reason) == (False, 1, "choose refused: no_slot")
+    assert len(moving.world.engine.calls) == 1
+
+
+@pytest.mark.parametrize("call", ["save", "restore"])
+def test_what_is_refused_after_the_stop_goes_on_at_the_source(call: str) -> None:
+    moving = Moving(refusals={call: REFUSED})
+    first_tokens = len(moving.world.scheduler.sent(pb.FirstToken))
+    moving.move()
+    request = moving.world.call_of().request
+    assert moving.source.aborted
+    assert (request.epoch, request.address) == (2, f"{moving.home}:1")
+    done = moving.report()
+    assert (done.moved, done.epoch, done.instance) == (False, 2, moving.home)
+    assert done.reason == f"{call} refused: status 400"
+    assert moving.world.observer.counts[f"aborted {done.reason}"] == 1
+    moving.finish()
+    assert len(moving.world.scheduler.sent(pb.FirstToken)) == first_tokens
+
+
+def test_servers_that_refuse_a_file_are_not_asked_again() -> None:
+    moving = Moving(refusals={"restore": REFUSED})
+    moving.move()
+    moving.world.call_of().step(1)
+    moving.move()
+    moving.finish()
+    done = moving.report()
+    assert (done.moved, done.rung, done.reason) == (True, "replay", "slots_refused")
+    assert [call for call, _ in moving.slots.asked].count("restore") == 1
+
+
+def test_a_slot_that_another_request_got_bars_nobody() -> None:
+    moving = Moving(refusals={"restore": SlotReply(refusal="slot_taken")})
+    moving.move()
+    assert moving.slots.pairs_barred == set()
+    moving.finish()
+
+
+def test_a_source_that_does_not_answer_is_left() -> None:
+    moving = Moving(silent={"save"})
+    moving.move()
+    assert moving.world.engine.live == []
+    moving.world.settle(5.1)
+    request = moving.world.call_of().request
+    assert (request.epoch, request.address) == (2, f"{moving.destination}:1")
+    moving.finish()
+    done = moving.report()
+    assert (done.moved, done.rung, done.reason) == (True, "replay", "save not answered")
+
+
+def test_a_destination_that_does_not_answer_is_not_gone_to() -> None:
+    moving = Moving(silent={"restore"})
+    moving.move()
+    moving.world.settle(5.1)
+    assert moving.world.call_of().request.address == f"{moving.home}:1"
+    moving.finish()
+    assert moving.report().reason == "restore not answered"
+
+
+@pytest.mark.parametrize("call", ["find", "choose", "save", "restore"])
+def test_a_client_that_leaves_leaves_nothing(call: str) -> None:
+    moving = Moving()
+    moving.slots.before[call] = moving.handle.cancel
+    moving.move(0.1)
+    assert moving.world.engine.live == [] and moving.world.scheduler.ledger == {}
+    moving.left_nothing()
+
+
+def test_a_client_may_leave_as_its_request_goes_on_at_the_source() -> None:
+    moving = Moving(refusals={"restore": REFUSED})
+
+    class Leaving(list[str]):
+        def append(self, instance: str) -> None:
+            super().append(instance)
+            moving.handle.cancel()
+
+    moving.sink.assigned = Leaving(moving.sink.assigned)
+    moving.move(0.1)
+    assert moving.world.engine.live == [] and moving.world.scheduler.ledger == {}
+    assert len(moving.world.scheduler.sent(pb.MoveDone)) == 1
+    moving.left_nothing()
+
+
+@pytest.mark.parametrize("call", ["find", "choose"])
+def test_a_source_that_dies_before_the_stop_is_recovered_from(call: str) -> None:
+    moving = Moving()
+    moving.slots.before[call] = lambda: moving.source.fail(LOST)
+    moving.move(0.1)
+    moving.finish()
+    assert moving.report().reason == "source_failed"
+
+
+def test_an_answer_that_ends_in_between_ends() -> None:
+    moving = Moving()
+    moving.slots.before["choose"] = lambda: moving.source.step(5, finish=False)
+    moving.move()
+    assert moving.report().reason == "choose refused: finished"
+    moving.source.end()
+    moving.finish()
+
+
+def without_ids(source: ScriptedCall) -> None:
+    """Two tokens within a character of three, of which only the last id is told."""
+    ids = source.generate(3)
+    source.send(TokenChunk(token_ids=ids[-1:], text="é", output_tokens=6))
+
+
+def test_ids_that_were_not_told_are_read_from_the_file() -> None:
+    moving = Moving()
+    without_ids(moving.source)
+    moving.slots.saved = lambda call: call.token_ids[:-1]  # the last is not in the cache yet
+    moving.move()
+    assert moving.world.call_of().request.token_ids == (*PROMPT, *UNDISTURBED[:6])
+    moving.world.run_out(30)
+    assert moving.report().moved and moving.sink.outcome is not None
+    assert moving.sink.outcome.output_tokens == 8
+
+
+@pytest.mark.parametrize(
+    ("saved", "reason"),
+    [
+        (lambda call: call.token_ids[:-3], "unknown_token_ids"),
+        (lambda call: (9, 9, 9, 9, 9), "unknown_token_ids"),
+    ],
+    ids=["too short", "another request's"],
+)
+def test_ids_that_the_file_does_not_tell_keep_the_request(
+    saved: Callable[[ScriptedCall], tuple[int, ...]], reason: str
+) -> None:
+    moving = Moving(saved=saved)
+    without_ids(moving.source)
+    moving.move()
+    assert moving.report().reason == f"save refused: {reason}"
+    assert moving.world.call_of().request.address == f"{moving.home}:1"
+    moving.left_nothing()
+
+
+def test_a_saved_slot_of_another_request_is_not_restored() -> None:
+    moving = Moving(saved=lambda call: (9, 9, 9, 9, 9))
+    moving.move()
+    assert moving.report().reason == "save refused: other_request"
+    assert moving.slots.restored is None
+    moving.finish()
+
+
+def test_without_ids_nothing_goes_by_replay() -> None:
+    moving = Moving()
+    without_ids(moving.source)
+    moving.world.scheduler.move("r1", moving.destination, rung="replay")
+    moving.world.settle()
+    assert (moving.report().moved, moving.report().reason) == (False, "unknown_token_ids")
