@@ -165,11 +165,14 @@ class MovesInfo(KVConnectorPromMetrics):  # type: ignore[misc]
         settings, facts = _configuration(vllm_config)
         if facts.unsupported:
             return
-        info = self._gauge_cls(
-            name="shunter:kv_moves_info",
-            documentation="Where the KV cache can be moved.",
-            labelnames=[*labelnames, "layout", "port"],
-        )
+        try:
+            info = self._gauge_cls(
+                name="shunter:kv_moves_info",
+                documentation="Where the KV cache can be moved.",
+                labelnames=[*labelnames, "layout", "port"],
+            )
+        except ValueError:  # made before in this process: vLLM removes only metrics of its own name
+            return
         for values in per_engine_labelvalues.values():
             info.labels(*values, facts.word(), str(settings.port)).set(1)
 
