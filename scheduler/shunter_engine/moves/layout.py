@@ -10,6 +10,7 @@ from shunter_proto.v1 import moves_pb2 as pb
 
 STATE_VERSION = 1  # of what travels: grows with each change of the form of a chunk
 MAX_CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 256 << 10  # as they are cut: writing one down holds up the steps beside it
 MAX_PART_BYTES = 16 << 20  # of the real model's memory, where a stand-in travels
 _WORD_CHARS = 12  # of a digest: tells layouts apart, authenticates nothing
 
@@ -75,15 +76,15 @@ def part_bytes(layout: KvLayout, part: Part) -> int:
 
 
 def parts(layout: KvLayout, first_token: int, end_token: int) -> Iterator[Part]:
-    """Cuts tokens into chunks of at most `MAX_CHUNK_BYTES`: whole blocks in all layers where they
-    fit, else one block in some layers. `first_token` is the first of its block."""
+    """Cuts tokens into chunks of about `CHUNK_BYTES`: whole blocks in all layers where they fit,
+    else one block in some layers, at least one. `first_token` is the first of its block."""
     block = layout.block_tokens
     whole = min(
-        MAX_CHUNK_BYTES // (layout.layers * layout.layer_bytes_per_token),
+        CHUNK_BYTES // (layout.layers * layout.layer_bytes_per_token),
         MAX_PART_BYTES // layout.bytes_per_token,
     )
     tokens = max(whole // block, 1) * block
-    layers = min(layout.layers, max(MAX_CHUNK_BYTES // (block * layout.layer_bytes_per_token), 1))
+    layers = min(layout.layers, max(CHUNK_BYTES // (block * layout.layer_bytes_per_token), 1))
     for first in range(first_token, end_token, tokens):
         count = min(tokens, end_token - first)
         for layer in range(0, layout.layers, layers):

@@ -19,6 +19,7 @@ from shunter_simulator.engine import SequenceView
 SIDE = "out"
 TOKEN_BYTES = 32
 LOOK_EVERY_S = 0.005  # for blocks that got full
+REST = 4.0  # after a chunk, times what writing it down took: others decode meanwhile
 
 
 class Outgoing:
@@ -159,10 +160,14 @@ class Outgoing:
             for part in parts(self._layout, sent, end):
                 if part.first_layer == 0:
                     await self._host.carry(part.tokens)
+                began_s = self._clock.time()
                 chunk = self._chunk(move, part)
+                rest_s = REST * (self._clock.time() - began_s)
                 yield chunk
                 if chunk.refusal:
                     return
+                if not last:
+                    await _event_or(move.changed, rest_s)
             sent = max(sent, end)
             yield self._stage_end(move, stage, end if last else None)
             if last:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shunter_engine.moves.layout import (
-    MAX_CHUNK_BYTES,
+    CHUNK_BYTES,
     Cursor,
     KvLayout,
     Part,
@@ -49,7 +49,7 @@ def test_parts_cover_every_token_and_layer_once_in_order(
     assert all(cursor.take(p) for p in cut)
     assert (cursor.token, cursor.layer) == (first + tokens, 0)
     one_block_in_a_layer = layout.block_tokens * layout.layer_bytes_per_token
-    limit = max(MAX_CHUNK_BYTES, one_block_in_a_layer)
+    limit = max(CHUNK_BYTES, one_block_in_a_layer)
     assert all(part_bytes(layout, p) <= limit for p in cut)
 
 

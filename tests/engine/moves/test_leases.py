@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from shunter_engine.backend import Sampling, SequenceRequest, TokenEvent
-from shunter_engine.moves.layout import tokens_digest
+from shunter_engine.moves import outgoing
+from shunter_engine.moves.layout import Part, tokens_digest
 from shunter_engine.moves.moves import Moves, MovesParts
 from shunter_engine.moves.ports import Source
 from shunter_engine.moves.testing_host import (
@@ -238,6 +239,33 @@ async def test_who_waits_to_take_over_holds_the_reservation(attached: bool) -> N
         assert destination.host.batch.stats().kv_blocks_used == 0
         assert not incoming.attach(prepared.kv_lease, request("x", IDS), Silent())
     assert destination.moves.slots.taken("in") == 0
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+async def test_copying_leaves_time_to_decode_until_a_client_waits(
+    monkeypatch: pytest.MonkeyPatch, frozen: bool
+) -> None:
+    clock, rests = FakeClock(), []
+    source = decoding_source(clock)
+    read_kv = source.host.read_kv
+
+    def slow_read(table: Sequence[int], ids: Sequence[int], part: Part) -> bytes:
+        clock.pass_s(0.01)
+        return read_kv(table, ids, part)
+
+    async def rest(changed: asyncio.Event, timeout_s: float) -> None:
+        rests.append(timeout_s)
+
+    monkeypatch.setattr(source.host, "read_kv", slow_read)
+    monkeypatch.setattr(outgoing, "_event_or", rest)
+    word = source.moves.outgoing.offer(offer()).transfer_token
+    if frozen:
+        await source.moves.outgoing.freeze(pb.FreezeRequest(move_id="m", epoch=1))
+    chunks = source.moves.outgoing.export(pb.ExportRequest(move_id="m", transfer_token=word))
+    assert (await anext(chunks)).data
+    assert (await anext(chunks)).HasField("stage_end")
+    assert rests == ([] if frozen else [pytest.approx(0.04)])
+    await chunks.aclose()
 
 
 @pytest.mark.parametrize("frozen", [False, True])
