@@ -3,11 +3,14 @@
 A tiny random model, each token computed by itself: what a client gets is what it gets undisturbed.
 """
 
+import asyncio
 import os
+import random
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,3 +85,134 @@ async def test_what_moves_goes_on_as_if_it_had_not(
     assert sink.outcome is not None and sink.outcome.output_tokens == TOKENS
     assert os.listdir(folder / "slots") == []
     await gateway.settled()
+
+
+async def test_only_one_token_is_computed_again(gateway: MovingGateway) -> None:
+    _, sink = gateway.submit("r", TOKENS, sampling=TEXT)
+    await sink.has(40)
+    before = {name: prompt_tokens(server) for name, server in gateway.engines.items()}
+    destination = gateway.other(sink)
+    gateway.move("r", destination)
+    await sink.finished()
+    assert gateway.reports()[-1].moved
+    assert prompt_tokens(gateway.engines[destination]) - before[destination] == 1
+
+
+def prompt_tokens(server: LlamaServer) -> float:
+    """Computed so far, those that were cached not counted."""
+    name = "llamacpp:prompt_tokens_total "
+    return float(next(x for x in server.page().splitlines() if x.startswith(name)).split()[1])
+
+
+async def test_ids_within_characters_are_read_from_the_file(gateway: MovingGateway) -> None:
+    """llama-server streams none of them, so without the file the request could not go on."""
+    undisturbed = await text_of(gateway, "alone", GREEDY)
+    _, sink = gateway.submit("moved", TOKENS)
+    await sink.has(40)
+    gateway.move("moved", gateway.other(sink), "replay")
+    gateway.move("moved", gateway.other(sink), "kv")
+    await sink.finished()
+    replay, kv = gateway.reports()
+    assert (replay.moved, replay.reason) == (False, "unknown_token_ids")
+    assert (kv.moved, kv.rung) == (True, "kv")
+    assert sink.outcome is not None and sink.outcome.output_tokens == TOKENS
+    assert sink.text == undisturbed
+
+
+@pytest.mark.parametrize("rung", ["kv", "replay"])
+async def test_penalties_count_what_was_generated_before(gateway: MovingGateway, rung: str) -> None:
+    penalised = replace(TEXT, repetition_penalty=1.3, presence_penalty=0.7, frequency_penalty=0.2)
+    undisturbed = await text_of(gateway, "alone", penalised)
+    assert undisturbed != await text_of(gateway, "plain", TEXT)
+    _, sink = gateway.submit("moved", TOKENS, sampling=penalised)
+    await sink.has(40)
+    gateway.move("moved", gateway.other(sink), rung)
+    await sink.finished()
+    assert gateway.reports()[-1].moved and sink.text == undisturbed
+
+
+async def test_streams_that_move_at_once_take_different_slots(gateway: MovingGateway) -> None:
+    alone = await text_of(gateway, "alone", TEXT)
+    sinks = {f"r{i}": gateway.submit(f"r{i}", TOKENS, sampling=TEXT)[1] for i in range(4)}
+    for sink in sinks.values():
+        await sink.has(30)
+    for name, sink in sinks.items():
+        gateway.move(name, gateway.other(sink))
+    for sink in sinks.values():
+        await sink.finished()
+        assert sink.text == alone
+    assert all(report.moved and report.rung == "kv" for report in gateway.reports())
+    await gateway.settled()
+
+
+async def test_many_random_moves(gateway: MovingGateway, folder: Path) -> None:
+    alone = await text_of(gateway, "alone", TEXT)
+    rng = random.Random(5)
+    for number in range(10):
+        name = f"r{number}"
+        _, sink = gateway.submit(name, TOKENS, sampling=TEXT)
+        for _ in range(3):
+            await sink.has(len(sink.token_ids) + rng.randint(1, 30))
+            gateway.move(name, gateway.other(sink), rng.choice(("kv", "kv", "replay")))
+        await sink.finished()
+        assert sink.text == alone
+    assert sum(report.moved for report in gateway.reports()) >= 10
+    await gateway.settled()
+    async with asyncio.timeout(10):
+        while os.listdir(folder / "slots"):
+            await asyncio.sleep(0.02)
+
+
+# ---------------------------------------------------------------- what goes wrong
+
+
+async def test_a_folder_that_is_not_shared_is_asked_for_once(
+    servers: dict[str, LlamaServer], topology: pb.Topology, tmp_path: Path
+) -> None:
+    """The gateway looks for the file elsewhere: the source goes on, and the next move replays."""
+    changes = Changes(slots=partial(LlamaSlots, folder=tmp_path))
+    async with gateway_of(servers, topology, changes) as gateway:
+        alone = await text_of(gateway, "alone", TEXT)
+        _, sink = gateway.submit("r", TOKENS, sampling=TEXT)
+        await sink.has(20)
+        gateway.move("r", gateway.other(sink))
+        await sink.until(lambda _: bool(gateway.reports()))
+        gateway.move("r", gateway.other(sink))
+        await sink.finished()
+        first, second = gateway.reports()
+        assert (first.moved, first.reason) == (False, "save refused: other_folder")
+        assert (second.moved, second.rung, second.reason) == (True, "replay", "slots_refused")
+        assert sink.text == alone
+
+
+@pytest.mark.parametrize("victim", ["source", "destination"])
+@pytest.mark.parametrize("at", ["find", "choose", "save", "restore"])
+async def test_a_server_that_is_killed_takes_no_stream_along(
+    options: LlamaOptions, tmp_path: Path, at: str, victim: str
+) -> None:
+    class Killing(LlamaSlots):
+        """Kills as this call is made."""
+
+    def killing(self: LlamaSlots, *args: Any) -> None:
+        ends["source" if victim == "source" else "destination"].kill()
+        getattr(LlamaSlots, at)(self, *args)
+
+    setattr(Killing, at, killing)
+    with llama_servers(tmp_path, ("a", "b", "c"), options) as servers:
+        topology = await asyncio.to_thread(llama_topology, servers, options)
+        changes = Changes(slots=partial(Killing, folder=tmp_path / "slots", call_s=1.0))
+        async with gateway_of(servers, topology, changes) as gateway:
+            _, sink = gateway.submit("r", TOKENS, sampling=TEXT)
+            await sink.has(40)
+            ends = {
+                "source": servers[sink.assigned[-1]],
+                "destination": servers[gateway.other(sink)],
+            }
+            gateway.move("r", gateway.other(sink))
+            await sink.finished()
+            assert len(gateway.reports()) >= 1
+            alone = await text_of(gateway, "alone", TEXT)
+            assert sink.text == alone
+            await gateway.settled()
+        for file in os.listdir(tmp_path / "slots"):
+            assert at == "save" and victim == "source", file

@@ -32,6 +32,8 @@ CAPABILITIES = Capabilities(
     abort=True,
     output_offset=False,
     embeddings=True,
+    # Its sampler accepts the prompt's tokens before it draws (test_llama_moves.py).
+    prompt_penalties=frozenset({"repetition", "presence", "frequency"}),
 )
 
 
