@@ -6,6 +6,7 @@ is measured goes to a file, line by line: run it again and it goes on where it s
 
 import argparse
 import asyncio
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -24,7 +25,9 @@ def main() -> None:
     wanted = [c for c in cells(given.short) if c.engine in given.engine and c.rung in given.rung]
     if not given.report_only:
         with tempfile.TemporaryDirectory() as folder:
-            asyncio.run(run_cells(wanted, given.moves, given.results, Path(folder), _tell))
+            asyncio.run(
+                run_cells(wanted, given.moves, given.results, Path(folder), _tell, calm=given.calm)
+            )
     rows = load_rows(given.results)
     print(table(rows))
     if given.plot is not None:
@@ -49,6 +52,13 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--short", action="store_true", help="the shortest and longest context")
     parser.add_argument(
         "--results", type=Path, default=Path(tempfile.gettempdir()) / "shunter-moves.jsonl"
+    )
+    parser.add_argument(
+        "--calm",
+        type=float,
+        default=math.inf,
+        metavar="LOAD",
+        help="moves measured under a load average above it are measured again",
     )
     parser.add_argument("--plot", type=Path, help="SVG of stall against context")
     parser.add_argument("--report-only", action="store_true")

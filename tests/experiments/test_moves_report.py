@@ -22,14 +22,22 @@ def row(number: int, longest_s: float, moved: bool = True, context: int = 128) -
         equal=number != 1,
         neighbours_before=(10, 0.1),
         neighbours_during=(10, 0.12),
+        load=number,
     )
 
 
 def test_stalls_are_of_moves_that_were_carried_out() -> None:
     rows = [row(0, 0.020), row(1, 0.030), row(2, 0.040), row(3, 9.0, moved=False)]
     assert table(rows).splitlines()[-1] == (
-        "| numpy | kv | 128 | 3 of 4 | 10.0 | 20.0 | 28.0 | 2.00 | 3.0 | +20.0% | 67% |"
+        "| numpy | kv | 128 | 3 of 4 | 10.0 | 20.0 | 28.0 | 2.00 | 3.0 | +20.0% | 67% | 2.0 |"
     )
+
+
+def test_a_move_that_was_measured_again_counts_once(tmp_path: Path) -> None:
+    results = tmp_path / "rows.jsonl"
+    rows = [row(1, 0.5), row(2, 0.3), row(1, 0.02)]
+    results.write_bytes(b"".join(msgspec.json.encode(r) + b"\n" for r in rows))
+    assert sorted(r.longest_s for r in load_rows(results)) == [0.02, 0.3]
 
 
 def test_rows_are_read_in_the_order_of_the_cells(tmp_path: Path) -> None:
