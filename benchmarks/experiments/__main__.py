@@ -22,9 +22,9 @@ from experiments import (
     prefix,
 )
 from experiments.cells import ROOT, Cell, Store, code_version
-from experiments.definitions import FORMS, SHORT, Experiment, Form
+from experiments.definitions import FORMS, SHORT, Experiment, Form, Section
 from experiments.outcomes import Outcomes
-from experiments.page import replace_generated, section_lines
+from experiments.page import overview, replace_generated, section_lines
 from experiments.runner import run_cells
 from experiments.worker import data_folder, run_cell
 
@@ -129,15 +129,18 @@ def _run(chosen: Sequence[Chosen], store: Store, options: argparse.Namespace) ->
 def _report(chosen: Sequence[Chosen], store: Store, options: argparse.Namespace) -> int:
     """Into the page with its plots, or onto the terminal."""
     lines: list[str] = []
+    sections: list[tuple[Section, str]] = []
     for one in chosen:
         outcomes = Outcomes.of(one.cells, store)
         if not outcomes.rows:
             continue
         section = one.experiment.section(outcomes)
+        sections.append((section, _seeds(outcomes)))
         lines += section_lines(section, _how_much(one, outcomes), "plots")
         if options.page:
             for name, draw in section.plots.items():
                 draw(options.page.parent / "plots" / f"{name}.svg")
+    lines = [*overview(sections), *lines]
     if options.page:
         replace_generated(options.page, lines)
     else:

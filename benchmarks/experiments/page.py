@@ -45,6 +45,19 @@ def percent(value: float, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f} %"
 
 
+def overview(sections: Sequence[tuple[Section, str]]) -> list[str]:
+    """One row a section, with the seeds that it has: how many of its targets are reached."""
+    rows = [
+        [
+            section.title,
+            seeds,
+            f"{sum(target.reached for target in section.targets)} of {len(section.targets)}",
+        ]
+        for section, seeds in sections
+    ]
+    return table(["experiment", "seeds", "targets reached"], rows)
+
+
 def section_lines(section: Section, how_much: str, plots: str) -> list[str]:
     """`plots` is the folder of the plots as the page sees it."""
     lines = ["", f"### {section.title}", "", *section.lines, "", how_much]

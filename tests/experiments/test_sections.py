@@ -204,6 +204,7 @@ def test_the_report_replaces_only_what_it_wrote(tmp_path: Path) -> None:
     assert main(["report", *told]) == 0
     text = page.read_text()
     assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
+    assert "| Drain and failure | 2 seeds | 1 of 1 |" in text
     assert "### Drain and failure" in text and "Note: made up." in text and "- Reached: " in text
     unmarked = tmp_path / "unmarked.md"
     unmarked.write_text("nothing")
