@@ -12,6 +12,7 @@ from shunter_scheduler.core.headroom import PriorityHeadroom
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.kv_events import KvFollower
 from shunter_scheduler.core.lengths import LengthErrors
+from shunter_scheduler.core.planner.lineup import Lineup
 from shunter_scheduler.core.planner.state import Advised
 from shunter_scheduler.core.prefix import PrefixIndex
 from shunter_scheduler.core.prefix_hits import PrefixHits
@@ -54,6 +55,7 @@ class PoolRecord:
         self.tuner: AlphaTuner | None = None  # there once a policy is used that it tunes
         self.room_sought_at = -math.inf  # for a higher class
         self.room_due = False  # it is sought again soon
+        self.lineup: Lineup | None = None  # of the planner's last look
         self.advised: Advised | None = None  # what the autoscaler was told last
         self.active_at: float | None = None  # when it last had a request, or got an instance
         self.models: dict[str, ProfileModel] = {}

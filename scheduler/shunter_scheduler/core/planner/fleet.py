@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.ledger import NS
+from shunter_scheduler.core.planner.lineup import line_up
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.profile_model import ProfileModel
 
@@ -48,6 +50,7 @@ class Fleet:
     misses_per_s: Floats  # TPOT targets, for each second a token takes longer, as dispatch has it
     priced: bool
     alike: bool  # all of one profile
+    targeted: bool  # somebody has a TPOT target
     _risk: Floats | None = None
     _preempted_s: Floats | None = None
 
@@ -74,6 +77,8 @@ class Fleet:
 
     def beyond_s(self) -> Floats | None:
         """By how much a token takes longer than the tightest target there; None: nowhere."""
+        if not self.targeted:
+            return None
         found: Floats = self.step_s - self.target_s
         return found if (found > 0.0).any() else None
 
@@ -92,7 +97,8 @@ class Fleet:
         each step takes n tokens: the F tokens that are free are used up before with e^(-F / L).
         """
         if self._risk is None:
-            self._risk = self.risk_with(np.arange(len(self)), 0.0)
+            free = np.maximum(0.0, self.capacity - self.used)
+            self._risk = np.exp(-free / self.mean_left) * (self.requests > 0)
         return self._risk
 
     def risk_with(self, of: Indices, more_tokens: Floats | float) -> Floats:
@@ -105,15 +111,13 @@ class Fleet:
         """What a preemption takes there: a mean context is prefilled again, once somebody ends."""
         if self._preempted_s is None:
             requests = np.maximum(1.0, self.requests)
-            again_s = self.prefill_s(self.used / requests, np.arange(len(self)))
+            again_s = _prefill_s(self.used / requests, self.rates[4:7])
             self._preempted_s = again_s + self.step_s * self.mean_left / requests
         return self._preempted_s
 
     def prefill_s(self, tokens: Floats, of: Indices) -> Floats:
         """Of prompts on some instances."""
-        base, per_token, per_square = self.rates[4:7, of]
-        found: Floats = base + tokens * (per_token + tokens * per_square)
-        return found
+        return _prefill_s(tokens, self.rates[4:7, of])
 
     def shift(self, source: int, destination: int, context: float, left: float) -> None:
         """One request is on its way."""
@@ -132,21 +136,26 @@ class Fleet:
         self._risk = self._preempted_s = None
 
 
+def _prefill_s(tokens: Floats, rates: Floats) -> Floats:
+    base, per_token, per_square = rates
+    found: Floats = base + tokens * (per_token + tokens * per_square)
+    return found
+
+
 def look(pool: PoolRecord, now: float) -> Fleet:
     settings = pool.settings
     watermark = settings.head_room.kv_watermark
-    records = list(pool.records())
-    models = list(dict.fromkeys(record.model for record in records))
-    number = {id(model): at for at, model in enumerate(models)}
     places = {profile.name: at for at, profile in enumerate(pool.spec.profiles)}
-    rows = np.array([_numbers(r, now) for r in records], dtype=np.float64).reshape(-1, 9).T.copy()
+    lineup = pool.lineup = line_up(pool.lineup, pool.records(), places)
+    records = lineup.records
+    numbers = chain.from_iterable([_numbers(record, now) for record in records])
+    rows = np.fromiter(numbers, np.float64, 9 * len(records)).reshape(-1, 9).T.copy()
     requests, used, left, capacity, reserved, queue_s, prefilling, target_s, target_rank = rows
-    model_of = np.array([number[id(r.model)] for r in records], dtype=np.intp)
-    rates = np.array([_rates(model) for model in models])
-    columns = rates[model_of].T.copy()
+    rates = np.array([_rates(model) for model in lineup.models])
+    columns = rates[lineup.model_of].T.copy()
     return Fleet(
         records,
-        model_of,
+        lineup.model_of,
         requests,
         used,
         left,
@@ -157,17 +166,18 @@ def look(pool: PoolRecord, now: float) -> Fleet:
         prefilling,
         target_s,
         target_rank,
-        np.array([float(places.get(r.value.profile, 0)) for r in records]),
-        _numbered([r.kv_transport for r in records]),
-        _numbered([r.value.revision for r in records]),
+        lineup.preference,
+        lineup.transport,
+        lineup.revision,
         np.array([not r.blocked_because(now, settings) for r in records]),
         np.array([r.healthy and r.drain is None and bool(r.requests) for r in records]),
         columns,
         columns[0] + requests * columns[1] + used * columns[2],
         np.maximum(1.0, left / np.maximum(1.0, requests)),
-        pool.columns.misses_per_s[[record.slot for record in records]],
+        pool.columns.misses_per_s[lineup.slots],
         bool(columns[3].any()),
-        len(models) < 2,
+        len(lineup.models) < 2,
+        any(r.tpot_targets for r in records),
     )
 
 
@@ -183,11 +193,6 @@ def _rates(model: ProfileModel) -> tuple[float, ...]:
         *rates.prefill,
         model.decode.error,
     )
-
-
-def _numbered(names: Sequence[str]) -> Indices:
-    number = {name: at for at, name in enumerate(dict.fromkeys(names))} | {"": -1}
-    return np.array([number[name] for name in names], dtype=np.intp)
 
 
 def _numbers(record: InstanceRecord, now: float) -> tuple[float, ...]:

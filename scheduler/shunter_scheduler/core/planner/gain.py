@@ -185,9 +185,11 @@ def _memory(fleet: Fleet, who: Party, trip: Trip) -> Floats:
     prompt and answer is computed again once as much memory is free. It may happen whenever a
     request ends, and another is not there yet, for as long as both last."""
     s, d = np.array([trip.source]), trip.destinations
-    eased = (fleet.risk()[s] - fleet.risk_with(s, -who.context)) * trip.eases
     tightened = fleet.risk_with(d, who.context) - fleet.risk()[d]
-    there_s = tightened * _preempted_s(fleet, who, d)
+    there_s: Floats = tightened * _preempted_s(fleet, who, d)
+    if not trip.eases:
+        return -there_s
+    eased = fleet.risk()[s] - fleet.risk_with(s, -who.context)
     out: Floats = eased * _preempted_s(fleet, who, s) - there_s
     return out
 
@@ -204,6 +206,9 @@ def _preempted_s(fleet: Fleet, who: Party, of: Indices) -> Floats:
 def _costs(fleet: Fleet, who: Party, trip: Trip) -> Terms:
     s, d = trip.source, trip.destinations
     requests = fleet.requests[d]
+    copied = not trip.restart and bool(trip.copies.all())
+    if copied and not trip.reuse:
+        return [("copy", _copy_s(fleet, who, trip)), ("stall", _stall_s(fleet, who, trip))]
     missing = np.maximum(0.0, who.context - trip.cached)
     prefill = fleet.prefill_s(who.context, d) * missing / who.context
     if trip.restart:  # the same work is saved at the source
@@ -211,14 +216,25 @@ def _costs(fleet: Fleet, who: Party, trip: Trip) -> Terms:
         saved = there * max(0.0, fleet.requests[s] - 1)
         more = np.maximum(0.0, prefill * requests - saved) + np.maximum(0.0, prefill - there)
         return [("prefill", more), ("stall", np.array(SWITCH_S))]
-    copy_s = who.context * trip.kv_s_per_token
-    slowed = COPY_SLOWDOWN * copy_s * (fleet.requests[s] + requests)
-    held = copy_s * requests * who.context / np.maximum(1.0, fleet.capacity[d])
-    stall = SWITCH_S + STALL_STEPS * fleet.step_s[d]
-    stall = stall + np.maximum(0.0, fleet.queue_s[d] - np.where(trip.copies, copy_s, 0.0))
     return [
         ("prefill", np.where(trip.copies, 0.0, prefill * (requests + 1))),
-        ("copy", np.where(trip.copies, slowed + held, 0.0)),
+        ("copy", np.where(trip.copies, _copy_s(fleet, who, trip), 0.0)),
         ("cache", trip.reuse * prefill),
-        ("stall", stall),
+        ("stall", _stall_s(fleet, who, trip)),
     ]
+
+
+def _copy_s(fleet: Fleet, who: Party, trip: Trip) -> Floats:
+    s, d = trip.source, trip.destinations
+    requests, copy_s = fleet.requests[d], who.context * trip.kv_s_per_token
+    slowed = COPY_SLOWDOWN * copy_s * (fleet.requests[s] + requests)
+    held = copy_s * requests * who.context / np.maximum(1.0, fleet.capacity[d])
+    out: Floats = slowed + held
+    return out
+
+
+def _stall_s(fleet: Fleet, who: Party, trip: Trip) -> Floats:
+    d, copy_s = trip.destinations, who.context * trip.kv_s_per_token
+    stall = SWITCH_S + STALL_STEPS * fleet.step_s[d]
+    out: Floats = stall + np.maximum(0.0, fleet.queue_s[d] - np.where(trip.copies, copy_s, 0.0))
+    return out

@@ -15,18 +15,15 @@ LEAD_S = 6.0
 
 def _cases(view: View) -> Iterator[Case]:
     """While requests wait, too: a preemption takes more from all than a turn in the queue."""
-    most = _lost_s(view)
-    for source in view.most(np.where(most > LEAST_NET_S, most, 0.0)):
-        if view.traffic.may_give(source):
-            yield Case(source, view.varied(source))
-
-
-def _lost_s(view: View) -> Floats:
-    """What preemptions would take at most, where memory lasts for less than `LEAD_S`."""
     fleet = view.fleet
     steps = (fleet.capacity - fleet.used) / np.maximum(1.0, fleet.requests)
-    lost: Floats = MOST_CHANCES * fleet.risk() * fleet.preempted_s()
-    return np.where(steps * fleet.step_s < LEAD_S, lost, 0.0)
+    soon = steps * fleet.step_s < LEAD_S  # memory lasts no longer
+    if not soon.any():
+        return
+    most: Floats = MOST_CHANCES * fleet.risk() * fleet.preempted_s()
+    for source in view.most(np.where(soon & (most > LEAST_NET_S), most, 0.0)):
+        if view.traffic.may_give(source):
+            yield Case(source, view.varied(source))
 
 
 PREEMPTION = Trigger("preemption", _cases)

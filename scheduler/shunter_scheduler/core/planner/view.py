@@ -60,6 +60,8 @@ class View:
     def most(self, score: np.ndarray) -> list[int]:
         """Sources with the highest positive score, the highest first."""
         allowed = np.where(self.fleet.sources, score, 0.0)
+        if allowed.max(initial=0.0) <= 0.0:
+            return []
         count = MIN_SOURCES + len(self.fleet) // INSTANCES_PER_SOURCE
         if count < len(allowed):
             best = np.argpartition(-allowed, count)[:count]
