@@ -58,7 +58,7 @@ def make_ask(entry: Entry, now: float) -> Ask:
         math.inf if tpot_s is None else tpot_s,
         pool.turn,
         pool.settings.weights,
-        entry.rank,
+        entry.engine_rank,
         pool.settings.head_room.for_targets and not (started or entry.goes_on or entry.by_age),
     )
 
@@ -228,7 +228,7 @@ def _book(
     outputs = math.ceil(ask.output_tokens)
     record.queue_starts(now, prefill_s)
     kv_tokens = tokens + math.ceil(left_to_store(entry))
-    rank = entry.rank if pool.orders else NO_RANK
+    rank = entry.engine_rank if pool.orders else NO_RANK
     load, high = record.load, is_high(entry)
     reservation = reserve(load, kv_tokens, prefill_s, outputs, high, tokens, rank)
     # In a batch that decodes anyway a prefill takes no base of its own.

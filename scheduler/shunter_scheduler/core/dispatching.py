@@ -134,12 +134,12 @@ def _place_queued(state: CoreState, pool: PoolRecord, now: float) -> None:
             return
         entry, before_higher = found
         entry.by_age = queue.by_age(entry, before_higher)
+        entry.goes_as = pool.top_rank if before_higher else 0
         if place(state, entry, now, kept):
             if entry.state == "running":
                 queue.went(entry, before_higher, now)
             continue
-        rank = pool.top_rank if before_higher else entry.rank
-        if not pool.columns.exclude(0.0, NOBODY, rank):
+        if not pool.columns.exclude(0.0, NOBODY, entry.engine_rank):
             return  # no instance takes anything: the others need not be tried
         misses.add(entry.request_id)
         if not kept and not pool.holds_back and now - entry.queued_at >= settings.ageing_step_s:

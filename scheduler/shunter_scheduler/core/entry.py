@@ -69,6 +69,7 @@ class Entry(Struct, eq=False):
     runs: bool = False  # counts as one of its tenant's that run
     placed_at: float = 0.0
     by_age: bool = False  # its turn has come because it has waited, whatever others lose
+    goes_as: int = 0  # the rank before which its turn has come so: engines take it for one of these
     predicted_tokens: Forecast = (0.0, 0.0)  # of the whole answer, when it was admitted
     # Of output that was still to come when the request was submitted: the mean, and what memory is
     # reserved for.
@@ -80,6 +81,11 @@ class Entry(Struct, eq=False):
     @property
     def tenant(self) -> str:
         return self.request.tenant
+
+    @property
+    def engine_rank(self) -> int:
+        """What it is to the order of prompts in engines."""
+        return self.rank if self.rank > self.goes_as else self.goes_as
 
     @property
     def generated_tokens(self) -> int:

@@ -21,6 +21,7 @@ def renumber(state: CoreState, policies: Iterable[RoutingPolicy]) -> None:
         return
     for entry in state.entries.values():
         entry.rank = entry.trail.level = ranks[entry.slo_class.priority]
+        entry.goes_as = 0
         for made in (entry.reservation, entry.move and entry.move.reservation):
             if made and made.rank != NO_RANK:
                 made.rank = entry.rank

@@ -164,7 +164,7 @@ class CoreState:
         self.latest = entry.request_id
 
     def assign(self, entry: Entry, instance: str) -> None:
-        below_top = len(self.ranks) - 1 - entry.rank
+        below_top = len(self.ranks) - 1 - entry.engine_rank
         self.outbox.append(
             Assign(
                 entry.request_id,

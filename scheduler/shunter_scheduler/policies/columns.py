@@ -307,7 +307,7 @@ class InstanceColumns:
         if self.ranked.passed_s(ask.rank, self._passed_s):
             self._passes, own = True, self._own_queue_s
             np.subtract(queue_s, self._passed_s, own)
-            np.maximum(own, self.step_s, own)
+            np.maximum(own, self.step_s, out=own)
             return own
         if self._passes:
             self._passes = False
