@@ -19,6 +19,9 @@ class MetricsObserver:
     def move_aborted(self, rung: str, reason: str) -> None:
         self._metrics.moves.labels(rung, "aborted").inc()
 
+    def copied(self, rung: str, size_bytes: int) -> None:
+        self._metrics.move_bytes.labels(rung).inc(size_bytes)
+
     def unmovable(self, reason: str) -> None:
         self._metrics.unmovable.labels(reason).inc()
 

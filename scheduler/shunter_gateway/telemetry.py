@@ -27,6 +27,7 @@ class GatewayMetrics:
     client_pauses: Counter = field(init=False)
     moves: Counter = field(init=False)
     move_stall: Histogram = field(init=False)
+    move_bytes: Counter = field(init=False)
     retries: Counter = field(init=False)
     unmovable: Counter = field(init=False)
     tokenizer_mismatch: Gauge = field(init=False)
@@ -109,6 +110,12 @@ class GatewayMetrics:
             "Longest gap that a client saw in a move.",
             ("rung",),
             buckets=_STALL_S,
+            registry=registry,
+        )
+        self.move_bytes = Counter(
+            "shunter_gateway_move_bytes",
+            "KV cache copied by moves, also by those that came to nothing.",
+            ("rung",),
             registry=registry,
         )
         self.retries = Counter(

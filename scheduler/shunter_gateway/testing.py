@@ -118,6 +118,7 @@ class RecordingSink:
 @dataclass(slots=True)
 class CountingObserver:
     counts: dict[str, int] = field(default_factory=dict)
+    copied_bytes: dict[str, int] = field(default_factory=dict)  # by rung
 
     def _count(self, name: str) -> None:
         self.counts[name] = self.counts.get(name, 0) + 1
@@ -130,6 +131,9 @@ class CountingObserver:
 
     def move_aborted(self, rung: str, reason: str) -> None:
         self._count(f"aborted {reason}")
+
+    def copied(self, rung: str, size_bytes: int) -> None:
+        self.copied_bytes[rung] = self.copied_bytes.get(rung, 0) + size_bytes
 
     def unmovable(self, reason: str) -> None:
         self._count(f"unmovable {reason}")

@@ -203,6 +203,22 @@ def test_explain_says_whose_it_is_and_why_it_waited(fake: FakeScheduler, address
     assert "512 prompt tokens, 0 output tokens\n" in result.output
 
 
+def test_explain_says_what_a_move_took(fake: FakeScheduler, address: str) -> None:
+    moves = [
+        pb.ExplainReply.Decision(
+            kind="move", winner="b", reason="drain", rung="kv", stall_s=0.014,
+            copied_bytes=12_340_000,
+        ),
+        pb.ExplainReply.Decision(kind="move", winner="a", rung="replay", stall_s=0.25),
+        pb.ExplainReply.Decision(kind="move", winner="c", reason="imbalance"),
+    ]  # fmt: skip
+    fake.explanations["r4"] = pb.ExplainReply(request_id="r4", decisions=moves)
+    output = shunter("explain", "r4", "--scheduler", address).output
+    assert "moved by kv, 12.3 MB copied, its client waited 14 ms\n" in output
+    assert "moved by replay, its client waited 250 ms\n" in output
+    assert output.count("moved by") == 2, "the last is still under way"
+
+
 def test_explain_holds_predictions_against_what_came(fake: FakeScheduler, address: str) -> None:
     dispatch = pb.ExplainReply.Decision(kind="dispatch", winner="a", cached_tokens=448)
     fake.explanations["r3"] = pb.ExplainReply(

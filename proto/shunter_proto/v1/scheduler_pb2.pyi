@@ -453,6 +453,7 @@ class MoveDone(_message.Message):
     RUNG_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     STALL_MS_FIELD_NUMBER: _builtins.int
+    COPIED_BYTES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     epoch: _builtins.int
     """of the owner after the move; a source that had to thaw has a new one"""
@@ -465,6 +466,8 @@ class MoveDone(_message.Message):
     """why not moved, or not by rung kv"""
     stall_ms: _builtins.int
     """longest gap the client saw"""
+    copied_bytes: _builtins.int
+    """of its KV cache, where it has moved"""
     def __init__(
         self,
         *,
@@ -475,10 +478,11 @@ class MoveDone(_message.Message):
         rung: _builtins.str = ...,
         reason: _builtins.str = ...,
         stall_ms: _builtins.int = ...,
+        copied_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "instance", b"instance", "moved", b"moved", "reason", b"reason", "request_id", b"request_id", "rung", b"rung", "stall_ms", b"stall_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copied_bytes", b"copied_bytes", "epoch", b"epoch", "instance", b"instance", "moved", b"moved", "reason", b"reason", "request_id", b"request_id", "rung", b"rung", "stall_ms", b"stall_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1129,6 +1133,9 @@ class ExplainReply(_message.Message):
         SLACK_S_FIELD_NUMBER: _builtins.int
         TTFT_S_FIELD_NUMBER: _builtins.int
         TTFT_AT_MOST_S_FIELD_NUMBER: _builtins.int
+        RUNG_FIELD_NUMBER: _builtins.int
+        STALL_S_FIELD_NUMBER: _builtins.int
+        COPIED_BYTES_FIELD_NUMBER: _builtins.int
         kind: _builtins.str
         """dispatch, hold, reject, move, suspend, resume"""
         epoch: _builtins.int
@@ -1150,6 +1157,12 @@ class ExplainReply(_message.Message):
         """predicted from here to the first token at the winner"""
         ttft_at_most_s: _builtins.float
         """what nine in ten stay below, as far as is known"""
+        rung: _builtins.str
+        """of a move that was carried out: kv, replay, restart"""
+        stall_s: _builtins.float
+        """longest gap that its client saw"""
+        copied_bytes: _builtins.int
+        """of the KV cache"""
         @_builtins.property
         def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainReply.Candidate]:
             """best first, at most 8, winner included"""
@@ -1173,10 +1186,13 @@ class ExplainReply(_message.Message):
             slack_s: _builtins.float | None = ...,
             ttft_s: _builtins.float | None = ...,
             ttft_at_most_s: _builtins.float | None = ...,
+            rung: _builtins.str = ...,
+            stall_s: _builtins.float = ...,
+            copied_bytes: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["_slack_s", b"_slack_s", "_ttft_at_most_s", b"_ttft_at_most_s", "_ttft_s", b"_ttft_s", "slack_s", b"slack_s", "ttft_at_most_s", b"ttft_at_most_s", "ttft_s", b"ttft_s"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_slack_s", b"_slack_s", "_ttft_at_most_s", b"_ttft_at_most_s", "_ttft_s", b"_ttft_s", "age_ms", b"age_ms", "cached_tokens", b"cached_tokens", "candidates", b"candidates", "candidates_total", b"candidates_total", "epoch", b"epoch", "excluded_total", b"excluded_total", "kind", b"kind", "policy", b"policy", "queued_ms", b"queued_ms", "reason", b"reason", "runner_up", b"runner_up", "score_unit", b"score_unit", "slack_s", b"slack_s", "ttft_at_most_s", b"ttft_at_most_s", "ttft_s", b"ttft_s", "winner", b"winner"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_slack_s", b"_slack_s", "_ttft_at_most_s", b"_ttft_at_most_s", "_ttft_s", b"_ttft_s", "age_ms", b"age_ms", "cached_tokens", b"cached_tokens", "candidates", b"candidates", "candidates_total", b"candidates_total", "copied_bytes", b"copied_bytes", "epoch", b"epoch", "excluded_total", b"excluded_total", "kind", b"kind", "policy", b"policy", "queued_ms", b"queued_ms", "reason", b"reason", "rung", b"rung", "runner_up", b"runner_up", "score_unit", b"score_unit", "slack_s", b"slack_s", "stall_s", b"stall_s", "ttft_at_most_s", b"ttft_at_most_s", "ttft_s", b"ttft_s", "winner", b"winner"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__slack_s: _TypeAlias = _typing.Literal["slack_s"]  # noqa: Y015
         _WhichOneofArgType__slack_s: _TypeAlias = _typing.Literal["_slack_s", b"_slack_s"]  # noqa: Y015

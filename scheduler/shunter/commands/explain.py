@@ -108,8 +108,15 @@ def _circumstances(decision: "ExplainReply.Decision") -> str:
         f"{seconds(decision.age_ms / 1000)} ago, epoch {decision.epoch}, "
         f"queued {decision.queued_ms} ms, "
         f"{decision.cached_tokens} cached tokens expected{slack}{policy}"
-        f"{ttft}"
+        f"{ttft}{_moved(decision)}"
     )
+
+
+def _moved(decision: "ExplainReply.Decision") -> str:
+    if not decision.rung:
+        return ""
+    copied = f", {decision.copied_bytes / 1e6:.1f} MB copied" if decision.copied_bytes else ""
+    return f"\nmoved by {decision.rung}{copied}, its client waited {seconds(decision.stall_s)}"
 
 
 def _candidates(decision: "ExplainReply.Decision") -> "Table":

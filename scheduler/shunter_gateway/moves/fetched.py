@@ -51,6 +51,7 @@ class FetchedMove:
         self._replay: ReplayMove | None = None
         self._timer: Timer | None = None
         self._over = False
+        self.copied_bytes = 0
 
     def start(self) -> None:
         ends = self._ends
@@ -111,6 +112,8 @@ class FetchedMove:
 
     def _on_report(self, report: pb.PullReport | None) -> None:
         """Stages go on until the switch; once a replay has begun, what fails is computed."""
+        if report is not None:
+            self.copied_bytes = max(self.copied_bytes, report.bytes)
         if self._over or self._replay is not None:
             return
         if report is None or report.refusal:

@@ -59,6 +59,7 @@ class KvTransfer:
         self._lease = ""
         self._frozen = pb.FreezeReply()
         self._pull: Transfer | None = None
+        self.copied_bytes = 0
         self._asking: Asking | None = None
         self._complete = False
         self._timer: Timer | None = None
@@ -247,6 +248,8 @@ class KvTransfer:
         self._pull = self._around.engines.pull(self._destination, request, self._on_report)
 
     def _on_report(self, report: pb.PullReport | None) -> None:
+        if report is not None:
+            self.copied_bytes = max(self.copied_bytes, report.bytes)
         if report is None:
             if not self._complete:
                 self._feed(NoAnswer("pull"))

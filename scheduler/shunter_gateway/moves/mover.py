@@ -18,6 +18,7 @@ from shunter_proto.v1 import scheduler_pb2 as pb
 class Mover:
     __slots__ = (
         "_command",
+        "_copied_bytes",
         "_kv_refusal",
         "_life",
         "_move",
@@ -33,6 +34,7 @@ class Mover:
         self._services = services
         self._life = life
         self._command = pb.Move()
+        self._copied_bytes = 0  # by the last move
         self._move: ReplayMove | KvTransfer | FetchedMove | SlotTransfer | None = None
         self._resumes = False  # the source was stopped and goes on
         self._rung = ""
@@ -153,7 +155,13 @@ class Mover:
         stall_s, self._stalled_since = now - self._stalled_since, None
         self._services.observer.moved(self._rung, stall_s)
         stall_ms = int(stall_s * 1000)
-        self._stage.end({"shunter.moved": True, "shunter.stall_ms": stall_ms})
+        self._stage.end(
+            {
+                "shunter.moved": True,
+                "shunter.stall_ms": stall_ms,
+                "shunter.copied_bytes": self._copied_bytes,
+            }
+        )
         self._report(self._rung, moved=True, reason=self._kv_refusal, stall_ms=stall_ms)
         return self._rung != "restart"
 
@@ -183,6 +191,7 @@ class Mover:
                 rung=rung,
                 reason=reason,
                 stall_ms=stall_ms,
+                copied_bytes=self._copied_bytes if moved else 0,
             )
         )
 
@@ -260,7 +269,10 @@ class Mover:
         self._replay(target)
 
     def _forget_move(self) -> None:
-        self._move = None
+        move, self._move = self._move, None
+        self._copied_bytes = move.copied_bytes if move is not None else 0
+        if self._copied_bytes:
+            self._services.observer.copied("kv", self._copied_bytes)
         if self._timeout is not None:
             self._timeout.cancel()
             self._timeout = None

@@ -47,6 +47,7 @@ class ReplayMove:
         self._warmed_tokens = 0
         self._call: EngineCall | None = None
         self._over = False
+        self.copied_bytes = 0  # nothing is: it is computed
 
     def start(self) -> None:
         if self._adapter.capabilities.prefix_caching:

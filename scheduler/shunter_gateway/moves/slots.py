@@ -36,6 +36,7 @@ class SlotTransfer:
         self._move = stop_copy.SlotMove()
         self._source_slot = -1
         self._slot = -1  # the destination's
+        self.copied_bytes = 0
 
     def start(self) -> None:
         self._move, effects = stop_copy.begin()
@@ -104,6 +105,7 @@ class SlotTransfer:
                 self._take(reply.slot)
                 refusal = "" if self._host.can_stop else stop_copy.ENDING
             case "save" if not (refusal or self._move.over):
+                self.copied_bytes = reply.bytes
                 refusal = self._host.adopt(reply.token_ids)
         self._feed(Answered(call, refusal))
 

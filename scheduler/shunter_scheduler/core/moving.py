@@ -12,6 +12,7 @@ from shunter_scheduler.core.state import CoreState
 from shunter_scheduler.core.trail import Ranking, Weighing
 from shunter_scheduler.domain.decisions import Move, Rung, Suspend
 from shunter_scheduler.domain.events import MoveDone
+from shunter_scheduler.domain.explanation import Moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,7 @@ def _moved(state: CoreState, entry: Entry, event: MoveDone, now: float) -> None:
     if source is not None and source.drain is not None:
         source.drain.moved += 1
     state.moved_total += 1
+    entry.trail.note_moved(event.instance, Moved(event.rung, event.stall_s, event.copied_bytes))
     if event.reason:  # by another rung than was ordered
         reason = f"moved by {event.rung}: {event.reason}"
         state.trace(entry, now, "move", winner=event.instance, reason=reason)

@@ -11,7 +11,7 @@ from msgspec import Struct
 from shunter_scheduler.core.probing import MIN_PREFILL_SHARE
 from shunter_scheduler.costmodel.correction import Correction
 from shunter_scheduler.domain.decisions import Reject
-from shunter_scheduler.domain.explanation import Candidate, DecisionRecord, Explanation
+from shunter_scheduler.domain.explanation import Candidate, DecisionRecord, Explanation, Moved
 from shunter_scheduler.policies.ask import Ask, why_excluded
 from shunter_scheduler.policies.first_token import until_first_token
 from shunter_scheduler.policies.policy import DispatchPolicy
@@ -96,6 +96,7 @@ class Trace(Struct, eq=False, gc=False):
     ranking: Ranking | None
     weighed: Weighing | None = None  # instead of a ranking
     slack_s: float | None = None
+    moved: Moved | None = None
 
     def record(self) -> DecisionRecord:
         ranking = self.ranking
@@ -122,6 +123,7 @@ class Trace(Struct, eq=False, gc=False):
             slack_s=self.slack_s,
             ttft_s=ttft_s,
             ttft_at_most_s=at_most_s,
+            moved=self.moved,
         )
 
 
@@ -168,6 +170,13 @@ class Trail(Struct, eq=False, gc=False):
                 older = older[: MAX_DECISIONS // 2] + older[MAX_DECISIONS // 2 + 1 :]
             self.older = older
         self.last = trace
+
+    def note_moved(self, instance: str, moved: Moved) -> None:
+        """Of the last move that was ordered there."""
+        for trace in reversed(self.traces):
+            if trace.kind == "move" and trace.winner == instance:
+                trace.moved = moved
+                return
 
     def explanation(self, output_tokens: int) -> Explanation:
         return Explanation(

@@ -58,6 +58,7 @@ class MoveDone(Value, frozen=True):
     rung: str
     reason: str = ""
     stall_s: float = 0.0
+    copied_bytes: int = 0
 
 
 class GatewayLost(Value, frozen=True):

@@ -36,6 +36,14 @@ class DecisionRecord:
     # below, going by how far predictions for its profile were off.
     ttft_s: float | None = None
     ttft_at_most_s: float | None = None
+    moved: "Moved | None" = None  # what came of a move that was carried out
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    rung: str  # kv, replay, restart
+    stall_s: float  # longest gap that the client saw
+    copied_bytes: int  # of the KV cache
 
 
 @dataclass(frozen=True, slots=True)

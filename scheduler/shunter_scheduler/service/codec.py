@@ -129,8 +129,9 @@ def _failed(message: pb.GatewayEvent, _: str, __: float) -> events.Event:
 def _move_done(message: pb.GatewayEvent, _: str, __: float) -> events.Event:
     m = message.move_done
     return events.MoveDone(
-        m.request_id, m.epoch, m.instance, m.moved, m.rung, m.reason, m.stall_ms / 1000
-    )
+        m.request_id, m.epoch, m.instance, m.moved, m.rung, m.reason, m.stall_ms / 1000,
+        m.copied_bytes,
+    )  # fmt: skip
 
 
 _DECODERS: Mapping[str, Callable[[pb.GatewayEvent, str, float], events.Event]] = {

@@ -39,6 +39,7 @@ def test_calls_and_moves_are_spans_of_the_request() -> None:
     assert failed["shunter.epoch"] == 1 and failed["shunter.output_tokens"] == 2
     assert before["shunter.epoch"] == 2 and after["shunter.output_tokens"] == 8
     assert move["shunter.moved"] is True and move["shunter.destination"] == destination
+    assert move["shunter.copied_bytes"] == 0 and "shunter.stall_ms" in move
 
 
 def test_nothing_is_left_open() -> None:

@@ -23,8 +23,9 @@ from shunter_text.answer_parts import AnswerParser, Tags, Words
 from tcp_proxy import TcpProxy, tcp_proxy
 
 Way = Literal["kv", "replay", "lost"]
-TOKENS = 200
-MOVED_AT = 30
+TOKENS = 300
+MOVED_AT = 20
+TRIES = 4
 NEARLY_ALL = "nearly all"  # may end before it has moved
 SEEDED = SamplingParams(temperature=1.0, seed=11, ignore_eos=True)
 ASKED: dict[str, dict[str, Any]] = {
@@ -40,7 +41,7 @@ ASKED: dict[str, dict[str, Any]] = {
     },
     "at least": {
         "sampling": replace(SEEDED, ignore_eos=False, stop_token_ids=(75,)),
-        "min_tokens": 160,
+        "min_tokens": 260,
     },
     NEARLY_ALL: {"sampling": SEEDED, "tokens": MOVED_AT + 20},
 }
@@ -81,19 +82,33 @@ class Ways:
         return known[name]
 
     async def disturbed(self, way: Way, **asked: Any) -> MovingSink:
-        _, sink = self.gateway.submit("r1", **{"tokens": TOKENS, **asked})
+        """Again where the answer ended before it had moved, as on a busy machine it may."""
+        for attempt in range(TRIES):
+            sink = await self._disturbed(f"r{attempt}", way, **asked)
+            if len(sink.assigned) == 2:
+                break
+        return sink
+
+    async def _disturbed(self, name: str, way: Way, **asked: Any) -> MovingSink:
+        _, sink = self.gateway.submit(name, **{"tokens": TOKENS, **asked})
         await sink.has(MOVED_AT)
         if way == "lost":
             self.proxies[sink.assigned[0]].cut_after_bytes = 0
         else:
-            self.gateway.move("r1", self.gateway.other(sink), way)
+            self.gateway.move(name, self.gateway.other(sink), way)
         await sink.finished()
         return sink
 
     def check_went(self, way: Way, sink: MovingSink) -> None:
         assert len(sink.assigned) == 2
-        told = [(r.moved, r.rung, r.reason) for r in self.gateway.reports()]
-        assert told == ([(True, way, "")] if way != "lost" else [])
+        if way == "lost":
+            assert self.gateway.reports() == []
+            return
+        last = self.gateway.reports()[-1]
+        assert (last.moved, last.rung, last.reason) == (True, way, "")
+        counted = self.gateway.observer.copied_bytes
+        assert counted.keys() == ({"kv"} if way == "kv" else set())
+        assert 0 < last.copied_bytes <= counted["kv"] if way == "kv" else not last.copied_bytes
 
 
 @pytest.fixture

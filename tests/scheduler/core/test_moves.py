@@ -21,6 +21,7 @@ from shunter_scheduler.domain.events import (
     Running,
     Submitted,
 )
+from shunter_scheduler.domain.explanation import Moved
 from shunter_scheduler.domain.status import DrainStatus
 
 
@@ -81,6 +82,18 @@ def test_a_moved_request_goes_on_under_its_new_epoch() -> None:
     harness.apply(Finished("r0", 2, 60, "stop"))
     harness.check_books()
     assert harness.loads()["chat-h100-1"].requests == 0
+
+
+def test_explain_says_what_a_move_took() -> None:
+    harness = loaded(1)
+    (move,) = only(Move, drain(harness))
+    ordered = harness.core.explain("r0", 0.0)
+    assert ordered is not None and ordered.decisions[-1].moved is None
+    harness.apply(MoveDone("r0", 2, move.destination, True, "kv", "", 0.014, 12_300_000))
+    explained = harness.core.explain("r0", 0.0)
+    assert explained is not None
+    assert [d.kind for d in explained.decisions] == [d.kind for d in ordered.decisions]
+    assert explained.decisions[-1].moved == Moved("kv", 0.014, 12_300_000)
 
 
 def test_explain_says_why_a_move_went_by_another_rung() -> None:
