@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -11,6 +11,7 @@ import yaml
 from helm_chart import CHART, EVERYTHING, Helm, Object, RenderRefused, named, of_kind, pod_specs
 from pod_security import violations
 from shunter.config import rules_path
+from shunter_api.engine import EngineType
 
 WAYS = [(), EVERYTHING, ("scope=namespace",), ("scope=namespace", *EVERYTHING)]
 ROLES = ("Role", "ClusterRole")
@@ -51,6 +52,13 @@ def test_every_value_is_in_the_schema() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     assert sorted(_keys(values, schema)) == []
+
+
+def test_every_type_of_engine_may_have_an_image() -> None:
+    """But for those that the own image holds."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    images = schema["properties"]["operator"]["properties"]["engineImages"]["properties"]
+    assert images.keys() == set(get_args(EngineType)) - {"simulated", "numpy"}
 
 
 def _keys(values: dict[str, Any], schema: dict[str, Any], at: str = "") -> Iterator[str]:
