@@ -27,6 +27,8 @@ from shunter_simulator.scenarios import parse_scenario
 from shunter_simulator.virtual.build import engine_settings, true_cost
 
 OURS, ALONE, ALIKE = "ours", "interactive alone (oracle)", "ours, no classes"
+PLAIN, PLAIN_LEAST = "ours, engines never yield", "least-requests, engines never yield"
+_NEVER: dict[str, Any] = {"engines": {"chat": {"a100": {"yieldSteps": 0}}}}
 _NO_MOVES: dict[str, Any] = {"moves": {"policy": "drain-only"}}
 _CLASSES = ("interactive", "standard", "batch")
 # Requests a second that the four A100 end when 200 s of 42/s wait for them (least-requests).
@@ -49,6 +51,8 @@ def _policies(base: Mapping[str, Any]) -> Overrides:
         "queue-kv-prefix": dispatch("queue-kv-prefix", **_NO_MOVES),
         ALIKE: {"policy": {"classes": alike}},
         OURS: {},
+        PLAIN: _NEVER,
+        PLAIN_LEAST: {**dispatch("least-requests", **_NO_MOVES), **_NEVER},
         ALONE: {"workload": {"only": "interactive"}},
     }
 
@@ -81,7 +85,7 @@ def cells(form: Form) -> list[Cell]:
     uses = form.pick(_USES[1:], _USES[1:], _USES)
     loads = {f"{use:.0%} used": _load(use, form) for use in uses}
     policies = _policies(base)
-    some = {name: policies[name] for name in ("least-requests", ALIKE, OURS, ALONE)}
+    some = {name: policies[name] for name in ("least-requests", ALIKE, OURS, PLAIN, ALONE)}
     policies = form.pick(policies, some, policies)
     return variants("classes", base, policies, loads, range(form.seeds))
 
@@ -107,8 +111,11 @@ def section(outcomes: Outcomes) -> Section:
             An 8B model on four A100, Azure lengths: interactive 20 % in bursts of CV 8,
             standard 50 %, batch 30 %; the tenant `flood` comes with three times a tenant's
             share for a quarter of the time. Medians over the seeds. The oracle serves the same
-            interactive requests and nothing else. The service gap is the widest difference in
-            tokens served between two tenants while both have requests waiting.
+            interactive requests and nothing else. Engines let answers of lower classes stand still
+            for prompts of higher ones, up to 4 steps in a row, as `shunter engine --yield-steps 4`
+            does, with every policy; `engines never yield` has them as vLLM's are. The service gap
+            is the widest difference in tokens served between two tenants while both have requests
+            waiting.
             """
         ),
         "",

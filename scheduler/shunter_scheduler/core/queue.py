@@ -29,6 +29,7 @@ NOTHING: frozenset[str] = frozenset()
 class Ageing:
     step_s: float = 10.0  # of waiting let a class go before the next higher one
     share: float = 0.05  # of the service of those that waited goes so, at most
+    kept: float = 8.0  # requests' worth of what a class got by its own turns counts as its share
     late_s: float = 2.0  # of waiting let one that is late go before others of its class
     late_share: float = 0.1  # at most, of its class's service, though it costs others their targets
 
@@ -81,7 +82,9 @@ class AdmissionQueue(Generic[Item]):
     _ranks: list[int] = field(default_factory=list)  # negated, of classes in which some wait
     # Service that classes which had aged took from higher ones, less their share of that since.
     _owed: float = 0.0
-    # The same of the late ones of each class, and who is next because of that.
+    # What each class got, however, less its share of what higher ones got since.
+    _served: dict[int, float] = field(default_factory=dict)
+    # As `_owed` of the late ones of each class, and who is next because of that.
     _late_owed: dict[int, float] = field(default_factory=dict)
     _late_next: str = ""
 
@@ -126,6 +129,7 @@ class AdmissionQueue(Generic[Item]):
         self._classes = {ranks[old]: turns for old, turns in self._classes.items() if old in ranks}
         self._ranks = [-ranks[-negated] for negated in self._ranks]
         self._late_owed = {ranks[old]: o for old, o in self._late_owed.items() if old in ranks}
+        self._served = {ranks[old]: s for old, s in self._served.items() if old in ranks}
 
     def next(self, now: float, skip: Collection[str] = NOTHING) -> tuple[Item, bool] | None:
         """Who goes next, of those not in `skip` whose tenants may run more; and whether it goes
@@ -153,6 +157,8 @@ class AdmissionQueue(Generic[Item]):
             (self._classes[-negated].by_age[0], -negated) for negated in self._ranks[top + 1 :]
         ]
         for (queued_at, _), below in sorted(lower):
+            if self._served.get(below, 0.0) > 0.0:
+                continue
             if now - queued_at >= (rank - below) * self.ageing.step_s:
                 found = self._classes[below].oldest(skip)
                 if found is not None:
@@ -168,6 +174,7 @@ class AdmissionQueue(Generic[Item]):
         rank, charge = item.rank, item.expected_charge
         assert item.account is not None
         item.account.turns.drain.went(now, item.target_work_s)
+        self._count_service(rank, charge)
         if before_higher:
             self._owed = charge
             return
@@ -179,6 +186,14 @@ class AdmissionQueue(Generic[Item]):
             self._late_owed[rank] -= self.ageing.late_share * charge
             if self._late_owed[rank] <= 0.0:
                 del self._late_owed[rank]
+
+    def _count_service(self, rank: int, charge: float) -> None:
+        served, share = self._served, self.ageing.share * charge
+        for below in [below for below in served if below < rank]:
+            served[below] -= share
+            if served[below] <= 0.0:
+                del served[below]
+        served[rank] = min(served.get(rank, 0.0) + charge, self.ageing.kept * charge)
 
     def __iter__(self) -> Iterator[Item]:
         """In order, if no class goes before a higher one; do not change the queue meanwhile."""
