@@ -50,7 +50,7 @@ def table(rows: Sequence[Row]) -> str:
         lines.append(
             f"{head} {step_ms:.1f} | {np.median(stalls_ms):.1f} | "
             f"{np.percentile(stalls_ms, 90):.1f} | {steps:.2f} | {mib:.1f} | "
-            f"{_others(moved):+.1%} | {equal:.0%} | {_load(found)} |"
+            f"{_others(moved)} | {equal:.0%} | {_load(found)} |"
         )
     return "\n".join(lines)
 
@@ -64,9 +64,12 @@ def _load(found: Sequence[Row]) -> str:
     return f"{np.median(loads):.1f}" if loads else ""
 
 
-def _others(moved: Sequence[Row]) -> float:
+def _others(moved: Sequence[Row]) -> str:
+    """Nothing where the switch comes at once: no neighbour has a gap before it."""
+    if not any(row.neighbours_during[0] for row in moved):
+        return ""
     before = _mean(moved, lambda r: r.neighbours_before)
-    return _mean(moved, lambda r: r.neighbours_during) / before - 1
+    return f"{_mean(moved, lambda r: r.neighbours_during) / before - 1:+.1%}"
 
 
 def _mean(moved: Sequence[Row], pick: Callable[[Row], tuple[int, float]]) -> float:

@@ -33,6 +33,12 @@ def test_stalls_are_of_moves_that_were_carried_out() -> None:
     )
 
 
+def test_a_switch_at_once_says_nothing_of_others_steps() -> None:
+    at_once = row(0, 0.020)
+    at_once.neighbours_during = (0, 0.0)
+    assert table([at_once]).splitlines()[-1].endswith("| 3.0 |  | 100% |  |")
+
+
 def test_a_move_that_was_measured_again_counts_once(tmp_path: Path) -> None:
     results = tmp_path / "rows.jsonl"
     rows = [row(1, 0.5), row(2, 0.3), row(1, 0.02)]
