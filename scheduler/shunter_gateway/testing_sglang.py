@@ -113,7 +113,7 @@ class SglangStub:
         ids = list(call.body["input_ids"])
         asked = call.params["max_new_tokens"]
         limit = self.context_length - len(ids) - 1 if asked is None else asked
-        cached, sent = self._find_prefix(ids), 0
+        cached, sent = self.find_prefix(ids), 0
         while not call.over.is_set():
             await asyncio.sleep(self.step_s)
             token = self._next(call, ids)
@@ -167,7 +167,7 @@ class SglangStub:
         ids = made[sent:] if self.incremental else list(made)
         return {"text": text, "output_ids": ids, "meta_info": meta}
 
-    def _find_prefix(self, ids: Sequence[int]) -> int:
+    def find_prefix(self, ids: Sequence[int]) -> int:
         whole = range(len(ids) // PROMPT_BLOCK * PROMPT_BLOCK, 0, -PROMPT_BLOCK)
         return next((n for n in whole if tuple(ids[:n]) in self.cached), 0)
 

@@ -67,7 +67,7 @@ async def test_the_destination_is_warmed_and_goes_on_from_its_cache(
     warm, call = stub_of(gateway, sink.assigned[-1]).calls[-2:]
     assert warm.params["max_new_tokens"] == 1 and "warm" in warm.rid
     assert call.body["input_ids"][: len(warm.body["input_ids"])] == warm.body["input_ids"]
-    assert stub_of(gateway, sink.assigned[-1])._find_prefix(call.body["input_ids"]) > 0
+    assert stub_of(gateway, sink.assigned[-1]).find_prefix(call.body["input_ids"]) > 0
     assert call.params["max_new_tokens"] == 120 - (
         len(call.body["input_ids"]) - len(gateway.prompt)
     )

@@ -138,7 +138,7 @@ def test_the_index_holds_what_engines_said(
             assert held(core, probe) == expected
 
 
-@pytest.mark.parametrize("size", [16, 32, 64, 128])
+@pytest.mark.parametrize("size", [1, 16, 32, 64, 128])  # 1: SGLang, as it comes
 def test_block_sizes_of_engines_map_to_blocks_of_64(size: int) -> None:
     core = harness(64)
     tokens = tuple(range(256))
