@@ -275,3 +275,19 @@ def test_the_autoscaler_has_the_gateways_replicas(helm: Helm) -> None:
     assert metric["resource"]["target"] == {"type": "Utilization", "averageUtilization": 55}
     target = found["spec"]["scaleTargetRef"]
     assert named(objects, target["kind"], target["name"])["apiVersion"] == target["apiVersion"]
+
+
+def test_gateways_get_further_volumes(helm: Helm) -> None:
+    objects = helm.template(
+        "gateway.extraArgs={--slot-folder=/slots}",
+        "gateway.extraVolumes[0].name=slots",
+        "gateway.extraVolumes[0].persistentVolumeClaim.claimName=slots",
+        "gateway.extraVolumeMounts[0].name=slots",
+        "gateway.extraVolumeMounts[0].mountPath=/slots",
+    )
+    spec = named(objects, "Deployment", "shunter-gateway")["spec"]["template"]["spec"]
+    claim = {"name": "slots", "persistentVolumeClaim": {"claimName": "slots"}}
+    assert claim in spec["volumes"]
+    (container,) = spec["containers"]
+    assert {"name": "slots", "mountPath": "/slots"} in container["volumeMounts"]
+    assert "--slot-folder=/slots" in container["args"]

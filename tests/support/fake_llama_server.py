@@ -47,6 +47,7 @@ class FakeLlama:
     address: str = ""
     done: list[str] = field(default_factory=list)
     status: int = 200  # of saves and restores
+    forgets: int = 0  # so many of them are never answered
 
     async def all_slots(self, _: web.Request) -> web.Response:
         return web.json_response([slot.told(i) for i, slot in enumerate(self.slots)])
@@ -60,6 +61,9 @@ class FakeLlama:
         slot = self.slots[int(request.match_info["slot"]) % len(self.slots)]
         while slot.busy:
             await asyncio.sleep(0.005)
+        if self.forgets:
+            self.forgets -= 1
+            await asyncio.sleep(3600)
         action = request.query["action"]
         self.done.append(action)
         if self.status != 200:

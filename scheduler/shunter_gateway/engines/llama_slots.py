@@ -29,7 +29,7 @@ BARRED_S = 600.0  # before a pair of servers that refused a copy is tried again
 STALE_S = 120.0  # older than any move gets
 SWEEP_S = 30.0
 _SETTLE_S = 1.0  # until a restored slot's call shows in /slots
-_LOOK_S = 0.1  # at a slot whose save or restore is not answered
+_LOOK_S = 0.05  # until a look at a slot whose save or restore is not answered
 _MAX_BARRED = 4096
 
 _MAGIC = 0x67677371  # LLAMA_STATE_SEQ_MAGIC
@@ -211,23 +211,36 @@ class LlamaSlots:
         self, at: tuple[str, int], action: str, name: str, stopping_seed: int | None = None
     ) -> tuple[int, bytes]:
         """Status and body; status 0 where another request than the one with this seed has got the
-        slot."""
+        slot. Asked again where the slot is idle and nothing happens: of two saves that wait, the
+        server may take up the wrong one when a slot gets idle, and forget the other."""
         address, slot = at
         body = msgspec.json.encode({"filename": name})
         path = f"/slots/{slot}?action={action}"
-        asking = whole_answer(self._client, address, path, body, self._call_s)
-        work = asyncio.get_running_loop().create_task(asking)
+
+        def ask() -> asyncio.Task[tuple[int, bytes]]:
+            asking = whole_answer(self._client, address, path, body, self._call_s)
+            return asyncio.get_running_loop().create_task(asking)
+
+        work = ask()
         try:
-            while not (await asyncio.wait((work,), timeout=_LOOK_S))[0]:
-                slots = await self._slots(address)
-                if any(
-                    one.id == slot and one.is_processing and one.params.seed != stopping_seed
-                    for one in slots
-                ):
-                    return 0, b""
-            return await work
+            async with asyncio.timeout(self._call_s):
+                while not await _ends(work, _LOOK_S):
+                    slots = await self._slots(address)
+                    busy = [one for one in slots if one.id == slot and one.is_processing]
+                    if any(one.params.seed != stopping_seed for one in busy):
+                        return 0, b""
+                    if slots and not busy and not await _ends(work, _LOOK_S):
+                        work.cancel()
+                        work = ask()
+        except TimeoutError:
+            raise EngineUnavailable(f"{address}{path}: no answer in time") from None
         finally:
             work.cancel()
+        return work.result()
+
+
+async def _ends(work: "asyncio.Task[tuple[int, bytes]]", timeout_s: float) -> bool:
+    return bool((await asyncio.wait((work,), timeout=timeout_s))[0])
 
 
 def _choice(idle: Sequence[_Slot]) -> _Slot:

@@ -111,6 +111,17 @@ async def test_a_save_waits_for_its_own_call_to_stop(slots: LlamaSlots, llama: F
     assert reply is not None and reply.token_ids == [5]
 
 
+async def test_a_save_that_the_server_forgets_is_asked_for_again(
+    slots: LlamaSlots, llama: FakeLlama
+) -> None:
+    """llama-server does that where two saves wait for slots that get idle in the other order."""
+    llama.slots[1] = FakeSlot([5, 6], SEED, 1)
+    llama.forgets = 1
+    reply = await reply_of(lambda on: slots.save(stopped(llama), FILE, on))
+    assert reply is not None and reply.token_ids == [5, 6]
+    assert llama.done == ["save"]
+
+
 async def test_a_slot_that_another_request_got_is_given_up(
     slots: LlamaSlots, llama: FakeLlama
 ) -> None:
