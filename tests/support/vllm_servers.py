@@ -62,7 +62,7 @@ class VllmServer:
 
     def page(self) -> str:
         """Its metrics."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=60) as answer:
             return str(answer.read(), "utf-8")
 
     def prompt_tokens(self, source: str) -> float:
