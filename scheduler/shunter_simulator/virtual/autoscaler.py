@@ -2,10 +2,10 @@
 al., OSDI 2024, section 4.4.3, with the rule of the artifact: pooled KV tokens free of load, per
 request)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from shunter_scheduler.domain.status import ScalingAdvice
+from shunter_scheduler.core import SchedulerCore
 from shunter_simulator.scenarios.autoscaling import Autoscaling
 from shunter_simulator.virtual.agenda import Agenda
 from shunter_simulator.virtual.comings import Comings
@@ -16,13 +16,13 @@ from shunter_simulator.virtual.values import EngineObservation
 
 @dataclass(frozen=True, slots=True)
 class ScaledWorld:
-    """`advise`: what the scheduler says of a pool now."""
+    """What is scaled, and whose advice is asked."""
 
     agenda: Agenda
     fleet: Fleet
     gateway: VirtualGateway
     comings: Comings
-    advise: Callable[[str, float], Sequence[ScalingAdvice]]
+    core: SchedulerCore
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Autoscaler:
         self._agenda = world.agenda
         self._gateway = world.gateway
         self._comings = world.comings
-        self._advise = world.advise
+        self._core = world.core
         self._settings = settings
         self._pools: dict[str, list[Slot]] = {}
         for slot in world.fleet.slots.values():
@@ -66,7 +66,7 @@ class Autoscaler:
     # ------------------------------------------------------------ as the scheduler advises
 
     def _follow(self, pool: str, slots: Sequence[Slot]) -> None:
-        for advice in self._advise(pool, self._agenda.now):
+        for advice in self._core.advise_scaling(pool, self._agenda.now):
             of_profile = [slot for slot in slots if slot.value.profile == advice.profile]
             serving = self._serving(of_profile)
             missing = advice.desired_replicas - len(serving)

@@ -107,8 +107,7 @@ class World:
         comings.topology = self._topology
         self._faults = Faults(self.agenda, self.cell, self.fleet, comings, network, self.counters)
         if scenario.autoscaling is not None:
-            advise = self.cell.core.advise_scaling
-            scaled = ScaledWorld(self.agenda, self.fleet, gateway, comings, advise)
+            scaled = ScaledWorld(self.agenda, self.fleet, gateway, comings, self.cell.core)
             Autoscaler(scaled, scenario.autoscaling).begin()
         self._versions = count(1)
         self._known = 0  # requests that have come or are about to
