@@ -103,11 +103,14 @@ class _NextToken(msgspec.Struct):
 
 
 class _Slot(msgspec.Struct):
-    """llama-server's; `next_token` is one object or a list of them, by version."""
+    """llama-server's; `next_token` is one object or a list of them, by version. Newer ones count
+    what was generated among `n_prompt_tokens`, and tell the prompt's two parts apart."""
 
     n_ctx: int = 0
     is_processing: bool = False
     n_prompt_tokens: int = 0
+    n_prompt_tokens_processed: int | None = None
+    n_prompt_tokens_cache: int | None = None
     next_token: _NextToken | list[_NextToken] = msgspec.field(default_factory=_NextToken)
 
 
@@ -121,9 +124,16 @@ def with_slots(load: EngineLoad, body: bytes) -> EngineLoad:
     except msgspec.MsgspecError as error:
         raise ValueError(f"/slots: {error}") from error
     capacity = sum(slot.n_ctx for slot in slots)
-    used = sum(slot.n_prompt_tokens + _decoded(slot) for slot in slots if slot.is_processing)
+    used = sum(_used(slot) for slot in slots if slot.is_processing)
     usage = min(used / capacity, 1.0) if capacity else 0.0
     return replace(load, kv_cache_usage=usage, kv_capacity_tokens=capacity)
+
+
+def _used(slot: _Slot) -> int:
+    processed, cached = slot.n_prompt_tokens_processed, slot.n_prompt_tokens_cache
+    if processed is None or cached is None:
+        return slot.n_prompt_tokens + _decoded(slot)
+    return max(slot.n_prompt_tokens, processed + cached + _decoded(slot))
 
 
 def _decoded(slot: _Slot) -> int:

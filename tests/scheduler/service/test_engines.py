@@ -58,6 +58,13 @@ def test_llama_servers_use_comes_from_its_slots() -> None:
         b'{"id":2,"n_ctx":1000,"is_processing":false,"n_prompt_tokens":900}]'
     )
     assert with_slots(load, slots) == EngineLoad(2, 3, 500 / 3000, 3000)
+    # llama-server 11434, with 200 tokens of a prompt and 58 generated
+    newer = (
+        b'[{"id":3,"n_ctx":1000,"is_processing":true,"n_prompt_tokens":258,'
+        b'"n_prompt_tokens_processed":200,"n_prompt_tokens_cache":0,'
+        b'"next_token":[{"n_remain":1942,"n_decoded":58}]}]'
+    )
+    assert with_slots(load, newer).kv_cache_usage == 0.258
     with pytest.raises(ValueError, match="/slots"):
         with_slots(load, b'{"error":"not enabled"}')
 
