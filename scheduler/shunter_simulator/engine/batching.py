@@ -24,7 +24,7 @@ from shunter_simulator.engine.values import (
     StepOutcome,
     StepPlan,
 )
-from shunter_simulator.engine.yielding import Yielding
+from shunter_simulator.engine.yielding import Yielding, first_prompt
 
 ORDER = attrgetter("order")
 
@@ -203,33 +203,28 @@ class BatchScheduler:
         return decodes
 
     def _decide_who_yields(self) -> None:
-        """The first prompt is the one of the highest priority, those that are computed in part
-        before those that wait; of the latter, one that is sure to be let in."""
-        first = next((s for s in self._running if s.pending > 1), None)
-        if self._waiting and (first is None or self._waiting[0].order[0] < first.order[0]):
-            first = self._waiting[0]
-            priority = first.order[0]
-            answers = sum(s.pending == 1 and s.order[0] <= priority for s in self._running)
-            blocks = -(-len(first.token_ids) // self.config.block_tokens) + answers
-            places = self.config.max_num_seqs - self._held_places()
-            free = self._pool.available - self.config.watermark_blocks
-            if len(self._running) >= places or blocks > free:
+        """For the first prompt, unless it is one that waits and may not be let in."""
+        config, running = self.config, self._running
+        first = first_prompt(running, self._waiting)
+        if first is not None and not first.block_table:
+            beside = sum(s.pending == 1 and s.order[0] <= first.order[0] for s in running)
+            blocks = -(-len(first.token_ids) // config.block_tokens) + beside
+            full = len(running) >= config.max_num_seqs - self._held_places()
+            if full or blocks > self._pool.available - config.watermark_blocks:
                 first = None
-        self._yielding.decide(self._running, first, self.config.max_batch_tokens)
+        self._yielding.decide(running, first, config.max_batch_tokens)
 
     def _admit_higher(self, prefills: list[Sequence], budget: int) -> None:
         """Lets those in that go before a prompt which is computed in part, as far as the step has
         tokens for them."""
-        while self._waiting:
-            priority = self._waiting[0].order[0]
-            before = [s for s in prefills if s.order[0] <= priority]
-            left = budget - sum(s.pending for s in before)
-            if len(before) == len(prefills) or left <= 0:
+        admitted = True
+        while self._waiting and admitted:
+            before = [s for s in prefills if s.order[0] <= self._waiting[0].order[0]]
+            if len(before) == len(prefills) or sum(s.pending for s in before) >= budget:
                 return
-            admitted = self._admit(min(left, 1))
-            if not admitted:
-                return
-            prefills += admitted
+            more = self._admit(1)
+            admitted = bool(more)
+            prefills += more
 
     def _admit(self, budget: int) -> list[Sequence]:
         """Moves waiting sequences, first come first, to the running ones while all limits hold."""

@@ -14,6 +14,7 @@ def small_config(
     watermark: float = 0.0,
     enable_prefix_caching: bool = True,
     max_waiting: int = 100,
+    yield_steps: int = 0,
 ) -> EngineConfig:
     """Blocks of 4 tokens, 128 tokens of context."""
     return EngineConfig(
@@ -25,6 +26,7 @@ def small_config(
         watermark=watermark,
         enable_prefix_caching=enable_prefix_caching,
         max_waiting=max_waiting,
+        yield_steps=yield_steps,
     )
 
 

@@ -10,6 +10,14 @@ from dataclasses import dataclass
 from shunter_simulator.engine.sequences import Sequence
 
 
+def first_prompt(running: Items[Sequence], waiting: Items[Sequence]) -> Sequence | None:
+    """Of the highest priority, those that are computed in part before those that wait."""
+    first = next((s for s in running if s.pending > 1), None)
+    if waiting and (first is None or waiting[0].order[0] < first.order[0]):
+        return waiting[0]
+    return first
+
+
 @dataclass(slots=True)
 class Yielding:
     """`steps`: at most so many in a row, then one for all. `lowest`: priority of those that get

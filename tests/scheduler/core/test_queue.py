@@ -251,6 +251,21 @@ def test_a_class_that_has_waited_goes_before_a_higher_one_now_and_then() -> None
     assert went == "biiiibiiiibiiii", "a quarter of the service of the others"
 
 
+def test_a_class_that_is_served_does_not_age() -> None:
+    """Its backlog is old, but it got more than its share while nobody of the higher class came."""
+    queue = queue_of([Item(f"batch-{n}", 0, 0.0, 1e6) for n in range(40)])
+    for _ in range(20):
+        assert take(queue, 50.0) is not None
+    went = ""
+    for n in range(80):
+        queue.push(Item(f"interactive-{n}", 1, 60.0))
+        item = take(queue, 60.0)
+        assert item is not None
+        went += item.request_id[0]
+    assert went.index("b") == AGEING.kept / AGEING.share, "what it got ahead is bounded"
+    assert went[32:37] == "biiii", "then it gets its share"
+
+
 def test_a_class_ages_by_as_many_steps_as_it_lies_below_another() -> None:
     for rank, due_s in ((1, 10.0), (2, 20.0), (3, 30.0)):
         queue = queue_of([Item("low", 0, 0.0), Item("high", rank, 0.0)])

@@ -271,3 +271,36 @@ def test_impossible_limits_are_refused(changes: dict[str, float], message: str) 
     values: dict[str, float] = {"kv_blocks": 4, "context_length": 64, **changes}
     with pytest.raises(ValueError, match=message):
         EngineConfig(**values)  # type: ignore[arg-type]
+
+
+def test_answers_of_lower_priority_stand_still_for_prompts_of_higher_ones() -> None:
+    batch = BatchScheduler(small_config(max_batch_tokens=16, kv_blocks=64, yield_steps=2))
+    batch.add(sequence("low", 4, priority=1))
+    assert shape(batch) == [("low", 0, 4, True)]
+    batch.add(sequence("high", 70, priority=0))
+    assert [shape(batch) for _ in range(6)] == [
+        [("high", 0, 16, False)],
+        [("high", 16, 16, False)],
+        [("low", 4, 1, True), ("high", 32, 15, False)],  # two in a row, then one for all
+        [("high", 47, 16, False)],
+        [("high", 63, 7, True)],
+        [("high", 70, 1, True), ("low", 5, 1, True)],
+    ]
+
+
+def test_a_prompt_passes_one_of_lower_priority_that_is_computed_in_part() -> None:
+    batch = BatchScheduler(small_config(max_batch_tokens=16, kv_blocks=64, yield_steps=1))
+    batch.add(sequence("low", 40, priority=1))
+    assert shape(batch) == [("low", 0, 16, False)]
+    batch.add(sequence("high", 20, priority=0))
+    batch.add(sequence("equal", 20, priority=1))
+    assert shape(batch) == [("high", 0, 16, False)]
+    assert shape(batch) == [("high", 16, 4, True), ("low", 16, 12, False)]
+
+
+def test_nobody_stands_still_for_a_prompt_that_may_not_be_let_in() -> None:
+    batch = BatchScheduler(small_config(max_num_seqs=1, yield_steps=8))
+    batch.add(sequence("low", 4, priority=1))
+    assert shape(batch) == [("low", 0, 4, True)]
+    batch.add(sequence("high", 4, priority=0))
+    assert shape(batch) == [("low", 4, 1, True)]
