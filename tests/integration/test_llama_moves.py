@@ -16,18 +16,20 @@ import pytest
 
 from forked_engines import ForkedEngine
 from llama_servers import INSTALLED, LlamaOptions, LlamaServer, llama_servers, llama_topology
-from moving_gateway import GREEDY, Changes, MovingGateway, gateway_of
+from moving_gateway import GREEDY, Changes, MovingGateway, MovingSink, gateway_of
 from shunter_engine.numpy_testing import TinyShape, tiny_vocabulary, write_tiny_gguf
 from shunter_gateway.engines.llama_slots import LlamaSlots
 from shunter_gateway.ports import SamplingParams
+from shunter_gateway.request import RequestHandle
 from shunter_proto.v1 import scheduler_pb2 as pb
 
 pytestmark = [
     pytest.mark.llamacpp,
     pytest.mark.skipif(not INSTALLED, reason="pip install 'shunter[llamacpp]'"),
 ]
-TOKENS = 600  # it makes thousands a second
-SHAPE = TinyShape(layers=4, context_length=4096)
+TOKENS = 400
+# Some milliseconds a token, so that moves come in time on a crowded machine, too.
+SHAPE = TinyShape(layers=8, width=256, feed_forward=512, context_length=1024)
 # Bytes beyond ASCII make characters of several tokens, whose ids llama-server keeps to itself.
 ASCII = {str(i): -100.0 for i, t in enumerate(tiny_vocabulary()) if i < 3 or ord(t[0]) > 126}
 TEXT = replace(GREEDY, logit_bias=ASCII)
@@ -65,8 +67,15 @@ async def gateway(
         yield made
 
 
+def submit(
+    gateway: MovingGateway, name: str, tokens: int, sampling: SamplingParams = GREEDY
+) -> tuple[RequestHandle, MovingSink]:
+    """A short prompt: token by token a warm-up is no faster than decoding."""
+    return gateway.submit(name, tokens, gateway.prompt[:40], sampling)
+
+
 async def text_of(gateway: MovingGateway, name: str, sampling: SamplingParams) -> str:
-    _, sink = gateway.submit(name, TOKENS, sampling=sampling)
+    _, sink = submit(gateway, name, TOKENS, sampling=sampling)
     await sink.finished()
     return sink.text
 
@@ -76,7 +85,7 @@ async def test_what_moves_goes_on_as_if_it_had_not(
     gateway: MovingGateway, folder: Path, rung: str
 ) -> None:
     undisturbed = await text_of(gateway, "alone", TEXT)
-    _, sink = gateway.submit("moved", TOKENS, sampling=TEXT)
+    _, sink = submit(gateway, "moved", TOKENS, sampling=TEXT)
     await sink.has(40)
     gateway.move("moved", gateway.other(sink), rung)
     await sink.finished()
@@ -89,7 +98,7 @@ async def test_what_moves_goes_on_as_if_it_had_not(
 
 
 async def test_only_one_token_is_computed_again(gateway: MovingGateway) -> None:
-    _, sink = gateway.submit("r", TOKENS, sampling=TEXT)
+    _, sink = submit(gateway, "r", TOKENS, sampling=TEXT)
     await sink.has(40)
     before = {name: prompt_tokens(server) for name, server in gateway.engines.items()}
     destination = gateway.other(sink)
@@ -108,7 +117,7 @@ def prompt_tokens(server: ForkedEngine | LlamaServer) -> float:
 async def test_ids_within_characters_are_read_from_the_file(gateway: MovingGateway) -> None:
     """llama-server streams none of them, so without the file the request could not go on."""
     undisturbed = await text_of(gateway, "alone", GREEDY)
-    _, sink = gateway.submit("moved", TOKENS)
+    _, sink = submit(gateway, "moved", TOKENS)
     await sink.has(40)
     gateway.move("moved", gateway.other(sink), "replay")
     gateway.move("moved", gateway.other(sink), "kv")
@@ -125,7 +134,7 @@ async def test_penalties_count_what_was_generated_before(gateway: MovingGateway,
     penalised = replace(TEXT, repetition_penalty=1.3, presence_penalty=0.7, frequency_penalty=0.2)
     undisturbed = await text_of(gateway, "alone", penalised)
     assert undisturbed != await text_of(gateway, "plain", TEXT)
-    _, sink = gateway.submit("moved", TOKENS, sampling=penalised)
+    _, sink = submit(gateway, "moved", TOKENS, sampling=penalised)
     await sink.has(40)
     gateway.move("moved", gateway.other(sink), rung)
     await sink.finished()
@@ -134,7 +143,7 @@ async def test_penalties_count_what_was_generated_before(gateway: MovingGateway,
 
 async def test_streams_that_move_at_once_take_different_slots(gateway: MovingGateway) -> None:
     alone = await text_of(gateway, "alone", TEXT)
-    sinks = {f"r{i}": gateway.submit(f"r{i}", TOKENS, sampling=TEXT)[1] for i in range(4)}
+    sinks = {f"r{i}": submit(gateway, f"r{i}", TOKENS, sampling=TEXT)[1] for i in range(4)}
     for sink in sinks.values():
         await sink.has(30)
     for name, sink in sinks.items():
@@ -151,7 +160,7 @@ async def test_many_random_moves(gateway: MovingGateway, folder: Path) -> None:
     rng = random.Random(5)
     for number in range(10):
         name = f"r{number}"
-        _, sink = gateway.submit(name, TOKENS, sampling=TEXT)
+        _, sink = submit(gateway, name, TOKENS, sampling=TEXT)
         for _ in range(3):
             await sink.has(len(sink.token_ids) + rng.randint(1, 30))
             gateway.move(name, gateway.other(sink), rng.choice(("kv", "kv", "replay")))
@@ -174,7 +183,7 @@ async def test_a_folder_that_is_not_shared_is_asked_for_once(
     changes = Changes(slots=partial(LlamaSlots, folder=tmp_path))
     async with gateway_of(servers, topology, changes) as gateway:
         alone = await text_of(gateway, "alone", TEXT)
-        _, sink = gateway.submit("r", TOKENS, sampling=TEXT)
+        _, sink = submit(gateway, "r", TOKENS, sampling=TEXT)
         await sink.has(20)
         gateway.move("r", gateway.other(sink))
         await sink.until(lambda _: bool(gateway.reports()))
@@ -203,7 +212,7 @@ async def test_a_server_that_is_killed_takes_no_stream_along(
         topology = await asyncio.to_thread(llama_topology, servers, options)
         changes = Changes(slots=partial(Killing, folder=tmp_path / "slots", call_s=1.0))
         async with gateway_of(servers, topology, changes) as gateway:
-            _, sink = gateway.submit("r", TOKENS, sampling=TEXT)
+            _, sink = submit(gateway, "r", TOKENS, sampling=TEXT)
             await sink.has(40)
             ends = {
                 "source": servers[sink.assigned[-1]],
