@@ -46,8 +46,8 @@ class _Props(msgspec.Struct):
 
 
 async def slot_layout(fetch: Fetch, arguments: Sequence[str]) -> str:
-    """Empty where slots are not saved, or their calls cannot be found. Raises `ValueError`, and
-    what `fetch` raises."""
+    """Empty where slots are not saved, their calls cannot be found, or the server speaks of itself
+    in another way. Raises what `fetch` raises."""
     status, _ = await fetch("/slots/0?action=save", _NO_NAME)
     if status != 400:
         return ""
@@ -58,8 +58,8 @@ async def slot_layout(fetch: Fetch, arguments: Sequence[str]) -> str:
     try:
         said = msgspec.json.decode(props, type=_Props)
         found = msgspec.json.decode(models, type=_Models).data
-    except msgspec.MsgspecError as error:
-        raise ValueError(f"/props or /v1/models: {error}") from error
+    except msgspec.MsgspecError:
+        return ""
     meta = found[0].meta if found else None
     if meta is None or not said.endpoint_slots:
         return ""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -67,6 +68,13 @@ async def test_another_model_or_build_has_another(tmp_path: Path) -> None:
         await word(FakeLlama(tmp_path, meta={"n_vocab": 269, "size": 2, "ftype": "F32"})),
     }
     assert len(words) == 3
+
+
+@pytest.mark.parametrize("meta", [{"n_vocab": "many"}, None])
+async def test_a_server_that_speaks_otherwise_has_none_and_serves(
+    tmp_path: Path, meta: Any
+) -> None:
+    assert await told(FakeLlama(tmp_path, meta=meta)) == KvMoves("", "")
 
 
 async def test_a_server_that_saves_no_slots_has_none() -> None:
