@@ -3,7 +3,7 @@ progress, and places those that wait while there is no scheduler."""
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -59,8 +59,10 @@ class Dispatcher:
         tracer: Tracer | None = None,
         engine_moves: EngineMoves | None = None,
         slot_servers: SlotServers | None = None,
+        connect: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`tracer` None where nothing records spans; both of the last None: no rung `kv`."""
+        """`tracer` None where nothing records spans; `engine_moves` and `slot_servers` None: no
+        rung `kv`. `connect` has a connection ready to an engine that will be called soon."""
         self._clock = clock
         self._link = link
         self._limits = limits or LifecycleLimits()
@@ -79,6 +81,7 @@ class Dispatcher:
             limits=self._limits,
             topology=lambda: self._state.topology,
             allow_retry=self._allow_retry,
+            connect=connect,
             engine_moves=engine_moves,
             slot_servers=slot_servers,
         )

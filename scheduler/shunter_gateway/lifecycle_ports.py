@@ -113,5 +113,6 @@ class Services:
     limits: LifecycleLimits
     topology: Callable[[], Topology | None]
     allow_retry: Callable[[str, str, int], bool]  # pool, instance that failed, failures so far
+    connect: Callable[[str], None] = lambda _: None  # to an address that will be called soon
     engine_moves: EngineMoves | None = None  # None: no KV caches go by `EngineMoves`
     slot_servers: SlotServers | None = None  # None: none go by llama-servers' slots

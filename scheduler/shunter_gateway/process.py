@@ -164,6 +164,7 @@ async def _core(options: GatewayOptions, stack: AsyncExitStack, provider: Tracer
         tracer=_tracer(provider) if is_recording(provider) else None,
         engine_moves=engine_moves,
         slot_servers=slots,
+        connect=client.prepare,
     )
     for phase in (*PHASES, OTHER_PHASE):
         metrics.waiting.labels(phase).set_function(partial(dispatcher.waiting_in, phase))

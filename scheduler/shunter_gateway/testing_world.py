@@ -55,6 +55,7 @@ class World:
     engine_moves: FakeEngineMoves = field(init=False)
     slots: FakeSlots = field(init=False)
     dispatcher: Dispatcher = field(init=False)
+    expected: list[str] = field(default_factory=list)  # addresses to have a connection ready to
 
     def __post_init__(self) -> None:
         self.engine = ScriptedEngine(self.clock)
@@ -80,6 +81,7 @@ class World:
             tracer=self.tracer,
             engine_moves=self.engine_moves if self.kv_transport else None,
             slot_servers=self.slots if self.engine_type == "llamacpp" else None,
+            connect=self.expected.append,
         )
         if self.connected:
             self.scheduler.connect(self.dispatcher)

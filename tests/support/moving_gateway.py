@@ -177,6 +177,7 @@ async def gateway_of(
             observer,
             limits=changes.limits,
             engine_moves=changes.around(engine_moves),
+            connect=client.prepare,
             slot_servers=slots,
         )
         stack.callback(dispatcher.close)

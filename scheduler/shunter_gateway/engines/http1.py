@@ -22,6 +22,7 @@ class HttpClient:
         self._idle: dict[str, list[Connection]] = {}
         self._active: set[Exchange] = set()
         self._connecting: set[asyncio.Task[None]] = set()
+        self._prepared: set[str] = set()  # addresses to which one is under way
         self._sweeper = self._loop.call_later(self.limits.sweep_s, self._sweep)
         self._closed = False
 
@@ -56,6 +57,15 @@ class HttpClient:
                 return exchange
         self.reconnect(exchange)
         return exchange
+
+    def prepare(self, address: str) -> None:
+        """A call there is to come soon: has a connection ready for it, where none is idle."""
+        if self._closed or self._idle.get(address) or address in self._prepared:
+            return
+        self._prepared.add(address)
+        task = self._loop.create_task(self._prepare(address))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
 
     @property
     def active(self) -> int:
@@ -103,17 +113,31 @@ class HttpClient:
         if not idle:
             del self._idle[connection.address]
 
+    async def _connection(self, address: str) -> Connection:
+        """Raises `TimeoutError`, `OSError` and, for a host name that is none, `ValueError`."""
+        host, port = split_address(address)
+        async with asyncio.timeout(self.limits.connect_s):
+            _, connection = await self._loop.create_connection(
+                lambda: Connection(self, address), host, port
+            )
+        return connection
+
+    async def _prepare(self, address: str) -> None:
+        try:
+            with contextlib.suppress(OSError, ValueError):  # the call itself will tell
+                connection = await self._connection(address)
+                connection.used = True  # idle from now on: the engine may close it
+                self.release(connection)
+        finally:
+            self._prepared.discard(address)
+
     async def _connect(self, exchange: Exchange) -> None:
         try:
-            host, port = split_address(exchange.address)
-            async with asyncio.timeout(self.limits.connect_s):
-                _, connection = await self._loop.create_connection(
-                    lambda: Connection(self, exchange.address), host, port
-                )
+            connection = await self._connection(exchange.address)
         except TimeoutError:
             exchange.fail("timeout", f"no connection within {self.limits.connect_s:g} s")
             return
-        except (OSError, ValueError) as error:  # ValueError: a host name that is none
+        except (OSError, ValueError) as error:
             exchange.fail("connection", f"cannot connect: {error}")
             return
         if exchange.handler is None:

@@ -45,6 +45,7 @@ class KvAround:
     engines: EngineMoves
     clock: Clock
     limits: LifecycleLimits
+    connect: Callable[[str], None]  # has a connection ready for generate calls
 
 
 class KvTransfer:
@@ -145,6 +146,8 @@ class KvTransfer:
         return self._ends.destination.moves_address
 
     def _ask(self, call: Call, epoch: int) -> None:
+        if call == "freeze":  # the generate call comes next, and a client waits for it
+            self._around.connect(self._ends.destination.address)
         address, request = self._request(call, epoch)
         on_reply = partial(self._on_reply, call)
         if call not in HURRIED:
@@ -238,6 +241,7 @@ class KvTransfer:
 
     def _start_pull(self) -> None:
         clock, limits = self._around.clock, self._around.limits
+        self._around.connect(self._ends.destination.address)
         self._timer = clock.call_later(limits.kv_copy_s, self.expire)
         request = pb.PullRequest(
             move_id=self._ends.move_id,

@@ -113,7 +113,7 @@ class Mover:
             call_id=life.call.call_id,
             epoch=life.epoch,
         )
-        around = KvAround(engines, services.clock, services.limits)
+        around = KvAround(engines, services.clock, services.limits, services.connect)
         adapter = services.adapters[target.engine_type]
         move: KvTransfer | FetchedMove
         if adapter.capabilities.freezes:

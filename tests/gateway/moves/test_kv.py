@@ -55,6 +55,7 @@ def test_the_destination_goes_on_with_the_lease() -> None:
     moving = Moving()
     assert not moving.source.aborted and len(moving.engines.asked(moves.FreezeRequest)) == 0
     moving.source.step(1)
+    assert set(moving.world.expected) == {f"{moving.destination}:1"}
     moving.copy()
     request = moving.world.call_of().request
     assert moving.source.aborted
