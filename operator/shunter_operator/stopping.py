@@ -29,7 +29,8 @@ while time.monotonic() < end and idle < 2:
             break
         idle = 0
         continue
-    busy = re.findall(r"^(?:vllm|sglang):num_(?:requests_(?:running|waiting)|(?:running|queue)_reqs)"
+    busy = re.findall(
+        r"^(?:vllm|sglang):num_(?:requests_(?:running|waiting)|(?:running|queue)_reqs)"
         r"(?:{[^}]*})? (\\S+)", text, re.M)
     idle = idle + 1 if not any(float(n) for n in busy) else 0
 """
