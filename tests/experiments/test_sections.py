@@ -32,9 +32,8 @@ def made_up(cell: Cell, ours_times: float) -> Outcome:
     metrics |= {p + n: 0.5 / factor for n in HIGHER_IS_BETTER for p in CLASSES}
     metrics |= {"fluid_own_s": 0.0, "fluid_base_s": 1.0, "fluid_sequence_s": 1.0}
     metrics["least_engine_s"] = 3.0
-    return Outcome(
-        {**metrics, "lost": 0.0 if ours_times < 1 else 1.0}, note="made up", curves=CURVES
-    )
+    metrics["lost"] = 1.0 if cell.policy == "ours" and ours_times > 1 else 0.0
+    return Outcome(metrics, note="made up", curves=CURVES)
 
 
 def outcomes(experiment: Experiment, ours_times: float) -> Outcomes:
@@ -246,3 +245,12 @@ def test_an_unreached_target_says_so() -> None:
     experiment = EXPERIMENTS["failures"]
     lines = section_lines(experiment.section(outcomes(experiment, 2.0)), "", "plots")
     assert any(line.startswith("- **Not reached**: no request lost") for line in lines)
+
+
+def test_what_is_refused_when_nothing_fails_is_not_lost() -> None:
+    experiment = EXPERIMENTS["failures"]
+    measured = outcomes(experiment, 0.25)
+    for by_seed in measured.rows.values():
+        for outcome in by_seed.values():
+            outcome.metrics["lost"] = 1.0
+    assert [t.reached for t in experiment.section(measured).targets] == [True]
