@@ -8,13 +8,13 @@ import json
 import os
 import signal
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from healthy import wait_until_healthy
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_scheduler.service.engine_metrics import parse_metrics
 from shunter_system import free_port
@@ -92,7 +92,7 @@ def vllm_servers(
         for name in names:
             servers[name] = _start(folder, name, options)
         for name, server in servers.items():
-            _wait_for(server, folder / f"{name}.log")
+            wait_until_healthy(server.process, server.url, folder / f"{name}.log", START_S)
         yield servers
     finally:
         for server in servers.values():
@@ -131,19 +131,6 @@ def _connector(store: Path, port: int) -> dict[str, object]:
         "kv_load_failure_policy": "recompute",
         "kv_connector_extra_config": {"port": port, "host": "127.0.0.1", "folder": str(store)},
     }
-
-
-def _wait_for(server: VllmServer, log: Path) -> None:
-    until_s = time.monotonic() + START_S
-    while time.monotonic() < until_s and server.alive:
-        with (
-            contextlib.suppress(OSError),
-            urllib.request.urlopen(f"{server.url}/health", timeout=5) as answer,
-        ):
-            if answer.status == 200:
-                return
-        time.sleep(0.5)
-    raise RuntimeError(f"vLLM did not start:\n{log.read_text()[-3000:]}")
 
 
 def vllm_topology(servers: Mapping[str, VllmServer], folder: Path) -> pb.Topology:
