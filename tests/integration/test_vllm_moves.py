@@ -23,6 +23,7 @@ pytestmark = [
     pytest.mark.skipif(not PYTHON, reason=MISSING),
 ]
 TOKENS = 1500  # long enough for a move on a crowded machine
+TRIES = 4
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,17 @@ async def undisturbed(gateway: MovingGateway, ids: tuple[int, ...]) -> list[int]
 async def moved(
     gateway: MovingGateway, ids: tuple[int, ...], at: int, rung: str
 ) -> tuple[MovingSink, str]:
-    """The answer, and the instance that the request went to."""
-    name = f"{rung}-{len(ids)}-{at}"
-    sink = submit(gateway, name, TOKENS, ids)
-    await sink.has(at)
-    destination = gateway.other(sink)
-    gateway.move(name, destination, rung)
-    await sink.finished()
+    """The answer, and the instance that the request went to. Again where the answer ended before it
+    had moved, as on a busy machine it may."""
+    for attempt in range(TRIES):
+        name = f"{rung}-{len(ids)}-{at}-{attempt}"
+        sink = submit(gateway, name, TOKENS, ids)
+        await sink.has(at)
+        destination = gateway.other(sink)
+        gateway.move(name, destination, rung)
+        await sink.finished()
+        if gateway.reports()[-1].reason != "finished":
+            break
     return sink, destination
 
 
@@ -81,7 +86,7 @@ async def test_an_answer_that_moves_by_kv_is_the_same(
     ids = prompt(length, seed=length)
     before = {name: s.prompt_tokens("external_kv_transfer") for name, s in running.servers.items()}
     sink, destination = await moved(gateway, ids, at, "kv")
-    (report,) = gateway.reports()
+    report = gateway.reports()[-1]
     assert (report.moved, report.rung, report.reason) == (True, "kv", "")
     assert sink.assigned[-1] == destination
     server = running.servers[destination]
@@ -98,7 +103,7 @@ async def test_an_answer_that_is_replayed_is_the_same(
 ) -> None:
     ids = prompt(length, seed=length + 1)
     sink, _ = await moved(gateway, ids, at, "replay")
-    (report,) = gateway.reports()
+    report = gateway.reports()[-1]
     assert (report.moved, report.rung) == (True, "replay")
     assert sink.token_ids == await undisturbed(gateway, ids)
     await gateway.settled()
@@ -158,7 +163,7 @@ def complete(server: VllmServer, ids: list[int], tokens: int, name: str) -> list
 
 async def fetch(gateway: MovingGateway, running: Running, name: str, ids: tuple[int, ...]) -> None:
     """All full blocks of a running request to the engine where it does not run; there they stay."""
-    sink = submit(gateway, name, 600, ids)
+    sink = submit(gateway, name, TOKENS, ids)
     await sink.has(5)
     topology = await asyncio.to_thread(vllm_topology, running.servers, running.folder)
     address = {i.name: i.moves_address for i in topology.instances}
