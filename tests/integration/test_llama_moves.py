@@ -4,6 +4,7 @@ A tiny random model, each token computed by itself: what a client gets is what i
 """
 
 import asyncio
+import math
 import os
 import random
 from collections.abc import AsyncIterator, Iterator
@@ -18,7 +19,7 @@ from forked_engines import ForkedEngine
 from llama_servers import INSTALLED, LlamaOptions, LlamaServer, llama_servers, llama_topology
 from moving_gateway import GREEDY, Changes, MovingGateway, MovingSink, gateway_of
 from shunter_engine.numpy_testing import TinyShape, tiny_vocabulary, write_tiny_gguf
-from shunter_gateway.engines.llama_slots import LlamaSlots
+from shunter_gateway.engines.llama_slots import LlamaSlots, sweep
 from shunter_gateway.ports import SamplingParams
 from shunter_gateway.request import RequestHandle
 from shunter_proto.v1 import scheduler_pb2 as pb
@@ -28,6 +29,9 @@ pytestmark = [
     pytest.mark.skipif(not INSTALLED, reason="pip install 'shunter[llamacpp]'"),
 ]
 TOKENS = 400
+# Of 30 moves: a save that was given up, or asked for again, may be done after its file was removed.
+# The gateway's sweep takes such a file.
+MOST_LEFT = 5
 # Some milliseconds a token, so that moves come in time on a crowded machine, too.
 SHAPE = TinyShape(layers=8, width=256, feed_forward=512, context_length=1024)
 # Bytes beyond ASCII make characters of several tokens, whose ids llama-server keeps to itself.
@@ -173,8 +177,10 @@ async def test_many_random_moves(gateway: MovingGateway, folder: Path) -> None:
     assert sum(report.moved for report in gateway.reports()) >= 10
     await gateway.settled()
     async with asyncio.timeout(10):
-        while os.listdir(folder / "slots"):
+        while len(os.listdir(folder / "slots")) > MOST_LEFT:
             await asyncio.sleep(0.02)
+    sweep(folder / "slots", math.inf)
+    assert os.listdir(folder / "slots") == []
 
 
 # ---------------------------------------------------------------- what goes wrong
