@@ -11,13 +11,8 @@ from functools import partial
 from typing import Protocol
 
 from shunter_gateway.lifecycle_ports import LifecycleLimits, Timer
-from shunter_gateway.moves.kv import (
-    HEADROOM_TOKENS,
-    RULES,
-    KvAround,
-    KvEnds,
-    refusal_name,
-)
+from shunter_gateway.moves.kv import RULES, KvAround
+from shunter_gateway.moves.kv_ends import KvEnds, refusal_name, unheard
 from shunter_gateway.moves.ports import MoveCall, MoveReply, Transfer
 from shunter_gateway.moves.replay import MoveHost, ReplayMove
 from shunter_gateway.ports import EngineAdapter, EngineRequest
@@ -45,8 +40,7 @@ class FetchedMove:
         self._adapter = adapter
         self._ends = ends
         self._around = around
-        self._token = b""
-        self._block_tokens = 0
+        self._offer = pb.OfferReply()
         self._pull: Transfer | None = None
         self._replay: ReplayMove | None = None
         self._timer: Timer | None = None
@@ -54,16 +48,9 @@ class FetchedMove:
         self.copied_bytes = 0
 
     def start(self) -> None:
-        ends = self._ends
-        self._wait(self._limits.kv_copy_s, partial(self._give_up, "copy took too long"))
-        offer = pb.OfferRequest(
-            move_id=ends.move_id,
-            call_id=ends.call_id,
-            request_id=ends.request_id,
-            epoch=ends.epoch,
-            lease_ms=self._lease_ms,
-        )
-        self._send(ends.source, offer, self._on_offer)
+        ends, limits = self._ends, self._limits
+        self._wait(limits.kv_copy_s, partial(self._give_up, "copy took too long"))
+        self._send(ends.source, ends.offer(ends.epoch, limits.kv_lease_s), self._on_offer)
 
     def abort(self) -> None:
         """The request ends or loses its source; the host reports it. Idempotent."""
@@ -84,29 +71,16 @@ class FetchedMove:
         if not isinstance(reply, pb.OfferReply) or reply.refusal:
             self._give_up(_why("offer", reply))
             return
-        self._token, self._block_tokens = reply.transfer_token, reply.manifest.block_tokens
-        ends = self._ends
-        prepare = pb.PrepareRequest(
-            move_id=ends.move_id,
-            request_id=ends.request_id,
-            epoch=ends.epoch,
-            manifest=reply.manifest,
-            token_ids=self._host.token_ids(),
-            headroom_tokens=HEADROOM_TOKENS,
-            lease_ms=self._lease_ms,
-        )
+        self._offer, ends = reply, self._ends
+        known = self._host.token_ids()
+        prepare = ends.prepare(ends.epoch, self._limits.kv_lease_s, reply, known)
         self._send(ends.destination, prepare, self._on_prepare)
 
     def _on_prepare(self, reply: MoveReply | None) -> None:
         if not isinstance(reply, pb.PrepareReply) or reply.refusal:
             self._give_up(_why("prepare", reply))
             return
-        pull = pb.PullRequest(
-            move_id=self._ends.move_id,
-            kv_lease=reply.kv_lease,
-            source_address=self._ends.source.moves_address,
-            transfer_token=self._token,
-        )
+        pull = self._ends.pull(reply.kv_lease, self._offer)
         destination = self._ends.destination.moves_address
         self._pull = self._around.engines.pull(destination, pull, self._on_report)
 
@@ -121,7 +95,7 @@ class FetchedMove:
             self._give_up(reason)
             return
         behind = report.source_tokens - report.tokens
-        if behind < 2 * self._block_tokens or report.stage >= RULES.max_stages:
+        if behind < 2 * self._offer.manifest.block_tokens or report.stage >= RULES.max_stages:
             self._warm()
 
     def _warm(self) -> None:
@@ -165,11 +139,11 @@ class FetchedMove:
         ends = self._ends
         release = pb.ReleaseRequest(move_id=ends.move_id, epoch=ends.epoch)
         self._around.engines.call(
-            ends.source.moves_address, release, self._limits.kv_call_s, _unheard
+            ends.source.moves_address, release, self._limits.kv_call_s, unheard
         )
         abort = pb.AbortRequest(move_id=ends.move_id, epoch=ends.epoch)
         self._around.engines.call(
-            ends.destination.moves_address, abort, self._limits.kv_call_s, _unheard
+            ends.destination.moves_address, abort, self._limits.kv_call_s, unheard
         )
 
     def _send(
@@ -190,10 +164,6 @@ class FetchedMove:
     def _limits(self) -> LifecycleLimits:
         return self._around.limits
 
-    @property
-    def _lease_ms(self) -> int:
-        return int(self._limits.kv_lease_s * 1000)
-
 
 def _why(call: str, reply: MoveReply | None) -> str:
     return f"{call} not answered" if reply is None else f"{call} refused: {_refusal(reply)}"
@@ -201,7 +171,3 @@ def _why(call: str, reply: MoveReply | None) -> str:
 
 def _refusal(reply: MoveReply) -> str:
     return "" if isinstance(reply, pb.StateReply) else refusal_name(reply.refusal)
-
-
-def _unheard(_: MoveReply | None) -> None:
-    """Sent once; a lease does the rest."""

@@ -11,14 +11,13 @@ from functools import partial
 from shunter_gateway.lifecycle_ports import Clock, LifecycleLimits, Timer
 from shunter_gateway.moves import values
 from shunter_gateway.moves.asking import Asking
+from shunter_gateway.moves.kv_ends import KvEnds, refusal_name, unheard
 from shunter_gateway.moves.ports import EngineMoves, KvHost, MoveCall, MoveReply, Transfer
 from shunter_gateway.moves.protocol import begin, step
 from shunter_gateway.moves.values import Answered, Call, Effect, Event, KvMove, MoveRules, NoAnswer
-from shunter_gateway.topology import Instance
 from shunter_proto.v1 import moves_pb2 as pb
 
 RULES = MoveRules()
-HEADROOM_TOKENS = 256  # that may come while blocks are copied; the destination grows by itself
 TAIL_POLL_S = 0.001  # the stream's plain tokens tell nobody that they came
 HURRIED: frozenset[Call] = frozenset({"freeze", "commit", "state", "thaw"})  # a client waits
 _HELD: dict[int, values.Held] = {
@@ -26,18 +25,6 @@ _HELD: dict[int, values.Held] = {
     pb.StateReply.PHASE_COMMITTED: "committed",
     pb.StateReply.PHASE_ATTACHED: "attached",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class KvEnds:
-    """One move's names and places."""
-
-    source: Instance
-    destination: Instance
-    move_id: str
-    request_id: str
-    call_id: str  # of the source's engine call
-    epoch: int  # of the present owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +81,10 @@ class KvTransfer:
                 case values.Ask(call, epoch):
                     self._ask(call, epoch)
                 case values.Withdraw("source", epoch):
-                    self._send(self._source, self._abort_source(epoch), _unheard)
+                    self._send(self._source, self._abort_source(epoch), unheard)
                 case values.Withdraw("destination", epoch):
                     abort = pb.AbortRequest(move_id=self._ends.move_id, epoch=epoch)
-                    self._send(self._destination, abort, _unheard)
+                    self._send(self._destination, abort, unheard)
                 case values.Switch(epoch):
                     self._switch(epoch)
                 case values.Keep(epoch):
@@ -123,7 +110,7 @@ class KvTransfer:
             self._release(epoch, RULES.max_tries)
         else:
             abort = pb.AbortRequest(move_id=ends.move_id, epoch=epoch)
-            self._send(self._destination, abort, _unheard)
+            self._send(self._destination, abort, unheard)
 
     def _release(self, epoch: int, tries: int) -> None:
         """Closing its call has freed the source's memory; this frees its place for moves."""
@@ -164,26 +151,12 @@ class KvTransfer:
 
     def _request(self, call: Call, epoch: int) -> tuple[str, MoveCall]:
         ends, limits = self._ends, self._around.limits
-        lease_ms = int(limits.kv_lease_s * 1000)
         match call:
             case "offer":
-                return self._source, pb.OfferRequest(
-                    move_id=ends.move_id,
-                    call_id=ends.call_id,
-                    request_id=ends.request_id,
-                    epoch=epoch,
-                    lease_ms=lease_ms,
-                )
+                return self._source, ends.offer(epoch, limits.kv_lease_s)
             case "prepare":
-                return self._destination, pb.PrepareRequest(
-                    move_id=ends.move_id,
-                    request_id=ends.request_id,
-                    epoch=epoch,
-                    manifest=self._offer.manifest,
-                    token_ids=self._host.token_ids(),
-                    headroom_tokens=HEADROOM_TOKENS,
-                    lease_ms=lease_ms,
-                )
+                known = self._host.token_ids()
+                return self._destination, ends.prepare(epoch, limits.kv_lease_s, self._offer, known)
             case "freeze":
                 return self._source, pb.FreezeRequest(
                     move_id=ends.move_id, epoch=epoch, lease_ms=int(limits.kv_frozen_s * 1000)
@@ -243,12 +216,7 @@ class KvTransfer:
         clock, limits = self._around.clock, self._around.limits
         self._around.connect(self._ends.destination.address)
         self._timer = clock.call_later(limits.kv_copy_s, self.expire)
-        request = pb.PullRequest(
-            move_id=self._ends.move_id,
-            kv_lease=self._lease,
-            source_address=self._source,
-            transfer_token=self._offer.transfer_token,
-        )
+        request = self._ends.pull(self._lease, self._offer)
         self._pull = self._around.engines.pull(self._destination, request, self._on_report)
 
     def _on_report(self, report: pb.PullReport | None) -> None:
@@ -277,14 +245,3 @@ class KvTransfer:
             self._feed(values.Overdue())
         else:
             self._timer = clock.call_later(TAIL_POLL_S, self._look_for_tail)
-
-
-def refusal_name(refusal: "pb.Refusal.ValueType") -> str:
-    """Empty: none."""
-    if not refusal:
-        return ""
-    return pb.Refusal.Name(refusal).removeprefix("REFUSAL_").lower()
-
-
-def _unheard(_: MoveReply | None) -> None:
-    """Sent once; a lease does the rest."""

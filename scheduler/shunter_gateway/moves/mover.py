@@ -3,7 +3,8 @@
 from shunter_gateway.lifecycle_ports import Services, Timer
 from shunter_gateway.lifecycle_spans import Stage
 from shunter_gateway.moves.fetched import FetchedMove
-from shunter_gateway.moves.kv import KvAround, KvEnds, KvTransfer
+from shunter_gateway.moves.kv import KvAround, KvTransfer
+from shunter_gateway.moves.kv_ends import KvEnds
 from shunter_gateway.moves.moving import MovingRequest
 from shunter_gateway.moves.ports import EngineMoves, RunningCall, SlotServers
 from shunter_gateway.moves.replay import ReplayMove

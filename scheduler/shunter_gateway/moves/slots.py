@@ -102,12 +102,9 @@ class SlotTransfer:
             case "find":
                 self._source_slot = reply.slot
             case "choose" if not refusal:
-                self._take(reply.slot)
+                self._slot = reply.slot  # which `_feed` lets go of where the move is over
                 refusal = "" if self._host.can_stop else stop_copy.ENDING
             case "save" if not (refusal or self._move.over):
                 self.copied_bytes = reply.bytes
                 refusal = self._host.adopt(reply.token_ids)
         self._feed(Answered(call, refusal))
-
-    def _take(self, slot: int) -> None:
-        self._slot = slot  # which `_feed` lets go of where the move is over
