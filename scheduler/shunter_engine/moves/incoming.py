@@ -87,7 +87,8 @@ class Incoming:
         return reply
 
     async def pull(self, request: pb.PullRequest) -> AsyncGenerator[pb.PullReport, None]:
-        """Fetches until the source has frozen and sent all, and reports the end of each stage."""
+        """Fetches until the source has frozen and sent all, and reports the end of each stage.
+        Whoever leaves before has heard the last report frees what was reserved."""
         move = self._moves.get(request.move_id)
         if move is None or move.phase != pb.StateReply.PHASE_RESERVED:
             yield pb.PullReport(refusal=pb.REFUSAL_UNKNOWN)
@@ -112,6 +113,9 @@ class Incoming:
         except SourceLost as error:
             log.warning("move_source_lost", move=move.move_id, error=str(error))
             yield pb.PullReport(refusal=pb.REFUSAL_TRANSFER)
+        except (GeneratorExit, asyncio.CancelledError):
+            self._drop(move)  # complete, perhaps, but its gateway cannot have heard of it
+            raise
         finally:
             if not move.complete.is_set():
                 self._drop(move)

@@ -214,6 +214,20 @@ async def test_a_transfer_whose_reader_has_gone_holds_nothing_at_either_side() -
     assert source.host.batch.stats().running == 1
 
 
+async def test_a_reader_that_goes_as_the_last_report_comes_holds_nothing() -> None:
+    """Whether its gateway heard of it is unknown, and nobody waits to take over."""
+    chunk = kv_chunk(0, IDS[:11])
+    chunk.crc32 = zlib.crc32(chunk.data)
+    chunk.stage_end.CopyFrom(pb.StageEnd(stage=1, source_tokens=11, last=True))
+    destination = side(FakeClock(), source=ScriptedSource(chunk))
+    prepared = await destination.moves.incoming.prepare(prepare(destination, IDS))
+    reports = destination.moves.incoming.pull(pull(prepared))
+    assert (await anext(reports)).complete
+    await reports.aclose()
+    assert destination.moves.slots.taken("in") == 0
+    assert destination.host.batch.stats().kv_blocks_used == 0
+
+
 @pytest.mark.parametrize("attached", [False, True])
 async def test_who_waits_to_take_over_holds_the_reservation(attached: bool) -> None:
     chunk = kv_chunk(0, IDS[:11])
