@@ -9,7 +9,7 @@ from numpy.random import Generator
 from shunter_scheduler.core.dispatch import Pick, make_ask
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.instance import InstanceRecord
-from shunter_scheduler.core.moving import copies_kv
+from shunter_scheduler.core.moving import takes_kv
 from shunter_scheduler.core.roles import Slots
 from shunter_scheduler.core.trail import MAX_CANDIDATES, Ranking
 from shunter_scheduler.policies.ask import Ask
@@ -114,7 +114,7 @@ def _score(
     else:
         cached.fill(0.0)
     if source is not None and source.kv_transport:
-        copied = [r.slot for r in pool.records() if copies_kv(pool.spec, source, r)]
+        copied = [r.slot for r in pool.records() if takes_kv(entry, source, r)]
         cached[copied] = ask.prefill_tokens
     PREDICTED_COST.score(columns, ask, rng)
     score: Floats = columns.score

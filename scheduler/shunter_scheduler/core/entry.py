@@ -61,6 +61,7 @@ class Entry(Struct, eq=False):
     rest_until: float = 0.0  # the planner leaves it alone: it has moved, or gone on, lately
     suspended_for: str = ""  # who needs its room; set from Suspend until the gateway answers
     refused_by: tuple[str, ...] = ()  # destinations of moves that came to nothing
+    only_kv: bool = False  # not all ids of its answer are known: it goes with its KV cache or not
     held_position: int | None = None
     account: Account | None = None  # of the tenant in its class, once the request has waited
     charged_tokens: float | None = None  # of output, there; None: nothing

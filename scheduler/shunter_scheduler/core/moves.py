@@ -84,8 +84,8 @@ def _start_move(state: CoreState, entry: Entry, reason: str, now: float) -> bool
     if picked is None:
         return False
     destination = picked.instance
+    rung = rung_between(entry, source, destination, picked.cached_tokens)
     reservation = reserve_for(entry, picked, now)
-    rung = rung_between(entry, source, destination)
     order = MoveOrder(
         destination, reservation, rung, reason, 0.0, picked.ranking, picked.cached_tokens
     )

@@ -14,6 +14,8 @@ from shunter_scheduler.domain.decisions import Move, Rung, Suspend
 from shunter_scheduler.domain.events import MoveDone
 from shunter_scheduler.domain.explanation import Moved
 
+UNKNOWN_IDS = "unknown_token_ids"  # why a gateway cannot replay: the engine keeps some to itself
+
 
 @dataclass(frozen=True, slots=True)
 class MoveOrder:
@@ -37,11 +39,26 @@ def may_leave(entry: Entry, now: float) -> bool:
     return not entry.request.unmovable_reason or not entry.started
 
 
-def rung_between(entry: Entry, source: InstanceRecord, destination: InstanceRecord) -> Rung:
-    """The best one that both engines can do and the pool allows."""
+def rung_between(
+    entry: Entry, source: InstanceRecord, destination: InstanceRecord, cached_tokens: int = 0
+) -> Rung:
+    """The best one that both engines can do and the pool allows. `cached_tokens`: of its context,
+    in the destination's prefix cache."""
     if not entry.started:
         return "restart"
-    return "kv" if copies_kv(entry.pool.spec, source, destination) else "replay"
+    return "kv" if takes_kv(entry, source, destination, cached_tokens) else "replay"
+
+
+def takes_kv(
+    entry: Entry, source: InstanceRecord, destination: InstanceRecord, cached_tokens: int = 0
+) -> bool:
+    """Its KV cache may go with it, and does not stop it for longer than a replay is worth."""
+    pool = entry.pool
+    if not copies_kv(pool.spec, source, destination):
+        return False
+    if pool.stop_copies is None or entry.only_kv:
+        return True
+    return pool.stop_copies.pays(entry.context_tokens, source, destination, cached_tokens)
 
 
 def copies_kv(pool: ModelPool, source: InstanceRecord, destination: InstanceRecord) -> bool:
@@ -54,6 +71,10 @@ def begin_move(state: CoreState, entry: Entry, order: MoveOrder, now: float) -> 
     source = entry.instance
     assert source is not None
     destination, rung = order.destination, order.rung
+    stops = entry.pool.stop_copies if rung == "kv" else None
+    waits = (
+        f", its client waits {stops.takes_s(float(entry.context_tokens)):.2f} s" if stops else ""
+    )
     entry.move = PendingMove(destination, order.reservation, now)
     entry.state = entry.trail.state = "moving"
     state.moving[entry.request_id] = None
@@ -63,7 +84,7 @@ def begin_move(state: CoreState, entry: Entry, order: MoveOrder, now: float) -> 
         now,
         "move",
         winner=destination.name,
-        reason=f"{order.reason} of {source.name}, by {rung}",
+        reason=f"{order.reason} of {source.name}, by {rung}{waits}",
         ranking=order.ranking,
         cached_tokens=order.cached_tokens,
         weighed=order.weighed,
@@ -114,7 +135,10 @@ def move_done(state: CoreState, event: MoveDone, now: float) -> None:
 
 def _stays(state: CoreState, entry: Entry, reason: str, now: float) -> None:
     if entry.move is not None:
-        entry.refused_by += (entry.move.destination.name,)
+        if reason == UNKNOWN_IDS and not entry.only_kv:
+            entry.only_kv = True  # and may go to the same destination with its KV cache
+        else:
+            entry.refused_by += (entry.move.destination.name,)
         _not_moved(state, entry, reason, now)
     elif entry.suspended_for:
         entry.suspended_for = ""
@@ -145,6 +169,7 @@ def _moved(state: CoreState, entry: Entry, event: MoveDone, now: float) -> None:
         state.moving.pop(entry.request_id, None)
         entry.instance, entry.reservation = move.destination, move.reservation
         _settled(entry, now)
+        _learn(entry, event, move.destination, now)
     else:
         state.abandon_move(entry, now)
         record = state.instances.get(event.instance)
@@ -159,6 +184,13 @@ def _moved(state: CoreState, entry: Entry, event: MoveDone, now: float) -> None:
     if event.reason:  # by another rung than was ordered
         reason = f"moved by {event.rung}: {event.reason}"
         state.trace(entry, now, "move", winner=event.instance, reason=reason)
+
+
+def _learn(entry: Entry, event: MoveDone, destination: InstanceRecord, now: float) -> None:
+    copies = entry.pool.stop_copies
+    if copies is not None and event.rung == "kv" and event.stall_s > 0:
+        step_s = destination.model.decode_step_s(*destination.decoding)
+        copies.observe(entry.context_tokens, event.stall_s, step_s, now)
 
 
 def _settled(entry: Entry, now: float) -> None:

@@ -21,6 +21,7 @@ from shunter_scheduler.core.queue import AdmissionQueue, Ageing
 from shunter_scheduler.core.roles import PoolRoles, roles_of
 from shunter_scheduler.core.settings import CoreSettings
 from shunter_scheduler.core.starting import Starting
+from shunter_scheduler.core.stop_copy import ENGINE_TYPES, StopCopies
 from shunter_scheduler.core.tuning import AlphaTuner
 from shunter_scheduler.core.windows import RetryBudget, ServiceLevel
 from shunter_scheduler.domain.cluster import Instance
@@ -52,6 +53,7 @@ class PoolRecord:
         self.level = ServiceLevel()
         self.length_errors = LengthErrors()
         self.starting = Starting()
+        self.stop_copies: StopCopies | None = None  # there where KV copies stop their requests
         self.tuner: AlphaTuner | None = None  # there once a policy is used that it tunes
         self.room_sought_at = -math.inf  # for a higher class
         self.room_due = False  # it is sought again soon
@@ -117,6 +119,8 @@ class PoolRecord:
             cost = profile_costs(self.spec, self.spec.profile(value.profile))
             model = ProfileModel(cost, self.settings.money_s_per_dollar)
             self.models[value.profile] = model
+        if self.stop_copies is None and value.engine_type in ENGINE_TYPES:
+            self.stop_copies = StopCopies(model.cost.kv_bytes_per_token)
         record = InstanceRecord(value, slot, model)
         self._slots[slot] = record
         self.instances[value.name] = record

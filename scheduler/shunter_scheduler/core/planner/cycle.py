@@ -11,7 +11,7 @@ from shunter_scheduler.core.planner.party import HORIZON_S, party
 from shunter_scheduler.core.planner.relief import relieve
 from shunter_scheduler.core.planner.traffic import Traffic
 from shunter_scheduler.core.planner.triggers import TRIGGERS
-from shunter_scheduler.core.planner.trips import trip_for
+from shunter_scheduler.core.planner.trips import trips_for
 from shunter_scheduler.core.planner.view import Case, View
 from shunter_scheduler.core.pool import PoolRecord
 from shunter_scheduler.core.state import CoreState
@@ -51,8 +51,9 @@ def _best(view: View, case: Case) -> Weighed | None:
         return None
     view.may_weigh -= len(case.entries)
     who = party(view, case)
-    trip = trip_for(view, case, who)
-    return None if trip is None else weigh(view.fleet, who, trip)
+    ways = [weigh(view.fleet, who, trip) for trip in trips_for(view, case, who)]
+    paying = [found for found in ways if found is not None]
+    return max(paying, key=lambda found: found.net_s, default=None)
 
 
 def _order(view: View, case: Case, found: Weighed, reason: str) -> None:

@@ -10,9 +10,10 @@ Gains, of which those at the destination may be negative:
 Costs:
     prefill   of prompt and tokens so far at the destination, and what it holds up there (replay)
     copy      what steps on both sides lose while KV blocks are copied, and those at the destination
-              by the memory that is held there meanwhile (kv)
+              by the memory that is held there meanwhile (kv); where an engine decodes nothing
+              meanwhile, all of that time
     cache     what the destination's prefix cache loses to the blocks that come
-    stall     the gap that the client sees
+    stall     the gap that the client sees, with the copy where that stops the request
 
 A difference of speed lasts until dispatch has evened it out, `View.horizon_s`; memory that runs out
 does not wait for that. How long a request will be there to gain is taken from the distribution of
@@ -26,14 +27,13 @@ import numpy as np
 from shunter_scheduler.core.entry import Entry
 from shunter_scheduler.core.planner.fleet import Bools, Fleet, Floats, Indices
 from shunter_scheduler.core.planner.party import Party
+from shunter_scheduler.core.stop_copy import STALL_STEPS, SWITCH_S, StopCopies
 from shunter_scheduler.domain.decisions import Rung
 from shunter_scheduler.policies.misses import MARGIN, TTFT_MARGIN
 
 # Decode steps run slower by this share while KV is copied (Llumnix, OSDI 2024, section 6.2: 1 %;
 # its artifact claims 2 to 3 %).
 COPY_SLOWDOWN = 0.03
-STALL_STEPS = 2.0  # of the destination: the tail is copied, or prefilled, and one step waited for
-SWITCH_S = 0.01  # to end one engine call and begin another
 # What no prediction knows of: the gateway's work, and the chance to fail. And the greatest of many
 # predicted gains is the one that is overrated most.
 LEAST_NET_S = 0.5
@@ -59,6 +59,7 @@ class Trip:
     eases: bool  # memory at the source
     miss_s: float  # what keeping the targets of a request is worth
     bonus: tuple[str, float] | None = None  # a further term of the trigger
+    stops: StopCopies | None = None  # where the copies stop their requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ def _missed(fleet: Fleet, who: Party, trip: Trip, there: Floats) -> Floats:
     s, d = trip.source, trip.destinations
     tokens = who.made + who.left
     step = float(fleet.step_s[s])
-    stall = STALL_STEPS * fleet.step_s[d] + SWITCH_S
+    stall = STALL_STEPS * fleet.step_s[d] + SWITCH_S + _stopped_s(who, trip)
     here_s = who.spent_s + who.left * step
     there_s = here_s + stall + who.counts * (there - step)
     spared = _likely(here_s / tokens, who.target_s) - _likely(there_s / tokens, who.target_s)
@@ -224,9 +225,20 @@ def _costs(fleet: Fleet, who: Party, trip: Trip) -> Terms:
     ]
 
 
+def _stopped_s(who: Party, trip: Trip) -> Floats:
+    """How long the copy keeps the request from running."""
+    if trip.stops is None:
+        return np.zeros(())
+    return np.where(trip.copies, trip.stops.takes_s(who.context), 0.0)
+
+
 def _copy_s(fleet: Fleet, who: Party, trip: Trip) -> Floats:
     s, d = trip.source, trip.destinations
-    requests, copy_s = fleet.requests[d], who.context * trip.kv_s_per_token
+    requests = fleet.requests[d]
+    if trip.stops is not None:
+        here = max(0.0, float(fleet.requests[s]) - 1.0)
+        return trip.stops.neighbours_s(who.context, here, requests)
+    copy_s = who.context * trip.kv_s_per_token
     slowed = COPY_SLOWDOWN * copy_s * (fleet.requests[s] + requests)
     held = copy_s * requests * who.context / np.maximum(1.0, fleet.capacity[d])
     out: Floats = slowed + held
@@ -235,6 +247,6 @@ def _copy_s(fleet: Fleet, who: Party, trip: Trip) -> Floats:
 
 def _stall_s(fleet: Fleet, who: Party, trip: Trip) -> Floats:
     d, copy_s = trip.destinations, who.context * trip.kv_s_per_token
-    stall = SWITCH_S + STALL_STEPS * fleet.step_s[d]
+    stall = SWITCH_S + STALL_STEPS * fleet.step_s[d] + _stopped_s(who, trip)
     out: Floats = stall + np.maximum(0.0, fleet.queue_s[d] - np.where(trip.copies, copy_s, 0.0))
     return out

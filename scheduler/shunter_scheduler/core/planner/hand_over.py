@@ -76,9 +76,11 @@ def _hand_over(state: CoreState, entry: Entry, busy: Counter[str], now: float) -
     picked = pick_decoder(entry, source, barred, now, state.rng)
     if picked is None:
         return False
-    rung = rung_between(entry, source, picked.instance)
-    takes_s = picked.prefill_s
-    if rung == "kv":
+    rung = rung_between(entry, source, picked.instance, picked.cached_tokens)
+    takes_s, stops = picked.prefill_s, entry.pool.stop_copies
+    if rung == "kv" and stops is not None:
+        takes_s = stops.takes_s(float(entry.context_tokens))
+    elif rung == "kv":
         kv_bytes = entry.context_tokens * source.model.cost.kv_bytes_per_token
         takes_s = kv_bytes / state.settings.moves.kv_bytes_per_s
     sequences, tokens = source.decoding

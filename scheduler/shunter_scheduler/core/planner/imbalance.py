@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from shunter_scheduler.core.planner.fleet import Floats
-from shunter_scheduler.core.planner.gain import LEAST_NET_S, STALL_STEPS
+from shunter_scheduler.core.planner.gain import LEAST_NET_S
 from shunter_scheduler.core.planner.party import HORIZON_S
 from shunter_scheduler.core.planner.view import Case, Trigger, View
+from shunter_scheduler.core.stop_copy import STALL_STEPS
 
 IN_VAIN_S = 2.0  # until an instance is looked at again where no move paid
 LARGE = 2.0  # times what a request of mean size would gain, some other may

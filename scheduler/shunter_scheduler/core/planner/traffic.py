@@ -22,6 +22,7 @@ class Traffic:
         self._planner = state.planner
         self._settings = state.settings.moves
         self._fleet = fleet
+        self._stops = pool.stop_copies
         self._now = now
         self._limit = pool.spec.migration.max_concurrent_per_instance
         self._under_way = np.zeros(len(fleet))
@@ -62,9 +63,7 @@ class Traffic:
         for index in ends:
             self._under_way[index] += 1
         if rung == "kv":
-            seconds = entry.context_tokens * copy_s_per_token(
-                fleet, source, settings.kv_bytes_per_s
-            )
+            seconds = self._copy_s(entry, source)
             for index in ends:
                 self._budget(index).link_free_at = self._now + seconds
                 self._link_free[index] = False
@@ -75,6 +74,12 @@ class Traffic:
             wait_s = seconds / settings.replay_share
             self._budget(destination).replay_free_at = self._now + wait_s
             self._replay_free[destination] = False
+
+    def _copy_s(self, entry: Entry, source: int) -> float:
+        if self._stops is not None:
+            return self._stops.takes_s(float(entry.context_tokens))
+        per_token_s = copy_s_per_token(self._fleet, source, self._settings.kv_bytes_per_s)
+        return entry.context_tokens * per_token_s
 
     def _budget(self, index: int) -> Budget:
         return self._planner.budget(self._fleet.records[index].name)

@@ -1,6 +1,6 @@
 """Where those of a case may go, and how."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -15,11 +15,23 @@ DESTINATIONS = 16  # weighed for one case, those with the shortest steps
 MOST_REUSE = 4.0  # of a token in a prefix cache, where nearly all prompts are hits
 
 
-def trip_for(view: View, case: Case, who: Party) -> Trip | None:
+def trips_for(view: View, case: Case, who: Party) -> Iterator[Trip]:
+    """With KV caches where they can be copied; where that stops the requests, without as well."""
+    without = np.zeros(len(view.fleet), np.bool_)
+    copies = _copies(view, case.source) if who.entries[0].started else without
+    ways = [copies]
+    if view.pool.stop_copies is not None and copies.any():
+        ways.append(without)
+    for way in ways:
+        trip = _trip(view, case, who, way)
+        if trip is not None:
+            yield trip
+
+
+def _trip(view: View, case: Case, who: Party, copies: Bools) -> Trip | None:
     """None where nobody may go anywhere."""
     fleet, settings = view.fleet, view.state.settings
     restart = not who.entries[0].started
-    copies = np.zeros(len(fleet), np.bool_) if restart else _copies(view, case.source)
     open_ = view.traffic.may_take(case.source, copies) & fleet.open
     open_ &= fleet.requests < view.pool.settings.head_room.max_requests
     if not restart:
@@ -32,7 +44,7 @@ def trip_for(view: View, case: Case, who: Party) -> Trip | None:
     near = _nearest(fleet, open_)
     if not len(near):
         return None
-    possible = _possible(fleet, who, near)
+    possible = _possible(fleet, who, near) & _known(who, copies[near])
     if not possible.any():
         return None
     return Trip(
@@ -49,6 +61,7 @@ def trip_for(view: View, case: Case, who: Party) -> Trip | None:
         case.eases,
         settings.weights.miss_s,
         case.bonus,
+        view.pool.stop_copies if copies.any() else None,
     )
 
 
@@ -87,6 +100,13 @@ def _possible(fleet: Fleet, who: Party, near: Indices) -> Bools:
         if barred:
             possible[row] &= [fleet.records[at].name not in barred for at in near.tolist()]
     return possible
+
+
+def _known(who: Party, copies: Bools) -> Bools:
+    """Without those who would be replayed and cannot be, as their gateways have said."""
+    only_kv = np.array([[entry.only_kv] for entry in who.entries])
+    known: Bools = ~only_kv | copies
+    return known
 
 
 def _cached(view: View, entries: Sequence[Entry], near: Indices, copies: Bools) -> Floats:
