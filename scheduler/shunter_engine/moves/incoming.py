@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hmac
 import secrets
 import zlib
 from collections import OrderedDict
@@ -93,7 +92,7 @@ class Incoming:
         if move is None or move.phase != pb.StateReply.PHASE_RESERVED:
             yield pb.PullReport(refusal=pb.REFUSAL_UNKNOWN)
             return
-        if move.pulled or not _same(move.kv_lease, request.kv_lease):
+        if move.pulled or not move.is_named_by(request.kv_lease):
             yield pb.PullReport(refusal=pb.REFUSAL_TOKEN)
             return
         move.pulled = True
@@ -229,7 +228,7 @@ class Incoming:
             return pb.REFUSAL_STALE_EPOCH
         if move is None:
             return pb.REFUSAL_UNKNOWN
-        if not _same(move.kv_lease, request.kv_lease):
+        if not move.is_named_by(request.kv_lease):
             return pb.REFUSAL_TOKEN
         if move.commit_reply is not None and request.epoch == move.epoch:
             # Repeated, perhaps after the generate call came, or after the lease's end.
@@ -296,7 +295,3 @@ class Incoming:
         self._by_lease.pop(move.kv_lease, None)
         self._slots.give_back(SIDE, move.move_id)
         self._host.wake()
-
-
-def _same(one: str, other: str) -> bool:
-    return hmac.compare_digest(one.encode(), other.encode())

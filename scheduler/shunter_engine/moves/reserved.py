@@ -1,6 +1,7 @@
 """A move to this engine, from Prepare to the call that takes it over."""
 
 import asyncio
+import hmac
 from dataclasses import dataclass, field
 
 from shunter_engine.moves.layout import Cursor
@@ -30,3 +31,7 @@ class Reserved:
     @property
     def over(self) -> bool:
         return self.phase in (pb.StateReply.PHASE_NONE, pb.StateReply.PHASE_ATTACHED)
+
+    def is_named_by(self, kv_lease: str) -> bool:
+        """In a time that tells nothing of the right one."""
+        return hmac.compare_digest(self.kv_lease.encode(), kv_lease.encode())
