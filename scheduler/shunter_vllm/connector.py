@@ -24,11 +24,11 @@ from vllm.platforms import current_platform
 
 from shunter_vllm.facts import engine_facts
 from shunter_vllm.folder import BlockFolder
-from shunter_vllm.layout import EngineFacts
+from shunter_vllm.layout import EngineFacts, UnknownLayout
 from shunter_vllm.scheduler_side import StepCopies
 from shunter_vllm.settings import ConnectorSettings, SettingsError, parse_settings
 from shunter_vllm.start import MovesParts, start_moves
-from shunter_vllm.tensors import TensorCache, UnknownLayout
+from shunter_vllm.tensors import TensorCache
 from shunter_vllm.worker_side import WorkerSide
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class ShunterConnector(KVConnectorBase_V1):  # type: ignore[misc]
         super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
         settings, facts = _configuration(vllm_config)
         self._facts = facts
+        self._num_blocks = kv_cache_config.num_blocks
         self._folder = BlockFolder(Path(settings.folder) / str(settings.port))
         self._worker = WorkerSide(self._folder, vllm_config.parallel_config.rank)
         self._moves: MovesParts | None = None
@@ -113,7 +114,7 @@ class ShunterConnector(KVConnectorBase_V1):  # type: ignore[misc]
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
         try:
-            self._worker.use(TensorCache(kv_caches, self._facts.layers))
+            self._worker.use(TensorCache(kv_caches, self._facts.layers, self._num_blocks))
         except UnknownLayout as error:
             _log.warning("KV does not move from here or to here: %s", error)
 

@@ -9,6 +9,18 @@ STATE_VERSION = 1001  # of what travels: vLLM's blocks as they lie in memory, la
 _WORD_CHARS = 12  # of a digest: tells layouts apart, authenticates nothing
 
 
+class UnknownLayout(Exception):
+    """The KV cache's tensors are not one block after the other in each layer."""
+
+
+def kernel_blocks(rows: int, num_blocks: int) -> int:
+    """How many rows of a tensor one of vLLM's block ids stands for: attention kernels may want
+    smaller blocks than vLLM's scheduler deals out. Raises `UnknownLayout`."""
+    if num_blocks < 1 or rows < num_blocks or rows % num_blocks:
+        raise UnknownLayout(f"a tensor of {rows} rows for {num_blocks} blocks")
+    return rows // num_blocks
+
+
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
     """As vLLM's configuration has them: equal in its API server and in its engine process."""

@@ -4,22 +4,27 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-
-class UnknownLayout(Exception):
-    """The KV cache's tensors are not one block after the other in each layer."""
+from shunter_vllm.layout import UnknownLayout, kernel_blocks
 
 
 class TensorCache:
-    """`KvCache` over vLLM's tensors: one a layer, blocks in the first dimension."""
+    """`KvCache` over vLLM's tensors: one a layer, blocks in the first dimension.
 
-    def __init__(self, kv_caches: Mapping[str, object], layers: int) -> None:
+    A tensor is of `[num_blocks * ratio, ...]` where a kernel's blocks are smaller than vLLM's
+    (`group_kernel_blocks` of vllm/v1/kv_cache_interface.py): `ratio` rows are one block.
+    """
+
+    def __init__(self, kv_caches: Mapping[str, object], layers: int, num_blocks: int) -> None:
         """Raises `UnknownLayout`."""
         tensors: dict[int, torch.Tensor] = {}
         for name, tensor in kv_caches.items():
             if not isinstance(tensor, torch.Tensor):
                 raise UnknownLayout(f"layer {name}: {type(tensor).__name__}, no tensor")
             tensors.setdefault(tensor.data_ptr(), tensor)  # layers may share one
-        self._layers = list(tensors.values())
+        self._layers = [
+            tensor.unflatten(0, (num_blocks, kernel_blocks(tensor.shape[0], num_blocks)))
+            for tensor in tensors.values()
+        ]
         forms = {(tensor.shape, tensor.dtype) for tensor in self._layers}
         if len(self._layers) != layers or len(forms) != 1:
             raise UnknownLayout(f"{len(self._layers)} tensors of {len(forms)} forms: {forms}")
