@@ -1,6 +1,6 @@
 """The answer of one request as it grows: journal, text, limits and counts. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from shunter_gateway.journal import TokenJournal
 from shunter_gateway.ports import FinishReason, TokenChunk
@@ -29,6 +29,7 @@ class Answer:
         "_spec",
         "_text",
         "began",
+        "ids_within",
         "journal",
         "limit",
         "plain_decoder",
@@ -47,6 +48,7 @@ class Answer:
         self._call_base = 0
         self._expected = ""
         self.plain_decoder: ByteLevelDecoder | None = None  # where text needs no more than it
+        self.ids_within: Callable[[str], Sequence[int]] = lambda text: ()  # see `Decoders`
         self.began = False  # something of the answer has been received
         self.stopped: FinishReason | None = None
 
@@ -133,6 +135,8 @@ class Answer:
         count = before + len(ids)
         if chunk.output_tokens is not None:
             count = self._call_base + chunk.output_tokens
+        if count > before + len(ids) and text and not journal.has_gap:
+            ids = self._ids_of(text, count - before, ids)
         fresh, logprobs = self._verify(text), chunk.logprobs
         out = self._text.push_text(fresh, count - before)
         complete = not journal.has_gap and count == before + len(ids)
@@ -148,6 +152,13 @@ class Answer:
             return None
         self.began = True
         return Delta(out, ids, logprobs)
+
+    def _ids_of(self, text: str, tokens: int, told: Sequence[int]) -> Sequence[int]:
+        """All ids of a piece of which only the last were told, where their number and the last ones
+        leave no doubt; else those that were told."""
+        ids = self.ids_within(text)
+        exact = len(ids) == tokens and list(ids[tokens - len(told) :]) == list(told)
+        return ids if exact else told
 
     def _verify(self, text: str) -> str:
         """What of `text` is new to the client."""

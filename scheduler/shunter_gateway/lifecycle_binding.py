@@ -1,6 +1,7 @@
 """How one request speaks to the engines of the pool that it was given to."""
 
 from dataclasses import replace
+from functools import partial
 
 from shunter_gateway.continued_seed import continued_seed
 from shunter_gateway.lifecycle_answer import Answer
@@ -64,6 +65,7 @@ class Binding:
         able = self.adapter.capabilities
         context_length = max(pool.context_length - able.unused_context_tokens, 0)
         self._answer.prepare(self._decoder, decoders.eos_token_ids(pool), context_length)
+        self._answer.ids_within = partial(decoders.ids_within, pool)
         # With a seed, on an engine that counts on, sampling goes on unchanged elsewhere.
         wants_seed = sampling.seed is None and sampling.temperature != 0
         if wants_seed and able.output_offset:

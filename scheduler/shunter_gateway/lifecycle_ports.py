@@ -1,7 +1,7 @@
 """What a request's lifecycle needs from outside: a clock, the scheduler, adapters, observers."""
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,6 +56,9 @@ class Decoders(Protocol):
 
     def decoder(self, pool: Pool, context_ids: tuple[int, ...]) -> StreamDecoder | None: ...
     def eos_token_ids(self, pool: Pool) -> frozenset[int]: ...
+    def ids_within(self, pool: Pool, text: str) -> Sequence[int]:
+        """Ids of a piece of text in mid-answer; empty where they cannot be told."""
+
     def same_tokenizer(self, source: str, other: str) -> bool:
         """Whether tokens of one model source are tokens of the other."""
 

@@ -2,7 +2,7 @@
 
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from shunter_gateway.request import ClientError, Delta, Outcome
@@ -43,6 +43,11 @@ class ManualClock:
                 callback()
         self._now = end
 
+    @property
+    def waiting(self) -> int:
+        """Timers that are not cancelled."""
+        return sum(1 for _, _, timer in self._timers if timer.callback is not None)
+
 
 @dataclass(slots=True)
 class LetterDecoder:
@@ -59,16 +64,21 @@ class LetterDecoder:
 
 @dataclass(slots=True)
 class LetterDecoders:
-    """`Decoders` for every pool; `reason` is why its engines' tokens cannot be trusted."""
+    """`Decoders` for every pool; `reason` is why its engines' tokens cannot be trusted, `pieces`
+    the ids of those pieces of text that they are known of."""
 
     reason: str = ""
     rest: str = ""
+    pieces: dict[str, list[int]] = field(default_factory=dict)
 
     def decoder(self, pool: Pool, context_ids: tuple[int, ...]) -> StreamDecoder | None:
         return LetterDecoder(self.rest)
 
     def eos_token_ids(self, pool: Pool) -> frozenset[int]:
         return frozenset()
+
+    def ids_within(self, pool: Pool, text: str) -> Sequence[int]:
+        return self.pieces.get(text, ())
 
     def same_tokenizer(self, source: str, other: str) -> bool:
         return source == other

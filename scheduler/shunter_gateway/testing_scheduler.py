@@ -142,7 +142,9 @@ class FakeScheduler:
         )
         self.command(pb.SchedulerCommand(assign=assign))
 
-    def move(self, request_id: str, destination: str, rung: str = "replay") -> None:
+    def move(
+        self, request_id: str, destination: str, rung: str = "replay", reason: str = "test"
+    ) -> None:
         epoch, _ = self.ledger[request_id]
         target = next(i for i in self.topology.instances if i.name == destination)
         move = pb.Move(
@@ -151,7 +153,7 @@ class FakeScheduler:
             destination=destination,
             address=target.address,
             rung=rung,
-            reason="test",
+            reason=reason,
         )
         self.command(pb.SchedulerCommand(move=move))
 

@@ -1,7 +1,7 @@
 """Each model's tokenizer at the gateway, checked against its engines' own."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +95,10 @@ class TokenizerRegistry:
     def eos_token_ids(self, pool: Pool) -> frozenset[int]:
         entry = self._entries.get(pool.model_source)
         return entry.eos if entry is not None else frozenset()
+
+    def ids_within(self, pool: Pool, text: str) -> Sequence[int]:
+        tokenizer = self.known(pool.model_source)
+        return tokenizer.encode_within(text) if tokenizer is not None else ()
 
     def same_tokenizer(self, source: str, other: str) -> bool:
         """False too where one of them is not loaded."""

@@ -15,6 +15,10 @@ from shunter_text.detokenizer import (
     token_bytes_of,
 )
 
+_LINE_END = "\n"  # no vocabulary merges it with what follows
+_LONGEST_PIECE = 256  # characters
+_REPLACEMENT = "\ufffd"  # stands for any broken character
+
 
 class TextTooLong(ValueError):
     """The text has more tokens than allowed, which its length alone tells."""
@@ -75,6 +79,18 @@ class Tokenizer:
     def _fewest_tokens(self, text: str) -> int:
         longest = self._longest_token_bytes
         return -(-len(text.encode()) // longest) if longest else 0
+
+    def encode_within(self, text: str) -> list[int]:
+        """Ids of a piece of text in mid-answer, without what begins a sequence: as they follow the
+        end of a line. Empty where they would not be read as just this text."""
+        if _REPLACEMENT in text or len(text) > _LONGEST_PIECE:
+            return []
+        line_end = self.encode(_LINE_END, add_special_tokens=False)
+        ids = self.encode(_LINE_END + text, add_special_tokens=False)
+        if ids[: len(line_end)] != line_end:
+            return []
+        ids, decoder = ids[len(line_end) :], self.decoder(line_end)
+        return ids if "".join(map(decoder.step, ids)) == text else []
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text without special tokens; U+FFFD stands for broken characters."""

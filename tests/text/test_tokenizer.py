@@ -165,3 +165,33 @@ def test_bytes_of_tokens() -> None:
     assert b"".join(map(SIM.token_bytes, ids)).decode() == "é日 the"
     assert SIM.token_bytes(SIM.eos_token_ids[0]) == b"<|im_end|>"
     assert FALLBACK.token_bytes(FALLBACK.encode("cd")[-1]) == b"cd"
+
+
+@given(TEXTS, st.integers(0, 60), st.integers(1, 6))
+@settings(max_examples=200)
+def test_ids_of_a_piece_stand_for_just_that_piece(text: str, at: int, length: int) -> None:
+    piece = text[at : at + length]
+    for tokenizer in (SIM, FALLBACK):
+        ids, line = tokenizer.encode_within(piece), tokenizer.encode("\n", add_special_tokens=False)
+        assert not ids or "".join(stream(tokenizer, line, ids)) == piece
+
+
+@pytest.mark.parametrize("tokenizer", [SIM, FALLBACK])
+@pytest.mark.parametrize("character", ["é", "日", "👩"])
+def test_a_character_in_mid_answer_has_the_ids_that_were_generated(
+    tokenizer: Tokenizer, character: str
+) -> None:
+    before, after = (tokenizer.encode(text) for text in ("a b", f"a b{character}"))
+    assert after[: len(before)] == before
+    assert tokenizer.encode_within(character) == after[len(before) :]
+
+
+@pytest.mark.parametrize("text", ["\ufffd", "a\ufffd", "é" * 300])
+def test_broken_and_long_pieces_have_no_ids(text: str) -> None:
+    assert SIM.encode_within(text) == []
+
+
+def test_a_piece_that_spells_a_special_token_has_no_ids() -> None:
+    raw = tokenizers.Tokenizer.from_str(sim_tokenizer()._tokenizer.to_str())
+    raw.add_special_tokens([AddedToken("<|end|>", special=True)])
+    assert Tokenizer(raw, eos_token_ids=[0]).encode_within("é<|end|>") == []

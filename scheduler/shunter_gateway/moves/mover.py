@@ -2,13 +2,13 @@
 
 from shunter_gateway.lifecycle_ports import Services, Timer
 from shunter_gateway.lifecycle_spans import Stage
+from shunter_gateway.moves import rules
 from shunter_gateway.moves.fetched import FetchedMove
 from shunter_gateway.moves.kv import KvAround, KvTransfer
 from shunter_gateway.moves.kv_ends import KvEnds
 from shunter_gateway.moves.moving import MovingRequest
 from shunter_gateway.moves.ports import EngineMoves, RunningCall, SlotServers
 from shunter_gateway.moves.replay import ReplayMove
-from shunter_gateway.moves.rules import MoveRequest, by_slots, kv_refusal, move_refusal
 from shunter_gateway.moves.slot_host import SlotHostOf
 from shunter_gateway.moves.slots import SlotEnds, SlotTransfer
 from shunter_gateway.ports import EngineFailure, EngineRequest
@@ -20,6 +20,7 @@ class Mover:
     __slots__ = (
         "_command",
         "_copied_bytes",
+        "_copy",
         "_kv_refusal",
         "_life",
         "_move",
@@ -36,6 +37,7 @@ class Mover:
         self._life = life
         self._command = pb.Move()
         self._copied_bytes = 0  # by the last move
+        self._copy: KvTransfer | None = None  # until its destination's first token
         self._move: ReplayMove | KvTransfer | FetchedMove | SlotTransfer | None = None
         self._resumes = False  # the source was stopped and goes on
         self._rung = ""
@@ -44,9 +46,9 @@ class Mover:
         self._timeout: Timer | None = None
         self._stalled_since: float | None = None  # switched, and no token since
 
-    def refusal(self, destination: str, closes_gap: bool = False) -> str:
+    def refusal(self, destination: str, bears_gap: bool = False) -> str:
         """Why the request may not leave its engine now; `destination` empty: for a suspension.
-        `closes_gap`: the move would bring the ids that are not known."""
+        `bears_gap`: the move may begin although some ids are not known."""
         life, topology = self._life, self._services.topology()
         target = topology.instances.get(destination) if topology is not None else None
         if life.binding is None or (destination and target is None):
@@ -57,14 +59,14 @@ class Mover:
             if found is None:
                 return "unknown_destination"
             target_pool = found
-        return move_refusal(
-            MoveRequest(
+        return rules.move_refusal(
+            rules.MoveRequest(
                 source=life.instance,
                 destination=destination,
                 same_revision=life.binding.same_revision(target_pool),
                 moving=self._move is not None or self._stalled_since is not None,
                 began=life.answer.began,
-                has_gap=life.answer.journal.has_gap and not closes_gap,
+                has_gap=life.answer.journal.has_gap and not bears_gap,
                 unmovable_reason=life.binding.unmovable_reason(),
             )
         )
@@ -73,8 +75,9 @@ class Mover:
         topology = self._services.topology()
         source = topology.instances.get(self._life.instance) if topology is not None else None
         target = topology.instances.get(command.destination) if topology is not None else None
-        servers = by_slots(self._services.slot_servers, command.rung, source, target)
-        reason = self.refusal(command.destination, closes_gap=servers is not None)
+        servers = rules.by_slots(self._services.slot_servers, command.rung, source, target)
+        bears_gap = servers is not None and self._bears_gap(command)
+        reason = self.refusal(command.destination, bears_gap)
         if reason or target is None:
             self.report_refused(reason)
             return
@@ -87,13 +90,18 @@ class Mover:
             self._replay(target)
         elif servers is not None:
             self._copy_slot(source, target, servers)
-        elif refusal := kv_refusal(source, target, self._life.call.paused):
+        elif refusal := rules.kv_refusal(source, target, self._life.call.paused):
             self._kv_refusal = refusal
             self._replay(target)
         elif engines is None:
             self._replay(target)
         else:
-            self._copy(source, target, engines)
+            self._copy_kv(source, target, engines)
+
+    def _bears_gap(self, command: pb.Move) -> bool:
+        """A saved slot tells ids that are not known. Where it fails its request goes on from before
+        them, and only a greedy one is sure to repeat what its client has."""
+        return command.reason == rules.DRAIN or self._life.spec.sampling.temperature == 0
 
     def _replay(self, target: Instance) -> None:
         self._begin_stage("replay")
@@ -103,7 +111,7 @@ class Mover:
         self._timeout = services.clock.call_later(services.limits.warm_timeout_s, move.expire)
         move.start()
 
-    def _copy(self, source: Instance, target: Instance, engines: EngineMoves) -> None:
+    def _copy_kv(self, source: Instance, target: Instance, engines: EngineMoves) -> None:
         self._begin_stage("kv")
         services, life = self._services, self._life
         ends = KvEnds(
@@ -118,7 +126,7 @@ class Mover:
         adapter = services.adapters[target.engine_type]
         move: KvTransfer | FetchedMove
         if adapter.capabilities.freezes:
-            move = KvTransfer(self, ends, around)
+            move = self._copy = KvTransfer(self, ends, around)
         else:
             move = FetchedMove(self, adapter, ends, around)
         self._move = move
@@ -129,7 +137,8 @@ class Mover:
         life = self._life
         call = RunningCall(life.call.call_id, life.call.seed)
         ends = SlotEnds(source, target, self._new_id(), life.epoch, call)
-        self._move = move = SlotTransfer(SlotHostOf(self, life), ends, servers)
+        host = SlotHostOf(self, life, self._bears_gap(self._command))
+        self._move = move = SlotTransfer(host, ends, servers)
         move.start()
 
     def _new_id(self) -> str:
@@ -153,25 +162,36 @@ class Mover:
         if self._stalled_since is None:
             resumes, self._resumes = self._resumes, False
             return resumes
-        stall_s, self._stalled_since = now - self._stalled_since, None
+        stall_s = now - self._stalled_since
         self._services.observer.moved(self._rung, stall_s)
-        stall_ms = int(stall_s * 1000)
-        self._stage.end(
-            {
-                "shunter.moved": True,
-                "shunter.stall_ms": stall_ms,
-                "shunter.copied_bytes": self._copied_bytes,
-            }
-        )
-        self._report(self._rung, moved=True, reason=self._kv_refusal, stall_ms=stall_ms)
+        self._moved(int(stall_s * 1000))
         return self._rung != "restart"
+
+    def _moved(self, stall_ms: int) -> None:
+        """`stall_ms` 0: its end was not seen."""
+        self._stalled_since = None
+        self._leave_copy()
+        copied_bytes = self._copied_bytes
+        about = {"shunter.stall_ms": stall_ms, "shunter.copied_bytes": copied_bytes}
+        self._stage.end({"shunter.moved": True, **about})
+        self._report(self._rung, moved=True, reason=self._kv_refusal, stall_ms=stall_ms)
+
+    def _leave_copy(self) -> None:
+        if self._copy is not None:
+            self._copy.leave()
+            self._copy = None
 
     def end(self, reason: str) -> None:
         """The request leaves its engine for another reason. Reports what is not reported yet."""
-        self.on_token(self._services.clock.time())
+        if self._stalled_since is not None and self._life.finishing:
+            self.on_token(self._services.clock.time())  # the destination had nothing to add
+        elif self._stalled_since is not None:
+            self._services.observer.move_aborted(self._rung, reason)
+            self._moved(0)
         if self._move is not None:
             self._move.abort()
             self.failed(reason)
+        self._leave_copy()
 
     def report_refused(self, reason: str) -> None:
         """A command that is not carried out; a move under way is not touched."""
@@ -210,7 +230,7 @@ class Mover:
         life = self._life
         stalled_since = life.last_heard_at
         if life.answer.journal.has_gap:
-            self.failed("unknown_token_ids")
+            self.failed(rules.UNKNOWN_IDS)
         elif life.answer.exhausted or not life.take_over(destination):
             self.failed("finished")
         else:

@@ -141,8 +141,8 @@ class SlotHost(Protocol):
         """Prompt, answer so far, and what may still come; at least the first two."""
 
     @property
-    def can_stop(self) -> bool:
-        """Whether the answer has not come to its end."""
+    def stop_refusal(self) -> str:
+        """Why the source may not be stopped now, as where the answer has come to its end."""
 
     def stop_source(self) -> None:
         """Closes its stream; the owner stays."""

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from shunter_gateway.moves.ports import SlotServers
 from shunter_gateway.topology import Instance
 
+DRAIN = "drain"  # reason of moves that the request does not stay without
+UNKNOWN_IDS = "unknown_token_ids"  # why a request with a gap in its journal stays
+
 
 @dataclass(frozen=True, slots=True)
 class MoveRequest:
@@ -29,7 +32,7 @@ def move_refusal(request: MoveRequest) -> str:
         return ""
     if request.unmovable_reason:
         return request.unmovable_reason
-    return "unknown_token_ids" if request.has_gap else ""
+    return UNKNOWN_IDS if request.has_gap else ""
 
 
 def kv_refusal(source: Instance, destination: Instance, paused: bool) -> str:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from shunter_gateway.moves.moving import MovingRequest
+from shunter_gateway.moves.rules import UNKNOWN_IDS
+from shunter_gateway.moves.stop_copy import ENDING
 from shunter_gateway.topology import Instance
 
 
@@ -20,8 +22,10 @@ class SlotMover(Protocol):
 class SlotHostOf:
     """A `SlotHost`."""
 
-    def __init__(self, mover: SlotMover, life: MovingRequest) -> None:
+    def __init__(self, mover: SlotMover, life: MovingRequest, bears_gap: bool) -> None:
+        """`bears_gap`: the source may be stopped although some ids are not known."""
         self._life = life
+        self._bears_gap = bears_gap
         self._mover = mover
         self.switch_kv = mover.switch_kv
         self.go_on_by_replay = mover.go_on_by_replay
@@ -33,8 +37,11 @@ class SlotHostOf:
         return self._life.spec.prompt_tokens + max(answer.limit, answer.journal.output_tokens)
 
     @property
-    def can_stop(self) -> bool:
-        return not (self._life.finishing or self._life.answer.exhausted)
+    def stop_refusal(self) -> str:
+        answer = self._life.answer
+        if self._life.finishing or answer.exhausted:
+            return ENDING
+        return UNKNOWN_IDS if answer.journal.has_gap and not self._bears_gap else ""
 
     def stop_source(self) -> None:
         self._life.call.end()
@@ -43,7 +50,7 @@ class SlotHostOf:
         journal = self._life.answer.journal
         if journal.adopt(token_ids):
             return ""
-        return "unknown_token_ids" if journal.has_gap else "other_request"
+        return UNKNOWN_IDS if journal.has_gap else "other_request"
 
     def go_on_here(self, source: Instance) -> None:
         self._mover.expect_resumption()

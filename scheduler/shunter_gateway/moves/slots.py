@@ -103,7 +103,7 @@ class SlotTransfer:
                 self._source_slot = reply.slot
             case "choose" if not refusal:
                 self._slot = reply.slot  # which `_feed` lets go of where the move is over
-                refusal = "" if self._host.can_stop else stop_copy.ENDING
+                refusal = self._host.stop_refusal
             case "save" if not (refusal or self._move.over):
                 self.copied_bytes = reply.bytes
                 refusal = self._host.adopt(reply.token_ids)

@@ -12,12 +12,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from shunter_gateway.moves.rules import UNKNOWN_IDS
+
 Phase = Literal["finding", "choosing", "saving", "restoring", "switched", "failed"]
 Call = Literal["find", "choose", "save", "restore"]
 Side = Literal["source", "destination"]
-# Refusals after which a replay at the same destination makes no sense.
 NO_SLOT = "no_slot"
 ENDING = "finished"
+# Refusals after which a replay at the same destination makes no sense.
+_NO_REPLAY = (NO_SLOT, ENDING, UNKNOWN_IDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,7 @@ def _found(move: SlotMove, event: Answered | NoAnswer) -> Step:
 
 def _chosen(move: SlotMove, event: Answered | NoAnswer) -> Step:
     if why := _why(event):
-        return _leave(move, why, replayable=not why.endswith((NO_SLOT, ENDING)))
+        return _leave(move, why, replayable=not why.endswith(_NO_REPLAY))
     return replace(move, phase="saving", file=True), (StopSource(), Ask("save"))
 
 

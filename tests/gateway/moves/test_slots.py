@@ -1,12 +1,10 @@
 """The rung `kv` by saved slots: what the client gets, who decodes, and what is reported."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from shunter_gateway.moves.ports import SlotReply
-from shunter_gateway.ports import TokenChunk
 from shunter_gateway.testing_engines import ScriptedCall, answer_ids
 from shunter_gateway.testing_world import LOST, PROMPT, World
 from shunter_proto.v1 import scheduler_pb2 as pb
@@ -207,53 +205,9 @@ def test_an_answer_that_ends_in_between_ends() -> None:
     moving.finish()
 
 
-def without_ids(source: ScriptedCall) -> None:
-    """Two tokens within a character of three, of which only the last id is told."""
-    ids = source.generate(3)
-    source.send(TokenChunk(token_ids=ids[-1:], text="é", output_tokens=6))
-
-
-def test_ids_that_were_not_told_are_read_from_the_file() -> None:
-    moving = Moving()
-    without_ids(moving.source)
-    moving.slots.saved = lambda call: call.token_ids[:-1]  # the last is not in the cache yet
-    moving.move()
-    assert moving.world.call_of().request.token_ids == (*PROMPT, *UNDISTURBED[:6])
-    moving.world.run_out(30)
-    assert moving.report().moved and moving.sink.outcome is not None
-    assert moving.sink.outcome.output_tokens == 8
-
-
-@pytest.mark.parametrize(
-    ("saved", "reason"),
-    [
-        (lambda call: call.token_ids[:-3], "unknown_token_ids"),
-        (lambda call: (9, 9, 9, 9, 9), "unknown_token_ids"),
-    ],
-    ids=["too short", "another request's"],
-)
-def test_ids_that_the_file_does_not_tell_keep_the_request(
-    saved: Callable[[ScriptedCall], tuple[int, ...]], reason: str
-) -> None:
-    moving = Moving(saved=saved)
-    without_ids(moving.source)
-    moving.move()
-    assert moving.report().reason == f"save refused: {reason}"
-    assert moving.world.call_of().request.address == f"{moving.home}:1"
-    moving.left_nothing()
-
-
 def test_a_saved_slot_of_another_request_is_not_restored() -> None:
     moving = Moving(saved=lambda call: (9, 9, 9, 9, 9))
     moving.move()
     assert moving.report().reason == "save refused: other_request"
     assert moving.slots.restored is None
     moving.finish()
-
-
-def test_without_ids_nothing_goes_by_replay() -> None:
-    moving = Moving()
-    without_ids(moving.source)
-    moving.world.scheduler.move("r1", moving.destination, rung="replay")
-    moving.world.settle()
-    assert (moving.report().moved, moving.report().reason) == (False, "unknown_token_ids")
