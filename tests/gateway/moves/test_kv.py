@@ -2,53 +2,12 @@
 
 import pytest
 
+from moving_request import ALL_COPIED, COPIED, UNDISTURBED, Moving
 from shunter_gateway.ports import TokenChunk
-from shunter_gateway.request import RequestHandle
-from shunter_gateway.testing import RecordingSink
-from shunter_gateway.testing_engines import ScriptedCall, answer_ids
-from shunter_gateway.testing_kv import LEASE, FakeEngineMoves
+from shunter_gateway.testing_kv import LEASE
 from shunter_gateway.testing_world import LOST, PROMPT, World
 from shunter_proto.v1 import moves_pb2 as moves
 from shunter_proto.v1 import scheduler_pb2 as pb
-
-UNDISTURBED = answer_ids(PROMPT, 8)
-COPIED = moves.PullReport(stage=1, tokens=4, source_tokens=5)
-ALL_COPIED = moves.PullReport(stage=2, tokens=6, source_tokens=6, complete=True)
-
-
-class Moving:
-    """A request of 8 tokens that has 3 of them and is told to move by rung `kv`."""
-
-    def __init__(self, **changes: object) -> None:
-        self.world = World(kv_transport="layout")
-        self.engines: FakeEngineMoves = self.world.engine_moves
-        for name, value in changes.items():
-            setattr(self.engines, name, value)
-        self.handle: RequestHandle
-        self.sink: RecordingSink
-        self.handle, self.sink = self.world.submit()
-        self.source: ScriptedCall = self.world.call_of()
-        self.source.step(3)
-        self.destination = next(
-            f"chat-{i}" for i in range(3) if f"chat-{i}" not in self.sink.assigned
-        )
-        self.world.scheduler.move("r1", self.destination, rung="kv")
-        self.world.settle()
-
-    def copy(self) -> None:
-        """The first stage ends: Freeze and Commit follow at once."""
-        self.engines.pulls[-1].report(COPIED)
-        self.world.settle()
-
-    def report(self) -> pb.MoveDone:
-        (event,) = self.world.scheduler.sent(pb.MoveDone)
-        assert isinstance(event, pb.MoveDone)
-        return event
-
-    def finish(self) -> None:
-        self.world.run_out(30)
-        assert self.sink.token_ids == UNDISTURBED
-        assert self.world.scheduler.ledger == {} and self.world.engine.live == []
 
 
 def test_the_destination_goes_on_with_the_lease() -> None:
@@ -157,37 +116,6 @@ def test_after_a_thaw_it_can_move_again() -> None:
     moving.finish()
 
 
-@pytest.mark.parametrize("call", ["Freeze", "Commit"])
-def test_a_lost_call_is_sent_again_while_the_client_waits(call: str) -> None:
-    moving = Moving(lost={call})
-    moving.copy()
-    assert moving.world.call_of() is moving.source
-    moving.world.settle(0.6)
-    assert moving.world.call_of().request.kv_lease == LEASE
-    moving.finish()
-    asked = [type(r).__name__.removesuffix("Request") for r in moving.engines.requests]
-    assert asked.count(call) == 2 and moving.report().moved
-
-
-def test_a_lost_thaw_is_sent_again() -> None:
-    moving = Moving(refusals={"Commit": moves.REFUSAL_INCOMPLETE}, lost={"Abort"})
-    moving.copy()
-    moving.world.settle(0.6)
-    assert not moving.report().moved
-    moving.finish()
-    assert moving.sink.assigned == [moving.sink.assigned[0]]
-
-
-def test_nothing_is_sent_again_once_the_request_has_ended() -> None:
-    moving = Moving(silent={"Freeze"})
-    moving.copy()
-    moving.world.settle(0.6)
-    asked = len(moving.engines.asked(moves.FreezeRequest))
-    moving.handle.cancel()
-    moving.world.settle(4)
-    assert len(moving.engines.asked(moves.FreezeRequest)) == asked == 2
-
-
 def test_the_destination_is_left_to_end_the_copy_once_it_owns() -> None:
     """That it is open says that this gateway lives, and brings its generate call."""
     moving = Moving()
@@ -197,37 +125,6 @@ def test_the_destination_is_left_to_end_the_copy_once_it_owns() -> None:
     moving.engines.pulls[0].report(None)
     moving.finish()
     assert moving.report().moved
-
-
-def test_an_unanswered_commit_is_asked_after() -> None:
-    moving = Moving(silent={"Commit"})
-    moving.copy()
-    assert moving.world.call_of() is moving.source
-    moving.world.settle(5.2)
-    assert moving.world.call_of().request.kv_lease == LEASE
-    moving.finish()
-    assert moving.report().moved
-
-
-def test_where_nobody_can_tell_the_journal_decides_for_the_source() -> None:
-    moving = Moving(silent={"Commit", "State"})
-    moving.copy()
-    moving.world.settle(22)
-    done = moving.report()
-    assert (done.moved, done.epoch) == (False, 3)
-    moving.finish()
-    assert moving.engines.committed is not None  # in vain: its lease ends
-
-
-def test_a_source_that_may_not_have_thawed_is_given_up() -> None:
-    moving = Moving(silent={"Freeze", "Abort"})
-    moving.copy()
-    moving.world.settle(22)
-    assert moving.source.aborted
-    (failed,) = moving.world.scheduler.sent(pb.Failed)
-    assert isinstance(failed, pb.Failed) and failed.reason == "timeout"
-    assert not moving.report().moved
-    moving.finish()
 
 
 @pytest.mark.parametrize("phase", ["Offer", "Prepare", "Freeze", "Commit", "copy"])

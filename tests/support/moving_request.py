@@ -1,0 +1,48 @@
+"""A request that moves by rung `kv`, between scripted engines."""
+
+from shunter_gateway.request import RequestHandle
+from shunter_gateway.testing import RecordingSink
+from shunter_gateway.testing_engines import ScriptedCall, answer_ids
+from shunter_gateway.testing_kv import FakeEngineMoves
+from shunter_gateway.testing_world import PROMPT, World
+from shunter_proto.v1 import moves_pb2 as moves
+from shunter_proto.v1 import scheduler_pb2 as pb
+
+UNDISTURBED = answer_ids(PROMPT, 8)
+COPIED = moves.PullReport(stage=1, tokens=4, source_tokens=5)
+ALL_COPIED = moves.PullReport(stage=2, tokens=6, source_tokens=6, complete=True)
+
+
+class Moving:
+    """A request of 8 tokens that has 3 of them and is told to move by rung `kv`."""
+
+    def __init__(self, **changes: object) -> None:
+        self.world = World(kv_transport="layout")
+        self.engines: FakeEngineMoves = self.world.engine_moves
+        for name, value in changes.items():
+            setattr(self.engines, name, value)
+        self.handle: RequestHandle
+        self.sink: RecordingSink
+        self.handle, self.sink = self.world.submit()
+        self.source: ScriptedCall = self.world.call_of()
+        self.source.step(3)
+        self.destination = next(
+            f"chat-{i}" for i in range(3) if f"chat-{i}" not in self.sink.assigned
+        )
+        self.world.scheduler.move("r1", self.destination, rung="kv")
+        self.world.settle()
+
+    def copy(self) -> None:
+        """The first stage ends: Freeze and Commit follow at once."""
+        self.engines.pulls[-1].report(COPIED)
+        self.world.settle()
+
+    def report(self) -> pb.MoveDone:
+        (event,) = self.world.scheduler.sent(pb.MoveDone)
+        assert isinstance(event, pb.MoveDone)
+        return event
+
+    def finish(self) -> None:
+        self.world.run_out(30)
+        assert self.sink.token_ids == UNDISTURBED
+        assert self.world.scheduler.ledger == {} and self.world.engine.live == []
