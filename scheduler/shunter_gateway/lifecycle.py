@@ -10,6 +10,7 @@ from functools import partial
 from typing import Literal
 
 from shunter_gateway import lifecycle_events as events
+from shunter_gateway.ignored_fields import refusal
 from shunter_gateway.journal import Owner
 from shunter_gateway.lifecycle_answer import Answer, Diverged
 from shunter_gateway.lifecycle_binding import Binding
@@ -101,6 +102,10 @@ class RequestLifecycle:
     def place(self, instance: str, address: str, pool: Pool) -> None:
         """Takes the request to an instance, by the scheduler's word or without one."""
         journal = self.answer.journal
+        ignored = self._services.adapters[pool.engine_type].capabilities.ignores
+        if ignored and (error := refusal(self.spec, ignored, pool.engine_type)):
+            self.refuse(error)
+            return
         if not journal.take(journal.epoch, Owner(instance, journal.epoch)):
             return
         if not self.answer.began:

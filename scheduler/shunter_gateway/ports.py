@@ -11,6 +11,7 @@ from typing import Literal, Protocol, runtime_checkable
 import msgspec
 
 Penalty = Literal["repetition", "presence", "frequency"]
+ExtraField = Literal["min_tokens", "stop_token_ids"]  # of the API, beside OpenAI's
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancelled", "error"]
 
 
@@ -142,6 +143,7 @@ class Capabilities:
     seed_by_position: bool = False  # draws depend on seed and position in the context alone
     prompt_penalties: frozenset[Penalty] = frozenset()  # that count the prompt's tokens, too
     unused_context_tokens: int = 0  # of the context, that prompt and answer leave free
+    ignores: frozenset[ExtraField] = frozenset()  # what requests must not ask for
 
 
 class EngineAdapter(Protocol):

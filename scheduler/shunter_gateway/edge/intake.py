@@ -14,11 +14,18 @@ from shunter_gateway.edge.engine_only import (
     chat_engine_only,
     completion_engine_only,
 )
-from shunter_gateway.edge.errors import from_validation, invalid, model_not_found, unavailable
+from shunter_gateway.edge.errors import (
+    RequestError,
+    from_validation,
+    invalid,
+    model_not_found,
+    unavailable,
+)
 from shunter_gateway.edge.job import Caller, Job, Limits, Parts, Shape
 from shunter_gateway.edge.ports import ChatPrompt, ModelLoading, Models, PromptInvalid, ServedModel
 from shunter_gateway.edge.schema import ChatBody, ChatMessage, CompletionBody, Generation
 from shunter_gateway.edge.specs import Draft, Ids, choice_spec, token_spec
+from shunter_gateway.ignored_fields import refusal
 from shunter_gateway.request import RequestSpec
 
 CHAT_PATH = "/v1/chat/completions"
@@ -176,13 +183,14 @@ class Intake:
             parts=None if raw else self._parts(draft, model, prompts[0] or ()),
         )
         if raw:
-            return Job(model, shape, (self._raw_spec(draft, model, caller),))
+            return Job(model, shape, (_obeyed(self._raw_spec(draft, model, caller), model),))
         specs = []
         for prompt, ids in enumerate(ids for ids in prompts if ids is not None):
             hashes = self._models.block_hashes(model, caller.tenant, ids)
             for choice in range(n):
                 index = prompt * n + choice
-                specs.append(token_spec(draft, model, caller, ids, hashes, index))
+                spec = token_spec(draft, model, caller, ids, hashes, index)
+                specs.append(_obeyed(spec, model))
         return Job(model, shape, tuple(specs))
 
     def _parts(self, draft: Draft, model: ServedModel, ids: Ids) -> Parts | None:
@@ -222,6 +230,13 @@ def _check_lengths(body: Generation, max_tokens: int) -> None:
     for key in body.logit_bias or ():
         if not key.isascii() or not key.isdigit():
             raise invalid("The keys of `logit_bias` are token ids.", "logit_bias")
+
+
+def _obeyed(spec: RequestSpec, model: ServedModel) -> RequestSpec:
+    """Raises `RequestError` (400) where it asks for what its engines ignore."""
+    if model.ignores and (error := refusal(spec, model.ignores, model.engine_type)):
+        raise RequestError(error)
+    return spec
 
 
 def _plain(message: ChatMessage) -> dict[str, Any]:

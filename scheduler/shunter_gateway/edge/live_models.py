@@ -17,7 +17,7 @@ from shunter_gateway.edge.ports import (
     PromptInvalid,
     ServedModel,
 )
-from shunter_gateway.ports import EngineAdapter, EngineUnavailable
+from shunter_gateway.ports import EngineAdapter, EngineUnavailable, ExtraField
 from shunter_gateway.tokenizers import TokenizerRegistry
 from shunter_gateway.topology import Pool, Topology
 from shunter_text.answer_parts import REASONING_FORMATS, TOOL_CALL_FORMATS
@@ -81,7 +81,13 @@ class LiveModels:
             model_sources=tuple(dict.fromkeys(pool.model_source for pool in pools)),
             revision=pools[0].revision if pools else name,
             parsers=self._parsers(pools),
+            ignores=self._ignored(pools),
         )
+
+    def _ignored(self, pools: Sequence[Pool]) -> frozenset[ExtraField]:
+        adapters = [self._adapters.get(pool.engine_type) for pool in pools]
+        ignored = [adapter.capabilities.ignores for adapter in adapters if adapter is not None]
+        return frozenset.intersection(*ignored) if ignored else frozenset()
 
     def _parsers(self, pools: Sequence[Pool]) -> Parsers:
         """Those that all pools agree on, where the engines' tokens can be read: else the engine

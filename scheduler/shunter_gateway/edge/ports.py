@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from shunter_gateway.ports import ExtraField
 from shunter_text.answer_parts import Tags
 
 Message = Mapping[str, Any]
@@ -29,6 +30,7 @@ class ServedModel:
     model_sources: tuple[str, ...] = ()  # of the pools that it may go to, each once
     revision: str = ""  # of the first of them
     parsers: Parsers = Parsers()
+    ignores: frozenset[ExtraField] = frozenset()  # fields that none of its engines obeys
 
     @property
     def tokenizer_source(self) -> str:

@@ -34,6 +34,7 @@ CAPABILITIES = Capabilities(
     embeddings=True,
     # Its sampler accepts the prompt's tokens before it draws (test_llama_moves.py).
     prompt_penalties=frozenset({"repetition", "presence", "frequency"}),
+    ignores=frozenset({"min_tokens", "stop_token_ids"}),
 )
 
 
@@ -90,7 +91,10 @@ _ENCODER = msgspec.json.Encoder()
 
 
 class LlamaDecoder:
-    """`/completion` events."""
+    """`/completion` events. `alternatives`: how many per token the client wants."""
+
+    def __init__(self, alternatives: int = 0) -> None:
+        self._alternatives = alternatives
 
     def event(self, data: bytes) -> TokenChunk | None:
         event = _EVENT.decode(data)
@@ -102,13 +106,14 @@ class LlamaDecoder:
             token_ids=event.tokens,
             text=event.content,
             output_tokens=event.tokens_predicted,
-            logprobs=[
-                TokenLogprob(p.id, p.logprob, tuple((t.id, t.logprob) for t in p.top_logprobs))
-                for p in event.completion_probabilities
-            ],
+            logprobs=[self._logprob(token) for token in event.completion_probabilities],
         )
 
     body = event
+
+    def _logprob(self, token: _Probability) -> TokenLogprob:
+        top = token.top_logprobs[: self._alternatives]
+        return TokenLogprob(token.id, token.logprob, tuple((t.id, t.logprob) for t in top))
 
     def _last(self, event: _Event) -> TokenChunk:
         return TokenChunk(
@@ -145,8 +150,9 @@ def llama_body(request: EngineRequest) -> bytes:
             frequency_penalty=sampling.frequency_penalty,
             repeat_penalty=sampling.repetition_penalty,
             logit_bias=None if bias is None else [(int(i), value) for i, value in bias.items()],
-            n_probs=sampling.logprobs or 0,
-            post_sampling_probs=False if sampling.logprobs else None,
+            # Without an alternative it says nothing of the token itself either.
+            n_probs=0 if sampling.logprobs is None else max(1, sampling.logprobs),
+            post_sampling_probs=None if sampling.logprobs is None else False,
         )
     )
 
@@ -161,7 +167,7 @@ class LlamaCppAdapter:
     def start(self, request: EngineRequest, sink: TokenSink) -> EngineCall:
         if request.token_ids is None:
             return start_text_call(self._client, request, sink)
-        call = StreamCall(LlamaDecoder(), sink)
+        call = StreamCall(LlamaDecoder(request.sampling.logprobs or 0), sink)
         call.start(self._client, request, "/completion", llama_body(request))
         return call
 

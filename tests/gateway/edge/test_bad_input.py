@@ -9,6 +9,8 @@ import pytest
 from edge_service import Service, connection, run_service
 from shunter_gateway.edge.front import EdgeSettings
 from shunter_gateway.edge.job import Limits
+from shunter_gateway.edge.ports import ServedModel
+from shunter_gateway.ports import ExtraField
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -86,6 +88,28 @@ async def test_the_field_is_named(
     assert (status, error["param"]) == (400, param)
     assert error["type"] == "invalid_request_error"
     assert service.runner.handles == []
+
+
+@pytest.mark.parametrize("more", [{"min_tokens": 2}, {"stop_token_ids": [7]}])
+async def test_what_its_engine_ignores(service: Service, more: dict[str, Any]) -> None:
+    ignores: frozenset[ExtraField] = frozenset({"min_tokens", "stop_token_ids"})
+    service.models.add(ServedModel("plain", "plain", "llamacpp", 256, ignores=ignores))
+    for path, body in ((CHAT, chat(**more)), (COMPLETIONS, completion(**more))):
+        status, error, _ = await post(service, path, {**body, "model": "plain"})
+        assert (status, error["param"]) == (400, *more)
+        assert "`plain` (llamacpp)" in error["message"] and "leave it out" in error["message"]
+        assert service.runner.handles == []
+        async with service.http.post(service.url + path, json=body) as answer:
+            assert answer.status == 200, "another engine obeys it"
+        service.runner.handles.clear()
+
+
+async def test_a_minimum_is_kept_by_itself_where_no_end_ends_the_answer(service: Service) -> None:
+    ignores: frozenset[ExtraField] = frozenset({"min_tokens"})
+    service.models.add(ServedModel("plain", "plain", "llamacpp", 256, ignores=ignores))
+    body = chat(model="plain", min_tokens=2, ignore_eos=True)
+    async with service.http.post(service.url + CHAT, json=body) as answer:
+        assert answer.status == 200
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[1]", b"nonsense", b"[" * 100_000])

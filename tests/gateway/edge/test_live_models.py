@@ -14,6 +14,9 @@ from shunter_gateway.edge.intake import Intake, parse_completion
 from shunter_gateway.edge.job import Caller, Limits
 from shunter_gateway.edge.live_models import LiveModels
 from shunter_gateway.edge.ports import ChatPrompt, PromptInvalid
+from shunter_gateway.engines.http1 import HttpClient
+from shunter_gateway.engines.llamacpp import llamacpp
+from shunter_gateway.engines.vllm import vllm
 from shunter_gateway.tokenizers import TokenizerRegistry
 from shunter_gateway.topology import Topology, topology_from_proto
 from shunter_proto.v1 import scheduler_pb2 as pb
@@ -139,3 +142,32 @@ async def test_name_of_a_rule_is_tokenised_where_all_its_pools_are_alike(
         model = models.find(name)
         assert model is not None and model.context_length == 64 * len(sources)
     await registry.close()
+
+
+@pytest.mark.parametrize(
+    ("types", "ignored"),
+    [
+        (("llamacpp",), {"min_tokens", "stop_token_ids"}),
+        (("llamacpp", "llamacpp"), {"min_tokens", "stop_token_ids"}),
+        (("llamacpp", "vllm"), set()),
+        (("vllm",), set()),
+        (("unheard-of",), set()),
+    ],
+)
+async def test_what_all_engines_behind_a_name_ignore(
+    types: tuple[str, ...], ignored: set[str]
+) -> None:
+    """Where only some do, it is seen once the request is placed."""
+    registry, client = TokenizerRegistry({}), HttpClient()
+    pools = [pb.Topology.Pool(name=f"p{i}", engine_type=kind) for i, kind in enumerate(types)]
+    target = pb.Topology.RuleTarget(model="auto", pools=[pool.name for pool in pools])
+    topology = topology_from_proto(
+        pb.Topology(pools=pools, rule_models=["auto"], rule_targets=[target])
+    )
+    adapters = {"llamacpp": llamacpp(client), "vllm": vllm(client)}
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    models = LiveModels(lambda: topology, registry, adapters, random.Random(0), lambda: now)
+    model = models.find("auto")
+    assert model is not None and model.ignores == ignored
+    await registry.close()
+    await client.close()
