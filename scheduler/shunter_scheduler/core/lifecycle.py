@@ -72,7 +72,7 @@ def running(state: CoreState, event: Running, now: float) -> None:
             return
         if request.epoch == known.epoch and known.instance_name == event.instance:
             if known.instance is not None:
-                _cancel_again(known.instance)
+                cancel_again(known.instance)
             return
         state.end(known, now)
     trail = state.ended.take_back(request.request_id)
@@ -125,11 +125,12 @@ def occupy(state: CoreState, entry: Entry, record: InstanceRecord) -> None:
     if (tpot_s := entry.slo_class.tpot_s) is not None:
         record.hosts(entry.rank, tpot_s)
     entry.pool.mark(record)
-    _cancel_again(record)
+    cancel_again(record)
 
 
-def _cancel_again(record: InstanceRecord) -> None:
-    """A gateway that says what runs there past a drain's deadline has not heard the end of it."""
+def cancel_again(record: InstanceRecord) -> None:
+    """A gateway that says what runs there past a drain's deadline has not heard the end of it, or
+    has dropped it because the request was at another instance, or in another epoch, then."""
     if record.drain is not None:
         record.drain.cancelled = False
 

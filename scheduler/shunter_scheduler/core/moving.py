@@ -6,7 +6,7 @@ from shunter_api.modelpool import ModelPool
 from shunter_scheduler.core.entry import Entry, PendingMove
 from shunter_scheduler.core.instance import InstanceRecord
 from shunter_scheduler.core.ledger import Reservation
-from shunter_scheduler.core.lifecycle import occupy
+from shunter_scheduler.core.lifecycle import cancel_again, occupy
 from shunter_scheduler.core.metering import begin
 from shunter_scheduler.core.state import CoreState
 from shunter_scheduler.core.trail import Ranking, Weighing
@@ -128,6 +128,8 @@ def move_done(state: CoreState, event: MoveDone, now: float) -> None:
     else:
         entry.epoch = event.epoch  # newer where a source that had stopped goes on
         _stays(state, entry, event.reason or "the gateway gave no reason", now)
+    if entry.instance is not None:
+        cancel_again(entry.instance)
     if entry.pool.roles is not None:  # it may be in the wrong place, and others may take its turn
         state.planner.to_hand_over[entry.request_id] = None
         state.planner.hand_over_again()

@@ -395,3 +395,31 @@ def test_a_source_that_goes_on_under_a_new_epoch_is_followed_though_the_move_is_
     harness.apply(Progress("r0", 3, 500))
     assert harness.core._state.entries["r0"].output_tokens == 500
     harness.check_books()
+
+
+def test_what_was_in_mid_move_at_the_deadline_is_cancelled_once_its_gateway_says_where_it_is() -> (
+    None
+):
+    """The Cancel of the deadline named an epoch that the gateway had left."""
+    harness = loaded(1)
+    (move,) = only(Move, drain(harness, deadline_at=10.0))
+    harness.now = 10.0
+    (cancel,) = only(Cancel, harness.decide())
+    assert cancel.epoch == 1
+    stays = MoveDone("r0", 3, move.source, False, "kv", "commit not answered")
+    (cancel,) = only(Cancel, harness.after(stays))
+    assert (cancel.request_id, cancel.epoch) == ("r0", 3)
+    assert harness.decide() == []
+    harness.apply(Finished("r0", 3, 10, "cancelled"))
+    assert progress_of(harness).done
+
+
+def test_what_arrives_past_the_deadline_of_its_new_instance_is_cancelled_there() -> None:
+    harness = loaded(1)
+    (move,) = only(Move, drain(harness, deadline_at=100.0))
+    assert only(Cancel, harness.after(DrainRequested(move.destination, 5.0))) == []
+    harness.now = 5.0
+    assert only(Cancel, harness.decide()) == []
+    harness.now = 6.0
+    (cancel,) = only(Cancel, harness.after(done(move)))
+    assert (cancel.request_id, cancel.epoch) == ("r0", move.epoch + 1)

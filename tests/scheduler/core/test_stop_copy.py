@@ -48,7 +48,8 @@ def weighed(harness: PlannerHarness) -> dict[str, Terms]:
     traffic = Traffic(state, pool, fleet, harness.now)
     view = View(state, pool, fleet, traffic, harness.now, HORIZON_S)
     case = Case(0, [state.entries["r"]])
-    who, found = party(view, case), {}
+    who = party(view, case)
+    found: dict[str, Terms] = {}
     for trip in trips_for(view, case, who):
         best = weigh(fleet, who, replace(trip, margin=0.0, least_s=-inf))
         assert best is not None
