@@ -29,14 +29,16 @@ class FakePull:
 @dataclass(slots=True)
 class FakeEngineMoves:
     """`refusals` and `silent` by name of the call (`Offer`, `Commit`, ...): what is refused, and
-    what is done but never answered; `lost`: what is neither, once. Each name may also be in
-    `before`: run when the call comes."""
+    what is done but never answered; `lost`: what is neither, once; `down`: until when calls fail
+    at once, as over a channel that backs off. Each name may also be in `before`: run when the call
+    comes."""
 
     clock: Clock
     engine: ScriptedEngine
     refusals: "dict[str, pb.Refusal.ValueType]" = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
+    down: dict[str, float] = field(default_factory=dict)
     before: dict[str, Callable[[], None]] = field(default_factory=dict)
     held: "pb.StateReply.Phase.ValueType" = pb.StateReply.PHASE_NONE
     manifest: pb.Manifest = field(default_factory=pb.Manifest)
@@ -58,6 +60,9 @@ class FakeEngineMoves:
         if name in self.lost:
             self.lost.discard(name)
             self.clock.call_later(timeout_s, lambda: on_reply(None))
+            return
+        if self.clock.time() < self.down.get(name, 0.0):
+            self.clock.call_later(0, lambda: on_reply(None))
             return
         refusal = self.refusals.get(name, pb.REFUSAL_NONE)
         reply = self._reply(request, refusal)

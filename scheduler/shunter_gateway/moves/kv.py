@@ -65,9 +65,18 @@ class KvTransfer:
         """The copy took too long."""
         self._feed(values.Overdue())
 
+    def leave(self) -> None:
+        """After a switch: nobody is to take over any more, or somebody has. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._pull is not None:
+            self._pull.cancel()
+
     # ------------------------------------------------------------ the machine
 
     def _feed(self, event: Event) -> None:
+        if self._move.over:
+            return
         self._move, effects = step(self._move, event, RULES)
         if self._move.over:
             self._stop()
@@ -95,20 +104,24 @@ class KvTransfer:
                     self._host.kv_failed(reason, replayable)
 
     def _stop(self) -> None:
-        """After a switch the destination ends the pull, once the generate call has come: until
-        then it tells the destination that its gateway is alive."""
-        if self._timer is not None:
-            self._timer.cancel()
+        """After a switch the pull stays open: it tells the destination that its gateway is alive,
+        and brings the generate call. The destination's lease lasts no longer."""
         if self._asking is not None:
             self._asking.stop()
-        if self._pull is not None and self._move.phase != "switched":
-            self._pull.cancel()
+        if self._move.phase != "switched":
+            self.leave()
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        around = self._around
+        self._timer = around.clock.call_later(around.limits.kv_lease_s, self.leave)
 
     def _switch(self, epoch: int) -> None:
         ends = self._ends
         if self._host.switch_kv(ends.destination, epoch, self._lease):
             self._release(epoch, RULES.max_tries)
         else:
+            self.leave()
             abort = pb.AbortRequest(move_id=ends.move_id, epoch=epoch)
             self._send(self._destination, abort, unheard)
 
@@ -140,8 +153,11 @@ class KvTransfer:
         if call not in HURRIED:
             self._send(address, request, on_reply)
             return
+        if self._asking is not None:
+            self._asking.stop()  # a Freeze that is to be undone
         around = self._around
-        self._asking = Asking(around.engines, around.clock, around.limits, on_reply)
+        spaced = call == "thaw"  # where its tries are used up the source is lost
+        self._asking = Asking(around.engines, around.clock, around.limits, on_reply, spaced)
         self._asking.send(address, request)
 
     def _send(
