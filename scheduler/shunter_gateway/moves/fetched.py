@@ -141,7 +141,7 @@ class FetchedMove:
         self._around.engines.call(
             ends.source.moves_address, release, self._limits.kv_call_s, unheard
         )
-        abort = pb.AbortRequest(move_id=ends.move_id, epoch=ends.epoch)
+        abort = pb.AbortRequest(move_id=ends.move_id, epoch=ends.epoch + 1)  # a late Prepare, too
         self._around.engines.call(
             ends.destination.moves_address, abort, self._limits.kv_call_s, unheard
         )

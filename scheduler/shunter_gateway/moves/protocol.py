@@ -67,9 +67,10 @@ def _forsake(move: KvMove, epoch: int) -> tuple[Effect, ...]:
 
 
 def _leave(move: KvMove, reason: str) -> Step:
-    """Before Freeze: nobody has to confirm anything."""
+    """Before Freeze: nobody has to confirm anything. At the destination under the next epoch, so
+    that a Prepare which this overtakes is refused; the source keeps its own."""
     failed = Failed(reason, replayable=not reason.endswith(NO_MEMORY))
-    sides = (Withdraw("source", move.epoch), *_forsake(move, move.epoch))
+    sides = (Withdraw("source", move.epoch), *_forsake(move, move.epoch + 1))
     return replace(move, phase="failed", reason=reason), (*sides, failed)
 
 

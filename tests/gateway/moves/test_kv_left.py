@@ -84,6 +84,15 @@ def test_a_client_that_leaves_as_it_hears_of_the_switch() -> None:
     assert moving.world.clock.waiting == 0
 
 
+def test_a_prepare_that_nobody_answers_is_overtaken_by_what_withdraws_it() -> None:
+    moving = Moving(silent={"Prepare"})
+    moving.world.settle(5.1)
+    source, destination = moving.engines.asked(moves.AbortRequest)
+    assert isinstance(source, moves.AbortRequest) and isinstance(destination, moves.AbortRequest)
+    assert (source.call_id, source.epoch) == ("r1-1", 1)
+    assert (destination.call_id, destination.epoch) == ("", 2)
+
+
 def test_a_thaw_is_not_given_up_while_a_channel_backs_off() -> None:
     moving = Moving(refusals={"Commit": moves.REFUSAL_INCOMPLETE}, down={"Abort": 0.8})
     moving.copy()
