@@ -595,6 +595,7 @@ class CommitRequest(_message.Message):
     WAIT_MS_FIELD_NUMBER: _builtins.int
     move_id: _builtins.str
     request_id: _builtins.str
+    """as in Prepare"""
     epoch: _builtins.int
     """of the owner that this makes: above that of Prepare"""
     kv_lease: _builtins.str

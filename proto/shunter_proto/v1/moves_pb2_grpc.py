@@ -104,7 +104,8 @@ class EngineMovesServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Prepare(self, request, context):
-        """At the destination. Reserves memory for the request, and nothing that others need.
+        """At the destination. Reserves memory for the request, and nothing that others need. A newer epoch
+        frees what an older one of the same request has reserved and never fetched.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -59,7 +59,9 @@ class EngineMovesStub:
     Offer: _grpc.UnaryUnaryMultiCallable[_moves_pb2.OfferRequest, _moves_pb2.OfferReply]
     """At the source. Decoding goes on."""
     Prepare: _grpc.UnaryUnaryMultiCallable[_moves_pb2.PrepareRequest, _moves_pb2.PrepareReply]
-    """At the destination. Reserves memory for the request, and nothing that others need."""
+    """At the destination. Reserves memory for the request, and nothing that others need. A newer epoch
+    frees what an older one of the same request has reserved and never fetched.
+    """
     Pull: _grpc.UnaryStreamMultiCallable[_moves_pb2.PullRequest, _moves_pb2.PullReport]
     """At the destination: fetches from the source, reports each stage until all is there, and stays
     open until the generate call has taken it over. Leaving it before frees what is reserved.
@@ -89,7 +91,9 @@ class EngineMovesAsyncStub(EngineMovesStub):
     Offer: _aio.UnaryUnaryMultiCallable[_moves_pb2.OfferRequest, _moves_pb2.OfferReply]  # type: ignore[assignment]
     """At the source. Decoding goes on."""
     Prepare: _aio.UnaryUnaryMultiCallable[_moves_pb2.PrepareRequest, _moves_pb2.PrepareReply]  # type: ignore[assignment]
-    """At the destination. Reserves memory for the request, and nothing that others need."""
+    """At the destination. Reserves memory for the request, and nothing that others need. A newer epoch
+    frees what an older one of the same request has reserved and never fetched.
+    """
     Pull: _aio.UnaryStreamMultiCallable[_moves_pb2.PullRequest, _moves_pb2.PullReport]  # type: ignore[assignment]
     """At the destination: fetches from the source, reports each stage until all is there, and stays
     open until the generate call has taken it over. Leaving it before frees what is reserved.
@@ -134,7 +138,9 @@ class EngineMovesServicer(metaclass=_abc_1.ABCMeta):
         request: _moves_pb2.PrepareRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_moves_pb2.PrepareReply, _abc.Awaitable[_moves_pb2.PrepareReply]]:
-        """At the destination. Reserves memory for the request, and nothing that others need."""
+        """At the destination. Reserves memory for the request, and nothing that others need. A newer epoch
+        frees what an older one of the same request has reserved and never fetched.
+        """
 
     @_abc_1.abstractmethod
     def Pull(

@@ -53,6 +53,7 @@ class Incoming:
         if known is not None:
             known.lease.renew()
             return pb.PrepareReply(refusal=pb.REFUSAL_UNKNOWN) if known.over else known.reply
+        self._give_up_older(request)
         if not self._slots.take(SIDE, request.move_id):
             return pb.PrepareReply(refusal=pb.REFUSAL_BUSY)
         token_ids = tuple(request.token_ids)
@@ -84,6 +85,13 @@ class Incoming:
         remember(self._moves, move.move_id, move)
         self._by_lease[move.kv_lease] = move
         return reply
+
+    def _give_up_older(self, request: pb.PrepareRequest) -> None:
+        """What an older epoch of this request has reserved and never fetched."""
+        for move in list(self._by_lease.values()):
+            same = move.request_id == request.request_id != ""
+            if same and move.epoch < request.epoch and not move.pulled:
+                self._drop(move)
 
     async def pull(self, request: pb.PullRequest) -> AsyncGenerator[pb.PullReport, None]:
         """Fetches until the source has frozen and sent all, and reports the end of each stage.
@@ -226,19 +234,7 @@ class Incoming:
     ) -> "pb.Refusal.ValueType":
         if self._fences.stale(request.move_id, request.epoch):
             return pb.REFUSAL_STALE_EPOCH
-        if move is None:
-            return pb.REFUSAL_UNKNOWN
-        if not move.is_named_by(request.kv_lease):
-            return pb.REFUSAL_TOKEN
-        if move.commit_reply is not None and request.epoch == move.epoch:
-            # Repeated, perhaps after the generate call came, or after the lease's end.
-            return pb.REFUSAL_UNKNOWN if move.phase == NONE else pb.REFUSAL_NONE
-        if request.epoch <= move.epoch:
-            return pb.REFUSAL_STALE_EPOCH
-        if move.phase != pb.StateReply.PHASE_RESERVED:
-            return pb.REFUSAL_UNKNOWN
-        # Draws are keyed by (seed, position): a state that we cannot set is one of another sampler.
-        return pb.REFUSAL_LAYOUT if request.sampler_state else pb.REFUSAL_NONE
+        return pb.REFUSAL_UNKNOWN if move is None else move.commit_refusal(request)
 
     def attach(self, kv_lease: str, request: SequenceRequest, sink: SequenceSink) -> bool:
         """The generate call goes on with what has been fetched. False: compute as usual."""

@@ -1,5 +1,6 @@
 """Fakes of what moves need: a clock, a backend without a model, calls, a source."""
 
+import asyncio
 import heapq
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from shunter_engine.backend import SequenceRequest, SequenceSink
+from shunter_engine.between_steps import BetweenSteps
 from shunter_engine.moves.layout import KvLayout, Part
 from shunter_engine.moves.ports import Connect, Source
 from shunter_engine.simulated_kv import SimulatedKv
@@ -59,11 +61,14 @@ class _FakeTimer:
 
 
 class BatchHost:
-    """`KvHost` over a batch scheduler alone; `SimulatedKv` stands in for its memory."""
+    """`KvHost` over a batch scheduler alone; `SimulatedKv` stands in for its memory. Idle, it does
+    at once what is to be done between steps; while it is `computing`, at the end of a step."""
 
     def __init__(self, config: EngineConfig) -> None:
         self._batch = MovableBatch(config)
         self._kv = SimulatedKv(config.kv_blocks, config.block_tokens)
+        self._between = BetweenSteps(self._look)
+        self.computing = False
         self.adopted: dict[str, list[int]] = {}  # what lay in the blocks, by request id
 
     @property
@@ -74,7 +79,11 @@ class BatchHost:
         return KvLayout("w", tokenizer_digest, "uint32", self._batch.config.block_tokens, 1, 1, 1)
 
     async def between_steps(self, action: Callable[[], T]) -> T:
-        return action()
+        return await self._between.do(action)
+
+    def _look(self) -> None:
+        if not self.computing:
+            asyncio.get_running_loop().call_soon(self._between.run)
 
     async def carry(self, tokens: int) -> None:
         pass
@@ -97,8 +106,10 @@ class BatchHost:
         pass
 
     def steps(self, number: int) -> None:
+        self.computing = False
         for _ in range(number):
             step(self._batch)
+            self._between.run()
 
 
 @dataclass
