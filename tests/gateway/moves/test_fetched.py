@@ -67,6 +67,7 @@ class Moving:
         assert isinstance(release, moves.ReleaseRequest) and isinstance(abort, moves.AbortRequest)
         assert isinstance(offer, moves.OfferRequest)
         assert release.move_id == abort.move_id == offer.move_id
+        assert abort.epoch == offer.epoch + 1
         assert all(pull.cancelled for pull in self.engines.pulls)
 
 
