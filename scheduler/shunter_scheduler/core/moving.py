@@ -56,9 +56,12 @@ def takes_kv(
     pool = entry.pool
     if not copies_kv(pool.spec, source, destination):
         return False
-    if pool.stop_copies is None or entry.only_kv:
+    stops, tokens = pool.stop_copies, entry.context_tokens
+    if stops is None:
         return True
-    return pool.stop_copies.pays(entry.context_tokens, source, destination, cached_tokens)
+    if tokens >= stops.bound_tokens:
+        return False
+    return entry.only_kv or stops.pays(tokens, source, destination, cached_tokens)
 
 
 def copies_kv(pool: ModelPool, source: InstanceRecord, destination: InstanceRecord) -> bool:
@@ -128,6 +131,8 @@ def move_done(state: CoreState, event: MoveDone, now: float) -> None:
     else:
         entry.epoch = event.epoch  # newer where a source that had stopped goes on
         _stays(state, entry, event.reason or "the gateway gave no reason", now)
+    if entry.pool.stop_copies is not None:
+        entry.pool.stop_copies.heard(entry.context_tokens, event.reason, now)
     if entry.instance is not None:
         cancel_again(entry.instance)
     if entry.pool.roles is not None:  # it may be in the wrong place, and others may take its turn

@@ -5,6 +5,7 @@ wait for the last stage alone. What both take is predicted as so many seconds an
 token of context, and learned from the gaps that moves report.
 """
 
+import math
 from typing import TypeVar
 
 import numpy as np
@@ -21,20 +22,26 @@ STALL_STEPS, SWITCH_S = 2.0, 0.01
 # 14.3 MB are saved in 49.9 ms and restored in 42.9 ms.
 BYTES_PER_S = 1.5e8
 CALLS_S = 0.01  # four calls of the gateway, whatever is copied
+MOST_S = 8.0  # gateways wait for 5 s for each of the two, and would have stopped the client in vain
+NOT_ANSWERED = frozenset({"save not answered", "restore not answered"})  # as gateways say it
+SHORTER_S = 600.0  # for which none as long as one that was not answered is ordered
 TYPICAL_BYTES = 131_072.0  # of keys and values a token, where the model is unknown: of an 8B model
 _MIDDLING = (1.0, 1024.0)
 
-S = TypeVar("S", float, NDArray[np.float64])
+Floats = NDArray[np.float64]
+S = TypeVar("S", float, Floats)
 
 
 class StopCopies:
     """Of one pool, in seconds."""
 
-    __slots__ = ("_times",)
+    __slots__ = ("_longest", "_shorter_until", "_times")
 
     def __init__(self, kv_bytes_per_token: float) -> None:
         per_token_s = (kv_bytes_per_token or TYPICAL_BYTES) / BYTES_PER_S
         self._times = Correction((CALLS_S, per_token_s), _MIDDLING)
+        self._longest = math.inf  # tokens
+        self._shorter_until = -math.inf
 
     def takes_s(self, tokens: S) -> S:
         """Save and restore of so many tokens."""
@@ -45,6 +52,20 @@ class StopCopies:
         """What so many others lose at the source, which decodes nothing while it writes, and at the
         destination while it reads: half of the time each, but for the calls."""
         return 0.5 * tokens * self._times.published[1] * (here + there)
+
+    @property
+    def bound_tokens(self) -> float:
+        """From so many on gateways do not wait for it, as far as is known."""
+        once_s, per_token_s = self._times.published
+        return min(self._longest, (MOST_S - once_s) / per_token_s)
+
+    def heard(self, tokens: int, reason: str, now: float) -> None:
+        """Of a move, and why it did not go with its KV cache."""
+        if now >= self._shorter_until:
+            self._longest = math.inf
+        if reason in NOT_ANSWERED:
+            self._longest = min(self._longest, float(tokens))
+            self._shorter_until = now + SHORTER_S
 
     def observe(self, tokens: int, stall_s: float, step_s: float, now: float) -> None:
         """The gap that a client saw, and the time of a step where the request has gone."""

@@ -64,7 +64,7 @@ def stall_s(engine_type: str, prompt_tokens: int) -> float:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(50, 4000), st.integers(100, 4000))
+@given(st.integers(50, 1000), st.integers(100, 1000))
 def test_its_stall_grows_with_the_context_and_that_of_a_staged_copy_does_not(
     tokens: int, more: int
 ) -> None:
@@ -193,6 +193,32 @@ def test_it_learns_how_long_copies_take(per_token_s: float, step_s: float) -> No
         gap_s = SWITCH_S + STALL_STEPS * step_s + tokens * per_token_s
         copies.observe(tokens, gap_s, step_s, float(n))
     assert copies.takes_s(3000.0) == pytest.approx(3000 * per_token_s, rel=0.3, abs=0.02)
+
+
+@pytest.mark.parametrize("per_token_s", [4.1e-3, 1.0])
+def test_what_gateways_do_not_wait_for_is_not_ordered(per_token_s: float) -> None:
+    """Not even for those that go with their KV cache or not at all."""
+    harness = cluster(per_token_s=per_token_s)
+    harness.load(harness.names[0], ["r"], prompt_tokens=2000)
+    harness.core._state.entries["r"].only_kv = True
+    assert set(weighed(harness)) == set()
+    assert drained(harness).rung == "replay"
+
+
+@pytest.mark.parametrize("call", ["save", "restore"])
+def test_a_copy_that_was_not_answered_bounds_the_next_ones_for_a_while(call: str) -> None:
+    harness = cluster(per_token_s=FAST_S)
+    first, second = harness.names
+    harness.load(first, ["r"], prompt_tokens=2000)
+    move = drained(harness)
+    assert move.rung == "kv"
+    harness.apply(MoveDone("r", 2, second, True, "replay", f"{call} not answered", stall_s=5.0))
+    copies = copies_of(harness)
+    assert copies.bound_tokens == 2010
+    copies.heard(100, "", harness.now + 599.0)
+    assert copies.bound_tokens == 2010
+    copies.heard(100, "", harness.now + 600.0)
+    assert copies.bound_tokens > 9000
 
 
 def test_other_engines_have_none() -> None:

@@ -45,6 +45,9 @@ def _trip(view: View, case: Case, who: Party, copies: Bools) -> Trip | None:
     if not len(near):
         return None
     possible = _possible(fleet, who, near) & _known(who, copies[near])
+    stops = view.pool.stop_copies if copies.any() else None
+    if stops is not None:
+        possible &= ~copies[near] | (who.context < stops.bound_tokens)
     if not possible.any():
         return None
     return Trip(
@@ -61,7 +64,7 @@ def _trip(view: View, case: Case, who: Party, copies: Bools) -> Trip | None:
         case.eases,
         settings.weights.miss_s,
         case.bonus,
-        view.pool.stop_copies if copies.any() else None,
+        stops,
     )
 
 
