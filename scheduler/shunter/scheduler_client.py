@@ -47,9 +47,16 @@ SchedulerKeyOption = Annotated[Path | None, _pem_file("--scheduler-key", "PEM fi
 
 
 def scheduler_address(scheduler: str, state_dir: Path = DEFAULT_STATE_DIR) -> str:
+    """Raises `Failure` where a directory was named and no `shunter up` runs in it: another's
+    scheduler is not meant."""
     if scheduler:
         return scheduler
     state = read_state(state_dir)
+    if state is None and state_dir != DEFAULT_STATE_DIR:
+        raise Failure(
+            f"no `shunter up` runs in the state directory {state_dir}",
+            "name that of one that runs, or its scheduler with --scheduler HOST:PORT",
+        )
     return state.scheduler if state else DEFAULT_SCHEDULER
 
 
@@ -107,5 +114,9 @@ def _failure(address: str, code: object, details: str) -> Failure:
             " (and --scheduler-ca FILE where it serves TLS)",
         )
     if code == grpc.StatusCode.NOT_FOUND:
-        return Failure(details, "`shunter status` lists the instances that there are")
+        return Failure(
+            f"the scheduler at {address} says: {details}",
+            "`shunter status` lists the instances that there are; "
+            "--state-dir names another `shunter up`",
+        )
     return Failure(f"{address}: {details or code}")

@@ -256,12 +256,15 @@ def test_a_drain_that_is_not_complete_fails(fake: FakeScheduler, address: str) -
 
 def test_drain_of_an_unknown_instance_points_to_status(address: str) -> None:
     error = failure(shunter("drain", "b", "--scheduler", address))
-    assert "shunter status" in error.next_step
+    assert address in str(error), "another one may know it"
+    assert "shunter status" in error.next_step and "--state-dir" in error.next_step
 
 
-def test_a_bad_timeout_is_refused(address: str) -> None:
-    error = failure(shunter("drain", "a", "--timeout", "90", "--scheduler", address))
-    assert "--timeout" in str(error)
+@pytest.mark.parametrize("timeout", ["90", "0s", "0.5ms", "25h", "24h1ms"])
+def test_a_bad_timeout_is_refused(fake: FakeScheduler, address: str, timeout: str) -> None:
+    error = failure(shunter("drain", "a", "--timeout", timeout, "--scheduler", address))
+    assert "--timeout" in str(error) and timeout in str(error)
+    assert fake.drained == []
 
 
 def test_undrain(fake: FakeScheduler, address: str) -> None:
@@ -276,8 +279,14 @@ def test_no_scheduler_says_how_to_start_one() -> None:
     assert "shunter up" in error.next_step
 
 
-def test_the_address_comes_from_a_running_up(tmp_path: Path) -> None:
-    assert scheduler_address("", tmp_path) == DEFAULT_SCHEDULER
+def test_the_address_comes_from_a_running_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert scheduler_address("") == DEFAULT_SCHEDULER
+    with pytest.raises(Failure, match=f"no `shunter up` runs .* {tmp_path}") as failed:
+        scheduler_address("", tmp_path)
+    assert "--scheduler" in failed.value.next_step
     write_state(tmp_path, State(os.getpid(), True, "h:1", "h:2", "h:3", ()))
     assert scheduler_address("", tmp_path) == "h:3"
     assert scheduler_address("other:1", tmp_path) == "other:1"

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from shunter_proto.v1.scheduler_pb2 import DrainProgress, DrainRequest
     from shunter_proto.v1.scheduler_pb2_grpc import SchedulerStub
 
+MAX_DRAIN_S = 24 * 3600.0  # the longest --timeout
 # A drain ends by its own deadline; this is for a scheduler that does not answer any more.
-MAX_DRAIN_S = 24 * 3600.0
+WATCH_S = MAX_DRAIN_S + 60.0
 
 
 def drain(
@@ -71,7 +72,7 @@ def _watch(stub: "SchedulerStub", request: "DrainRequest") -> "DrainProgress":
     with Progress(*columns, console=err(), transient=True) as progress:
         task = progress.add_task(instance, total=None)
         try:
-            for last in stub.Drain(request, timeout=MAX_DRAIN_S):
+            for last in stub.Drain(request, timeout=WATCH_S):
                 gone = last.moved + last.finished + last.failed
                 progress.update(task, completed=gone, total=gone + last.remaining)
         except KeyboardInterrupt:
@@ -106,6 +107,14 @@ def _milliseconds(timeout: str) -> int:
     from shunter_api.durations import parse_duration
 
     try:
-        return int(parse_duration(timeout) * 1000) if timeout else 0
+        milliseconds = int(parse_duration(timeout) * 1000) if timeout else None
     except ValueError as error:
         raise Failure(f"--timeout: {error}") from error
+    if milliseconds is None:
+        return 0
+    if not 1 <= milliseconds <= MAX_DRAIN_S * 1000:
+        raise Failure(
+            f"--timeout: a drain takes between 1ms and 24h; found {timeout}",
+            "give a longer or a shorter one, or none for the pool's migration.drainTimeout",
+        )
+    return milliseconds
