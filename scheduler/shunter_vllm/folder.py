@@ -5,6 +5,7 @@ not at all. Nobody but the owner may read the folder: keys and values tell much 
 """
 
 import os
+import secrets
 import stat
 import struct
 import zlib
@@ -27,8 +28,16 @@ class BlockFolder:
 
     def make(self) -> None:
         """Empty, whatever a process before has left there. Raises `OSError` where it is somebody
-        else's, or no folder."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        else's, or no folder, or where others may put one in its place."""
+        self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        above = self.path.parent.stat()
+        sticky = above.st_mode & stat.S_ISVTX
+        if above.st_uid not in (0, os.geteuid()) or (above.st_mode & 0o022 and not sticky):
+            raise PermissionError(
+                f"{self.path.parent} can be changed by others: name a folder of this user's own, "
+                "as one within it"
+            )
+        self.path.mkdir(mode=0o700, exist_ok=True)
         found = self.path.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
             raise PermissionError(f"{self.path} is not a folder of this user: name another one")
@@ -46,8 +55,9 @@ class BlockFolder:
         for part in kept:
             crc = zlib.crc32(part, crc)
         path = self._path(key, rank)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        # Two moves may bring the same block at one time, each on a thread of its own.
+        temporary = path.with_suffix(f".{secrets.token_hex(8)}")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         try:
             with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
                 file.write(_HEAD.pack(_MAGIC, sum(len(part) for part in kept), crc))

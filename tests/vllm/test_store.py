@@ -1,8 +1,10 @@
 """Keys, files and the account of blocks that are on their way."""
 
+import os
 import stat
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -122,6 +124,49 @@ def test_a_file_is_not_taken_for_the_folder(tmp_path: Path) -> None:
     (tmp_path / "kv").symlink_to(tmp_path)
     with pytest.raises(PermissionError):
         BlockFolder(tmp_path / "kv").make()
+
+
+@pytest.mark.parametrize(("mode", "made"), [(0o755, True), (0o777, False), (0o1777, True)])
+def test_nobody_can_put_another_folder_in_its_place(tmp_path: Path, mode: int, made: bool) -> None:
+    above = tmp_path / "kv"
+    above.mkdir()
+    above.chmod(mode)
+    if made:
+        BlockFolder(above / "8200").make()
+        return
+    with pytest.raises(PermissionError, match="kv can be changed by others"):
+        BlockFolder(above / "8200").make()
+
+
+def test_a_folder_in_one_of_somebody_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = os.stat(tmp_path).st_uid
+    if not owner:  # whatever is root's is safe from all others
+        os.chown(tmp_path, 12345, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    with pytest.raises(PermissionError, match="can be changed by others"):
+        BlockFolder(tmp_path / "8200").make()
+
+
+def test_two_moves_may_bring_one_block_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second writer begins and ends while the first one is at it."""
+    folder = BlockFolder(tmp_path)
+    real, began = os.fdopen, []
+
+    def opened(*given: Any) -> Any:
+        file = real(*given)
+        began.append(file)
+        if len(began) == 1:
+            folder.write(KEY, 0, [b"keys"])
+        return file
+
+    monkeypatch.setattr(os, "fdopen", opened)
+    folder.write(KEY, 0, [b"keys"])
+    assert len(began) == 2
+    assert bytes(folder.read(KEY, 0)) == b"keys" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_files_that_nobody_knows_are_swept(tmp_path: Path) -> None:
