@@ -5,26 +5,33 @@
         "kv_load_failure_policy": "recompute", "kv_connector_extra_config": {"port": 8200}}'
 
 It obeys `KVConnectorBase_V1` (vllm/distributed/kv_transfer/kv_connector/v1/base.py) as of 0.32.
-Only this module and `tensors` need vLLM's environment.
+Only this module, `attention` and `tensors` need vLLM's environment.
+
+Workers have their KV caches before the scheduler has its connector, and tell it through vLLM's
+handshake what they are like; where nothing speaks against it, moves are served, and then the
+layout is published, which the API server reads once the engine is ready.
 """
 
 import logging
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
+    KVConnectorHandshakeMetadata,
     KVConnectorMetadata,
     KVConnectorRole,
 )
 from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorPromMetrics
-from vllm.platforms import current_platform
 
+from shunter_vllm.attention import attention_in_use
 from shunter_vllm.facts import engine_facts
 from shunter_vllm.folder import BlockFolder
-from shunter_vllm.layout import EngineFacts, UnknownLayout
+from shunter_vllm.layout import UnknownLayout, WorkerCache, with_caches
+from shunter_vllm.published import publish, published, withdraw
 from shunter_vllm.scheduler_side import StepCopies
 from shunter_vllm.settings import ConnectorSettings, SettingsError, parse_settings
 from shunter_vllm.start import MovesParts, start_moves
@@ -37,11 +44,17 @@ if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheConfig
 
 _log = logging.getLogger("vllm.shunter")
+_NO_MOVES = "KV does not move from here or to here: %s"
 
 
 class StepMetadata(KVConnectorMetadata):  # type: ignore[misc]
     def __init__(self, copies: StepCopies) -> None:
         self.copies = copies
+
+
+class CacheMetadata(KVConnectorHandshakeMetadata):  # type: ignore[misc]
+    def __init__(self, cache: WorkerCache) -> None:
+        self.cache = cache
 
 
 class ShunterConnector(KVConnectorBase_V1):  # type: ignore[misc]
@@ -51,27 +64,38 @@ class ShunterConnector(KVConnectorBase_V1):  # type: ignore[misc]
         role: KVConnectorRole,
         kv_cache_config: "KVCacheConfig",
     ) -> None:
-        """Raises `SettingsError`, `OSError` and `TlsError`: before anything is served."""
+        """Raises `SettingsError`, and `OSError` where the model's files cannot be read."""
         super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
-        settings, facts = _configuration(vllm_config)
-        self._facts = facts
+        self._settings = _settings(vllm_config)
+        self._facts = engine_facts(vllm_config)
+        self._attention = partial(attention_in_use, vllm_config)
         self._num_blocks = kv_cache_config.num_blocks
-        self._folder = BlockFolder(Path(settings.folder) / str(settings.port))
+        self._folder = BlockFolder(_folder(self._settings))
         self._worker = WorkerSide(self._folder, vllm_config.parallel_config.rank)
+        self._cache = WorkerCache(problem="a worker has no KV cache")
+        self._unsupported = self._facts.unsupported or _unsupported_cache(kv_cache_config)
         self._moves: MovesParts | None = None
         if role is KVConnectorRole.SCHEDULER:
-            reason = facts.unsupported or _unsupported_cache(kv_cache_config)
-            if reason:
-                _log.warning("KV does not move from here or to here: %s", reason)
-                return
-            block_bytes = sum(t.size for t in kv_cache_config.kv_cache_tensors)
-            block_bytes = max(1, block_bytes // kv_cache_config.num_blocks)
-            self._moves = start_moves(
-                settings, facts, self._folder, block_bytes * facts.tensor_parallel, time.monotonic
-            )
-            _log.info("KV moves: port %d, layout %s", self._moves.port, facts.word())
+            withdraw(self._folder.path)  # of an engine that was killed
+            if self._unsupported:
+                _log.warning(_NO_MOVES, self._unsupported)
 
     # ------------------------------------------------------------ in the scheduler
+
+    def set_xfer_handshake_metadata(
+        self, metadata: dict[int, KVConnectorHandshakeMetadata]
+    ) -> None:
+        """The last thing before the engine is ready. Raises `OSError` and `TlsError`."""
+        if self._unsupported:
+            return
+        try:
+            facts = with_caches(self._facts, [found.cache for found in metadata.values()])
+        except UnknownLayout as error:
+            _log.warning(_NO_MOVES, error)
+            return
+        self._moves = start_moves(self._settings, facts, self._folder, time.monotonic)
+        publish(self._folder.path, facts.word())
+        _log.info("KV moves: port %d, layout %s", self._moves.port, facts.word())
 
     def on_new_request(self, request: Any) -> None:
         if self._moves is not None:
@@ -108,15 +132,22 @@ class ShunterConnector(KVConnectorBase_V1):  # type: ignore[misc]
 
     def shutdown(self) -> None:
         if self._moves is not None:
+            withdraw(self._folder.path)
             self._moves.server.close()
 
     # ------------------------------------------------------------ in a worker
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
         try:
-            self._worker.use(TensorCache(kv_caches, self._facts.layers, self._num_blocks))
+            cache = TensorCache(kv_caches, self._facts.layers, self._num_blocks)
         except UnknownLayout as error:
-            _log.warning("KV does not move from here or to here: %s", error)
+            self._cache = WorkerCache(problem=str(error))
+            return
+        self._worker.use(cache)
+        self._cache = WorkerCache(f"{self._attention()} {cache.block_form}", cache.block_bytes)
+
+    def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata:
+        return CacheMetadata(self._cache)
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         self._worker.load(self._copies().loads)
@@ -163,8 +194,9 @@ class MovesInfo(KVConnectorPromMetrics):  # type: ignore[misc]
         per_engine_labelvalues: dict[int, list[object]],
     ) -> None:
         super().__init__(vllm_config, metric_types, labelnames, per_engine_labelvalues)
-        settings, facts = _configuration(vllm_config)
-        if facts.unsupported:
+        settings = _settings(vllm_config)
+        word = published(_folder(settings))
+        if not word:
             return
         try:
             info = self._gauge_cls(
@@ -175,21 +207,24 @@ class MovesInfo(KVConnectorPromMetrics):  # type: ignore[misc]
         except ValueError:  # made before in this process: vLLM removes only metrics of its own name
             return
         for values in per_engine_labelvalues.values():
-            info.labels(*values, facts.word(), str(settings.port)).set(1)
+            info.labels(*values, word, str(settings.port)).set(1)
 
     def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
         """The connector sends no statistics."""
 
 
-def _configuration(vllm_config: "VllmConfig") -> tuple[ConnectorSettings, EngineFacts]:
-    """Raises `SettingsError` and `OSError`."""
+def _settings(vllm_config: "VllmConfig") -> ConnectorSettings:
+    """Raises `SettingsError`."""
     transfer = vllm_config.kv_transfer_config
     if transfer.kv_load_failure_policy != "recompute":
         raise SettingsError('kv_load_failure_policy has to be "recompute"')
     if transfer.kv_role != "kv_both":
         raise SettingsError(f'kv_role {transfer.kv_role}: has to be "kv_both"')
-    settings = parse_settings(transfer.kv_connector_extra_config)
-    return settings, engine_facts(vllm_config, str(current_platform.device_type))
+    return parse_settings(transfer.kv_connector_extra_config)
+
+
+def _folder(settings: ConnectorSettings) -> Path:
+    return Path(settings.folder) / str(settings.port)
 
 
 def _unsupported_cache(kv_cache_config: "KVCacheConfig") -> str:

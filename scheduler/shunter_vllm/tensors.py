@@ -35,6 +35,12 @@ class TensorCache:
     def block_bytes(self) -> int:
         return self._layer_bytes * len(self._layers)
 
+    @property
+    def block_form(self) -> str:
+        """Of one layer's part of a block: it travels in this order, however it lies in memory."""
+        first = self._layers[0]
+        return f"{'x'.join(map(str, first.shape[1:]))} {first.dtype}"
+
     def read(self, block_ids: Sequence[int]) -> list[list[memoryview]]:
         """After the step's forward on the same stream: copies to the host wait for it."""
         index = self._index(block_ids)

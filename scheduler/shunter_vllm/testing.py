@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
+from hashlib import shake_128
 from pathlib import Path
 
 from shunter_vllm.arrivals import Arrivals
@@ -14,19 +14,19 @@ from shunter_vllm.offers import Offers
 from shunter_vllm.scheduler_side import SchedulerSide, StepCopies
 from shunter_vllm.worker_side import WorkerSide
 
+LAYER_BYTES = 64
 FACTS = EngineFacts(
     revision="weights",
     tokenizer_digest="tokenizer",
     vllm_version="0.0",
-    platform="cpu",
-    attention_backend="",
     dtype="float32",
     block_tokens=4,
     layers=3,
     kv_heads=2,
     head_dim=8,
+    cache_form="cpu",
+    block_bytes=3 * LAYER_BYTES,
 )
-LAYER_BYTES = 64
 
 
 @dataclass(slots=True)
@@ -52,12 +52,9 @@ class FakeCache:
     """A `KvCache` whose blocks follow from the tokens before their end, as a model's do."""
 
     layers: int
+    block_bytes: int
     blocks: dict[int, bytes] = field(default_factory=dict)
     full: bool = False  # what it is asked for fails
-
-    @property
-    def block_bytes(self) -> int:
-        return self.layers * LAYER_BYTES
 
     def read(self, block_ids: Sequence[int]) -> list[list[bytes]]:
         if self.full:
@@ -65,7 +62,8 @@ class FakeCache:
         return [self._layers(self.blocks[block]) for block in block_ids]
 
     def _layers(self, data: bytes) -> list[bytes]:
-        return [data[i * LAYER_BYTES : (i + 1) * LAYER_BYTES] for i in range(self.layers)]
+        size = self.block_bytes // self.layers
+        return [data[i * size : (i + 1) * size] for i in range(self.layers)]
 
     def write(self, block_ids: Sequence[int], payloads: Sequence[memoryview]) -> None:
         for block, payload in zip(block_ids, payloads, strict=True):
@@ -73,13 +71,9 @@ class FakeCache:
             self.blocks[block] = bytes(payload)
 
 
-def computed(token_ids: Sequence[int], rank: int, layers: int) -> bytes:
+def computed(token_ids: Sequence[int], rank: int, block_bytes: int) -> bytes:
     """What a worker has in a block that ends with these tokens."""
-    parts = (
-        blake2b(repr((list(token_ids), rank, layer)).encode(), digest_size=LAYER_BYTES).digest()
-        for layer in range(layers)
-    )
-    return b"".join(parts)
+    return shake_128(repr((list(token_ids), rank)).encode()).digest(block_bytes)
 
 
 class FakeEngine:
@@ -102,7 +96,9 @@ class FakeEngine:
         self.offers = Offers(self.store, blocks_per_step)
         self.arrivals = Arrivals(self.store)
         self.scheduler = SchedulerSide(self.offers, self.arrivals, facts.block_tokens)
-        self.caches = [FakeCache(facts.layers) for _ in range(facts.tensor_parallel)]
+        self.caches = [
+            FakeCache(facts.layers, facts.block_bytes) for _ in range(facts.tensor_parallel)
+        ]
         self.workers = [WorkerSide(self.folder, rank) for rank in range(facts.tensor_parallel)]
         for worker, cache in zip(self.workers, self.caches, strict=True):
             worker.use(cache)
@@ -146,7 +142,7 @@ class FakeEngine:
         size = self.facts.block_tokens
         return all(
             cache.blocks.get(self._tables[request.request_id][block])
-            == computed(request.all_token_ids[: (block + 1) * size], rank, self.facts.layers)
+            == computed(request.all_token_ids[: (block + 1) * size], rank, self.facts.block_bytes)
             for rank, cache in enumerate(self.caches)
             for block in range(tokens // size)
         )
@@ -161,7 +157,7 @@ class FakeEngine:
         for block in blocks:
             ids = request.all_token_ids[: (block + 1) * self.facts.block_tokens]
             for rank, cache in enumerate(self.caches):
-                cache.blocks[table[block]] = computed(ids, rank, self.facts.layers)
+                cache.blocks[table[block]] = computed(ids, rank, self.facts.block_bytes)
 
 
 def with_workers(workers: int) -> EngineFacts:

@@ -1,7 +1,7 @@
 """As much of torch as `shunter_vllm.tensors` asks for, over NumPy: torch is no dependency here."""
 
 from collections.abc import Iterable, Sequence
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.array.shape
+        shape: tuple[int, ...] = self.array.shape
+        return shape
 
     @property
     def dtype(self) -> Any:
@@ -90,5 +91,6 @@ def numpy_torch() -> ModuleType:
         uint8=np.dtype(np.uint8),
         int32=np.dtype(np.int32),
         long=np.dtype(np.int64),
+        backends=SimpleNamespace(cpu=SimpleNamespace(get_cpu_capability=lambda: "AVX512")),
     )
     return made

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
+from numpy_torch import numpy_torch
 from shunter_proto.v1 import moves_pb2 as pb
 from shunter_proto.v1.moves_pb2_grpc import EngineMovesStub
 from shunter_vllm.testing import FakeCache, FakeRequest
@@ -32,6 +33,24 @@ class Base:
 
     def _get_connector_metadata(self) -> Any:
         return self.metadata
+
+
+ENVS = {"VLLM_ROCM_SHUFFLE_KV_CACHE_LAYOUT": False}
+
+
+class Platform:
+    device_type = device_name = "cpu"
+
+    def get_device_name(self) -> str:
+        return "cpu"
+
+
+class Layer:
+    def __init__(self, backend: str, isa: str) -> None:
+        self._backend, self.isa = backend, isa
+
+    def get_attn_backend(self) -> Any:
+        return SimpleNamespace(get_name=lambda: self._backend)
 
 
 class Gauge:
@@ -69,18 +88,20 @@ def connector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         module(
             f"{BASE}.base",
             KVConnectorBase_V1=Base,
+            KVConnectorHandshakeMetadata=object,
             KVConnectorMetadata=object,
             KVConnectorRole=Role,
         ),
         module(f"{BASE}.metrics", KVConnectorPromMetrics=PromMetrics),
-        module("vllm.platforms", current_platform=SimpleNamespace(device_type="cpu")),
-        module("torch", Tensor=object),
+        module("vllm", envs=SimpleNamespace(**ENVS)),
+        module("vllm.platforms", current_platform=Platform()),
+        numpy_torch(),
     )
     for made in stand_ins:
         monkeypatch.setitem(sys.modules, made.__name__, made)
     yield importlib.import_module("shunter_vllm.connector")
-    for name in ("shunter_vllm.connector", "shunter_vllm.tensors"):
-        sys.modules.pop(name, None)
+    for name in ("connector", "attention", "tensors"):
+        sys.modules.pop(f"shunter_vllm.{name}", None)
 
 
 def free_port() -> int:
@@ -105,6 +126,8 @@ def config(folder: Path, port: int, **changes: Any) -> Any:
             tokenizer=None,
             dtype="float32",
             seed=0,
+            quantization=None,
+            hf_config=SimpleNamespace(to_dict=lambda: {"model_type": "llama"}),
             get_num_layers=lambda parallel: 3,
             get_num_kv_heads=lambda parallel: 2,
             get_head_size=lambda: 8,
@@ -116,6 +139,14 @@ def config(folder: Path, port: int, **changes: Any) -> Any:
         ),
         load_config=SimpleNamespace(load_format="auto"),
         speculative_config=changes.get("speculative"),
+        compilation_config=SimpleNamespace(
+            static_forward_context={
+                "model.layers.0.attn": Layer(
+                    changes.get("backend", "CPU_ATTN"), changes.get("isa", "vec")
+                ),
+                "model.layers.0.moe": object(),
+            }
+        ),
     )
 
 
@@ -128,15 +159,43 @@ def kv_cache_config(groups: int = 1, spec: str = "FullAttentionSpec") -> Any:
     )
 
 
+def caches(layers: int = 3, rows: int = 10) -> dict[str, Any]:
+    """What vLLM registers at a worker: blocks of 64 bytes a layer."""
+    torch = numpy_torch()
+    size = rows * 64 // 4
+    return {
+        f"model.layers.{i}": torch.frombuffer(bytearray(size * 4), dtype=torch.int32).view(
+            rows, 2, BLOCK_TOKENS, 2
+        )
+        for i in range(layers)
+    }
+
+
+def started(connector: Any, made: Any, cache: Any, found: dict[str, Any]) -> tuple[Any, Any]:
+    """Scheduler and worker, in vLLM's order."""
+    worker = connector.ShunterConnector(made, Role.WORKER, cache)
+    worker.register_kv_caches(found)
+    scheduler = connector.ShunterConnector(made, Role.SCHEDULER, cache)
+    scheduler.set_xfer_handshake_metadata({0: worker.get_handshake_metadata()})
+    return scheduler, worker
+
+
+def advertised(connector: Any, made: Any) -> list[Gauge]:
+    info = connector.ShunterConnector.build_prom_metrics(
+        made, {}, ["model_name", "engine"], {0: ["chat", "0"]}
+    )
+    gauges: list[Gauge] = info.made
+    return gauges
+
+
 class Engine:
     """vLLM, as far as it calls its two connectors in a step."""
 
     def __init__(self, connector: Any, folder: Path) -> None:
         self.port = free_port()
-        made = config(folder, self.port)
-        self.scheduler = connector.ShunterConnector(made, Role.SCHEDULER, kv_cache_config())
-        self.worker = connector.ShunterConnector(made, Role.WORKER, kv_cache_config())
-        self.cache = FakeCache(layers=3)
+        self.config = config(folder, self.port)
+        self.scheduler, self.worker = started(connector, self.config, kv_cache_config(), caches())
+        self.cache = FakeCache(layers=3, block_bytes=192)
         self.worker._worker.use(self.cache)
         self.tables: dict[str, tuple[list[int], ...]] = {}
 
@@ -211,18 +270,25 @@ def test_a_configuration_that_would_lose_requests_does_not_start(
 
 
 @pytest.mark.parametrize(
-    ("changes", "cache"),
+    ("changes", "cache", "found"),
     [
-        ({"speculative": object()}, kv_cache_config()),
-        ({}, kv_cache_config(groups=2)),
-        ({}, kv_cache_config(spec="SlidingWindowSpec")),
+        ({"speculative": object()}, kv_cache_config(), {}),
+        ({}, kv_cache_config(groups=2), {}),
+        ({}, kv_cache_config(spec="SlidingWindowSpec"), {}),
+        ({}, kv_cache_config(), {"layers": 2}),  # as where layers share KV
+        ({}, kv_cache_config(), {"rows": 15}),
     ],
 )
-def test_what_cannot_move_serves_as_ever(
-    connector: Any, tmp_path: Path, changes: dict[str, Any], cache: Any
+def test_what_cannot_move_serves_as_ever_and_says_so(
+    connector: Any,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    cache: Any,
+    found: dict[str, int],
 ) -> None:
     made = config(tmp_path, free_port(), **changes)
-    scheduler = connector.ShunterConnector(made, Role.SCHEDULER, cache)
+    scheduler, _ = started(connector, made, cache, caches(**found))
+    assert advertised(connector, made) == []
     request = FakeRequest("cmpl-r1-0", list(range(10)))
     scheduler.on_new_request(request)
     assert scheduler.get_num_new_matched_tokens(request, 0) == (0, False)
@@ -235,16 +301,53 @@ def test_what_cannot_move_serves_as_ever(
 def test_schedulers_find_layout_and_port_on_the_metrics_page(
     connector: Any, tmp_path: Path
 ) -> None:
-    made = config(tmp_path, 8200)
-    info = connector.ShunterConnector.build_prom_metrics(
-        made, {}, ["model_name", "engine"], {0: ["chat", "0"]}
-    )
-    (gauge,) = info.made
+    engine = Engine(connector, tmp_path)
+    (gauge,) = advertised(connector, engine.config)
     assert gauge.name == "shunter:kv_moves_info"
     assert gauge.labelnames == ["model_name", "engine", "layout", "port"]
     ((labels, value),) = gauge.samples.items()
-    assert value == 1 and labels[:2] == ("chat", "0") and labels[3] == "8200"
-    assert str(labels[2]).startswith("vllm-")
-    speculative = config(tmp_path, 8200, speculative=object())
-    none = connector.ShunterConnector.build_prom_metrics(speculative, {}, [], {0: []})
-    assert none.made == []
+    assert value == 1 and labels[:2] == ("chat", "0") and labels[3] == str(engine.port)
+    with grpc.insecure_channel(f"127.0.0.1:{engine.port}") as channel:
+        described = EngineMovesStub(channel).Describe(pb.DescribeRequest(), timeout=10)
+    assert labels[2] == described.layout and described.layout.startswith("vllm-")
+    engine.scheduler.shutdown()
+    assert advertised(connector, engine.config) == []
+
+
+def test_what_an_engine_that_was_killed_published_is_not_believed(
+    connector: Any, tmp_path: Path
+) -> None:
+    engine = Engine(connector, tmp_path)
+    engine.scheduler._moves.server.close()  # and nothing else
+    started(connector, engine.config, kv_cache_config(groups=2), caches())
+    assert advertised(connector, engine.config) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "environment"),
+    [
+        ({"isa": "amx"}, {}),
+        ({"backend": "AMX_MLA"}, {}),
+        ({}, {"device_name": "rocm"}),
+        ({}, {"get_device_name": lambda: "AMD EPYC"}),
+        ({}, {"shuffled": True}),
+        ({"isa": ""}, {}),
+    ],
+)
+def test_what_computes_attention_is_in_the_layout(
+    connector: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, str],
+    environment: dict[str, Any],
+) -> None:
+    """As a worker sees it, whether it was asked for or not."""
+    attention = importlib.import_module("shunter_vllm.attention")
+    plain = attention.attention_in_use(config(tmp_path, 8200))
+    for name, value in environment.items():
+        if name == "shuffled":
+            monkeypatch.setattr(attention.envs, "VLLM_ROCM_SHUFFLE_KV_CACHE_LAYOUT", value)
+        else:
+            monkeypatch.setattr(attention.current_platform, name, value)
+    found = attention.attention_in_use(config(tmp_path, 8200, **changes))
+    assert found != plain and plain.split() == ["cpu", "cpu", "CPU_ATTN", "vec"]
