@@ -148,9 +148,9 @@ class Arrivals:
             if chunk.refusal:
                 yield pb.PullReport(refusal=chunk.refusal)
                 return
+            self._store.renew(arrival)
             if chunk.HasField("stage_end"):
                 end = chunk.stage_end
-                self._store.renew(arrival)
                 yield pb.PullReport(
                     stage=end.stage,
                     tokens=block.first_token,

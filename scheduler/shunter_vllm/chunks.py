@@ -1,4 +1,7 @@
-"""Blocks on the wire: a worker's layers one after the other, in chunks of at most 1 MiB."""
+"""Blocks on the wire: a worker's layers one after the other, in chunks of at most 1 MiB.
+
+A layer that is larger comes in parts: the last one has `layers` 1, and those before it 0.
+"""
 
 import zlib
 from collections.abc import Iterator
@@ -18,13 +21,9 @@ def block_chunks(store: Store, key: bytes, first_token: int) -> Iterator[pb.KvCh
     facts = store.facts
     for rank in range(facts.tensor_parallel):
         payload = store.folder.read(key, rank)
-        if len(payload) % facts.layers:
-            raise BlockDamaged(f"{key.hex()}: {len(payload)} bytes in {facts.layers} layers")
-        layer_bytes = len(payload) // facts.layers
-        step = max(1, MAX_CHUNK_BYTES // layer_bytes)
-        for layer in range(0, facts.layers, step):
-            layers = min(step, facts.layers - layer)
-            data = payload[layer * layer_bytes : (layer + layers) * layer_bytes]
+        if len(payload) != facts.block_bytes:
+            raise BlockDamaged(f"{key.hex()}: {len(payload)} bytes, not {facts.block_bytes}")
+        for layer, layers, data in _parts(payload, facts.layers):
             yield pb.KvChunk(
                 first_token=first_token,
                 tokens=facts.block_tokens,
@@ -36,6 +35,19 @@ def block_chunks(store: Store, key: bytes, first_token: int) -> Iterator[pb.KvCh
             )
 
 
+def _parts(payload: memoryview, layers: int) -> Iterator[tuple[int, int, memoryview]]:
+    """First layer, how many layers end here, and the bytes."""
+    layer_bytes = len(payload) // layers
+    together = max(1, MAX_CHUNK_BYTES // layer_bytes)
+    for layer in range(0, layers, together):
+        count = min(together, layers - layer)
+        first, end = layer * layer_bytes, (layer + count) * layer_bytes
+        while end - first > MAX_CHUNK_BYTES:
+            yield layer, 0, payload[first : first + MAX_CHUNK_BYTES]
+            first += MAX_CHUNK_BYTES
+        yield layer, count, payload[first:end]
+
+
 @dataclass(slots=True)
 class BlockAssembly:
     """Puts one block's chunks together, in order and none twice."""
@@ -44,6 +56,7 @@ class BlockAssembly:
     first_token: int
     parts: list[list[bytes]] = field(init=False)  # of each worker
     layer: int = 0
+    size_bytes: int = 0
     key: bytes = b""
 
     def __post_init__(self) -> None:
@@ -56,8 +69,9 @@ class BlockAssembly:
             chunk.first_token == self.first_token
             and chunk.tokens == self.facts.block_tokens
             and chunk.first_layer == self.layer
-            and 0 < chunk.layers <= layers - self.layer % layers
+            and chunk.layers <= layers - self.layer % layers
             and self.layer < layers * self.facts.tensor_parallel
+            and self._fills(chunk)
         )
         if not fits or zlib.crc32(chunk.data) != chunk.crc32:
             return False
@@ -66,7 +80,16 @@ class BlockAssembly:
         self.key = chunk.block_key
         self.parts[self.layer // layers].append(chunk.data)
         self.layer += chunk.layers
+        self.size_bytes += len(chunk.data)
         return True
+
+    def _fills(self, chunk: pb.KvChunk) -> bool:
+        """Whole layers end where they should, and parts of one before it does."""
+        layer_bytes = self.facts.block_bytes // self.facts.layers
+        end = self.size_bytes + len(chunk.data)
+        if chunk.layers:
+            return end == (self.layer + chunk.layers) * layer_bytes
+        return self.size_bytes < end < (self.layer + 1) * layer_bytes
 
     @property
     def complete(self) -> bool:

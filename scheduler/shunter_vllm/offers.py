@@ -166,7 +166,9 @@ class Offers:
                     yield pb.KvChunk(refusal=pb.REFUSAL_TRANSFER)
                     return
                 try:
-                    yield from block_chunks(self._store, key, sent * block_tokens)
+                    for chunk in block_chunks(self._store, key, sent * block_tokens):
+                        yield chunk
+                        self._store.renew(offer)
                 except (OSError, BlockDamaged):
                     yield pb.KvChunk(refusal=pb.REFUSAL_TRANSFER)
                     return

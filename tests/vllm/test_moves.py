@@ -1,5 +1,6 @@
 """Blocks of a running request go from one engine to another, or are computed. Never wrong ones."""
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from shunter_proto.v1 import moves_pb2 as pb
 from shunter_vllm.arrivals import SourceLost
+from shunter_vllm.layout import EngineFacts
 from shunter_vllm.testing import FACTS, FakeEngine, FakeRequest, with_workers
 
 PROMPT = list(range(18))
@@ -56,8 +58,7 @@ def prepare(offer: pb.OfferReply, ids: list[int], **changes: object) -> pb.Prepa
     return asked
 
 
-def pair(folder: Path, workers: int = 1, **changes: int) -> Pair:
-    facts = with_workers(workers)
+def pair(folder: Path, facts: EngineFacts = FACTS, **changes: int) -> Pair:
     source = FakeEngine(folder / "a", facts)
     destination = FakeEngine(folder / "b", facts, **changes)
     request = FakeRequest("cmpl-r1-1-0-0123abcd", list(PROMPT))
@@ -79,7 +80,7 @@ def continued(request: FakeRequest) -> FakeRequest:
 def test_destination_loads_the_full_blocks_and_computes_the_rest(
     tmp_path: Path, workers: int
 ) -> None:
-    moving = pair(tmp_path, workers)
+    moving = pair(tmp_path, with_workers(workers))
     report = moving.fetch_first_stage()
     assert (report.refusal, report.stage) == (0, 1)
     assert (report.tokens, report.source_tokens) == (16, 17)
@@ -87,6 +88,69 @@ def test_destination_loads_the_full_blocks_and_computes_the_rest(
     there = continued(moving.request)
     assert moving.destination.admit(there) == 16
     assert moving.destination.has(there, 16)
+
+
+@pytest.mark.parametrize("layer_bytes", [(1 << 20) - 64, 1 << 20, (2 << 20) + 64])
+def test_layers_that_a_chunk_cannot_hold_are_split(tmp_path: Path, layer_bytes: int) -> None:
+    facts = replace(with_workers(2), block_bytes=FACTS.layers * layer_bytes)
+    moving = pair(tmp_path, facts=facts)
+    fetched, sizes = moving.fetch, []
+
+    def measured(address: str, request: pb.ExportRequest) -> Iterator[pb.KvChunk]:
+        for chunk in fetched(address, request):
+            sizes.append(len(chunk.data))
+            yield chunk
+
+    moving.fetch = measured  # type: ignore[method-assign]
+    report = moving.fetch_first_stage()
+    assert (report.tokens, report.bytes) == (16, 4 * 2 * facts.block_bytes)
+    assert max(sizes) <= 1 << 20
+    there = continued(moving.request)
+    assert moving.destination.admit(there) == 16 and moving.destination.has(there, 16)
+
+
+@pytest.mark.parametrize("spoil", ["twice", "left out", "longer", "early", "empty"])
+def test_a_layer_whose_parts_do_not_fit_ends_the_transfer(tmp_path: Path, spoil: str) -> None:
+    facts = replace(FACTS, block_bytes=FACTS.layers * (3 << 20))
+    moving = pair(tmp_path, facts=facts)
+    honest = moving.fetch
+
+    def spoilt(address: str, request: pb.ExportRequest) -> Iterator[pb.KvChunk]:
+        for at, chunk in enumerate(honest(address, request)):
+            if at == 1 and spoil == "left out":
+                continue
+            if at == 1 and spoil in ("longer", "empty"):
+                chunk.data = chunk.data * 4 if spoil == "longer" else b""
+                chunk.crc32 = zlib.crc32(chunk.data)
+            if at == 1 and spoil == "early":
+                chunk.layers = 1
+            yield chunk
+            if at == 1 and spoil == "twice":
+                yield chunk
+
+    moving.fetch = spoilt  # type: ignore[method-assign]
+    (report,) = moving.pull()
+    assert report.refusal == pb.REFUSAL_TRANSFER
+    assert moving.destination.admit(continued(moving.request)) == 0
+
+
+def test_a_slow_transfer_keeps_its_leases_by_its_chunks(tmp_path: Path) -> None:
+    """Leases of 1 s, and 0.6 s a chunk: no stage ends in time."""
+    moving = pair(tmp_path)
+    fetched = moving.fetch
+
+    def slow(address: str, request: pb.ExportRequest) -> Iterator[pb.KvChunk]:
+        for chunk in fetched(address, request):
+            for engine in (moving.source, moving.destination):
+                engine.now += 0.6
+                engine.offers.end_leases()
+                engine.arrivals.end_leases()
+            yield chunk
+
+    moving.fetch = slow  # type: ignore[method-assign]
+    report = moving.fetch_first_stage()
+    assert (report.refusal, report.tokens) == (0, 16) and moving.source.now > 2.0
+    assert moving.destination.admit(continued(moving.request)) == 16
 
 
 def test_blocks_that_fill_up_while_the_source_decodes_follow(tmp_path: Path) -> None:

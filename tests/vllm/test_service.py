@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from shunter_proto.v1 import moves_pb2 as pb
 from shunter_proto.v1.moves_pb2_grpc import EngineMovesStub
 from shunter_runtime.tls import TlsFiles, channel_credentials
 from shunter_vllm.service import MovesServer
-from shunter_vllm.testing import FakeEngine, FakeRequest
+from shunter_vllm.testing import FACTS, FakeEngine, FakeRequest
 
 PROMPT = list(range(18))
 MOVE = "m1"
@@ -77,8 +78,11 @@ def pull(stub: Any, source: str, offer: pb.OfferReply, lease: str) -> Any:
     return stub.Pull(asked, timeout=20)
 
 
-def move(folder: Path, server_tls: TlsFiles | None, client_tls: TlsFiles | None) -> None:
-    source, destination = FakeEngine(folder / "a"), FakeEngine(folder / "b")
+def move(
+    folder: Path, server_tls: TlsFiles | None, client_tls: TlsFiles | None, layer_bytes: int = 64
+) -> None:
+    facts = replace(FACTS, block_bytes=FACTS.layers * layer_bytes)
+    source, destination = FakeEngine(folder / "a", facts), FakeEngine(folder / "b", facts)
     with (
         served(source, server_tls) as there,
         served(destination, server_tls) as here,
@@ -99,6 +103,11 @@ def move(folder: Path, server_tls: TlsFiles | None, client_tls: TlsFiles | None)
 
 def test_blocks_go_from_engine_to_engine(tmp_path: Path) -> None:
     move(tmp_path, None, None)
+
+
+def test_layers_larger_than_a_message_go_too(tmp_path: Path) -> None:
+    """32 KV heads, blocks of 128 tokens and bfloat16 make 2 MiB."""
+    move(tmp_path, None, None, layer_bytes=2 << 20)
 
 
 def test_over_mutual_tls(tmp_path: Path) -> None:

@@ -436,8 +436,9 @@ class KvChunk(_message.Message):
     dtype, of shape (2, layers, tokens, kv_heads, head_dim), keys first. At most 1 MiB.
 
     Where the manifest's state_version is 1001 (vLLM with `shunter_vllm`) a chunk is of one block, and
-    carries the bytes of some layers as they lie in vLLM's memory; layers of the second tensor-parallel
-    worker are counted after all of the first, and so on.
+    carries the bytes of some layers in the order of vLLM's tensors; layers of the second tensor-parallel
+    worker are counted after all of the first, and so on. A layer that is larger comes in parts, of
+    which all but the last have `layers` 0.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
