@@ -75,7 +75,7 @@ class _Tokens(msgspec.Struct):
 
 
 UNKNOWN_LIMIT_TOKENS = 2048
-"""Asked for where neither the client nor the pool has a limit: vLLM would end after 16."""
+"""Of a whole answer where neither client nor pool has a limit: vLLM would end after 16."""
 _EVENT = msgspec.json.Decoder(_Event)
 _TOKENS = msgspec.json.Decoder(_Tokens)
 _ENCODER = msgspec.json.Encoder()
@@ -121,6 +121,11 @@ def _alternatives(top: dict[str, float] | None) -> tuple[tuple[int, float], ...]
     return tuple((int(name), value) for name, value in named if name.isdigit())
 
 
+def _unlimited(request: EngineRequest) -> int:
+    """What is left of it: an engine counts the tokens of its own call only."""
+    return max(UNKNOWN_LIMIT_TOKENS - request.output_offset, 1)
+
+
 def completions_body(request: EngineRequest, capabilities: Capabilities) -> bytes:
     sampling = request.sampling
     body = CompletionsBody(
@@ -130,7 +135,7 @@ def completions_body(request: EngineRequest, capabilities: Capabilities) -> byte
         stream=True,
         return_token_ids=True,
         stream_options=_StreamOptions(),
-        max_tokens=request.max_tokens or UNKNOWN_LIMIT_TOKENS,
+        max_tokens=request.max_tokens or _unlimited(request),
         min_tokens=request.min_tokens,
         ignore_eos=sampling.ignore_eos,
         temperature=sampling.temperature,

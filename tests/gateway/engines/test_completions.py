@@ -79,6 +79,22 @@ async def test_tokens_and_usage_arrive_however_they_are_cut(
         assert "seed" not in body and "logprobs" not in body
 
 
+@pytest.mark.parametrize(
+    ("offset", "asked", "left"), [(0, 0, 2048), (1500, 0, 548), (2048, 0, 1), (1500, 30, 30)]
+)
+@pytest.mark.parametrize("engine", ["vllm", "simulated"])
+async def test_an_unknown_limit_is_of_the_whole_answer(
+    client: HttpClient, engine: str, offset: int, asked: int, left: int
+) -> None:
+    """However often it goes on elsewhere."""
+    async with scripted_server(whole) as server:
+        sink = CollectingSink()
+        request = request_to(server.address, output_offset=offset, max_tokens=asked)
+        build_adapters(client)[engine].start(request, sink)
+        assert await sink.result() is None
+        assert server.requests[0].json["max_tokens"] == left
+
+
 async def test_vllm_gets_no_offset(client: HttpClient) -> None:
     async with scripted_server(whole) as server:
         sink = CollectingSink()
