@@ -75,7 +75,7 @@ class EventEncoder:
         ids = b""
         if call.return_token_ids:
             ids = b',"token_ids":[%d]' % token_id if token_id is not None else b',"token_ids":[]'
-        return b'%b{"index":%d,%b%b,"logprobs":%b,"finish_reason":%b%b}]}\n\n' % (
+        return b'%b{"index":%d,%b%b,"logprobs":%b,"finish_reason":%b%b}]%b}\n\n' % (
             self._head,
             piece.index,
             text % _json(piece.text),
@@ -83,7 +83,19 @@ class EventEncoder:
             self._logprobs(piece),
             _json(piece.finish_reason) if piece.finish_reason else b"null",
             b',"stop_reason":%b' % _json(piece.stop_reason) if piece.finish_reason else b"",
+            self._usage_so_far(piece.event),
         )
+
+    def _usage_so_far(self, event: TokenEvent | None) -> bytes:
+        """Of the first token, by which the cached ones are known: an answer that goes on elsewhere
+        has no last event here."""
+        call = self._call
+        if event is None or event.cached_tokens is None:
+            return b""
+        if not (call.include_usage and call.return_token_ids) or len(call.prompts) * call.n > 1:
+            return b""
+        usage = Usage(len(call.prompts[0]), 1, event.cached_tokens)
+        return b',"usage":%b' % _json(usage_value(usage))
 
     def usage(self, usage: Usage) -> bytes:
         return b'%b],"usage":%b}\n\n' % (self._head, _json(usage_value(usage)))

@@ -213,8 +213,9 @@ class RequestLifecycle:
         if self._mover.on_token(self.last_heard_at):
             return
         ttft_s = self.last_heard_at - self._call_started_at
+        cached = self.answer.call_cached_tokens
         self._services.link.send(
-            events.first_token(self.spec.request_id, self.epoch, ttft_s, self.answer.cached_tokens)
+            events.first_token(self.spec.request_id, self.epoch, ttft_s, cached)
         )
 
     def on_engine_end(self) -> None:

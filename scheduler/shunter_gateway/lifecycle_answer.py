@@ -20,7 +20,6 @@ class Answer:
     """
 
     __slots__ = (
-        "_cached_tokens",
         "_call_base",
         "_expected",
         "_prompt_tokens",
@@ -29,6 +28,8 @@ class Answer:
         "_spec",
         "_text",
         "began",
+        "cached_tokens",
+        "call_cached_tokens",
         "ids_within",
         "journal",
         "limit",
@@ -42,13 +43,15 @@ class Answer:
         self._text = AnswerText(None, spec.stop, spec.include_stop, spec.min_tokens)
         self._silent_ids: frozenset[int] = frozenset(spec.sampling.stop_token_ids)
         self.limit = spec.max_tokens
-        self._cached_tokens: int | None = None
         self._prompt_tokens = spec.prompt_tokens
         self._raw_tokens = 0
         self._call_base = 0
         self._expected = ""
         self.plain_decoder: ByteLevelDecoder | None = None  # where text needs no more than it
         self.ids_within: Callable[[str], Sequence[int]] = lambda text: ()  # see `Decoders`
+        # As engines told: of the prompt, and of what the present call was given. None: not told.
+        self.cached_tokens: int | None = None
+        self.call_cached_tokens: int | None = None
         self.began = False  # something of the answer has been received
         self.stopped: FinishReason | None = None
 
@@ -73,6 +76,7 @@ class Answer:
         """A new engine goes on from the known ids, and has to say again what lies beyond."""
         self._expected = self.journal.rewind_to_known() + self._expected
         self._call_base = self.journal.output_tokens
+        self.call_cached_tokens = None
 
     @property
     def remaining_tokens(self) -> int:
@@ -174,9 +178,11 @@ class Answer:
         return text[len(expected) :]
 
     def _count(self, chunk: TokenChunk) -> None:
-        # A continuation finds what a warm-up left: only a first call tells of the prompt.
-        if chunk.cached_tokens is not None and not self._call_base:
-            self._cached_tokens = chunk.cached_tokens
+        if chunk.cached_tokens is not None:
+            self.call_cached_tokens = chunk.cached_tokens
+            # A continuation finds what a warm-up left: only a first call tells of the prompt.
+            if not self._call_base:
+                self.cached_tokens = chunk.cached_tokens
         if chunk.raw:
             self._raw_tokens = max(self._raw_tokens, chunk.output_tokens or 0)
             if chunk.prompt_tokens is not None:
@@ -187,10 +193,6 @@ class Answer:
     @property
     def output_tokens(self) -> int:
         return self.journal.output_tokens or self._raw_tokens
-
-    @property
-    def cached_tokens(self) -> int:
-        return self._cached_tokens or 0
 
     def flush(self) -> str:
         """Text held back until the end."""

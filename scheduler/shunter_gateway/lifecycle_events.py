@@ -59,7 +59,9 @@ def _fill_workflow(message: pb.Workflow, stage: WorkflowStage, waited_s: float) 
         message.deadline_in_ms = max(1, int((stage.deadline_s - waited_s) * 1000))
 
 
-def first_token(request_id: str, epoch: int, ttft_s: float, cached_tokens: int) -> pb.FirstToken:
+def first_token(
+    request_id: str, epoch: int, ttft_s: float, cached_tokens: int | None
+) -> pb.FirstToken:
     return pb.FirstToken(
         request_id=request_id,
         epoch=epoch,

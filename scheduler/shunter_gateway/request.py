@@ -64,7 +64,7 @@ class Outcome:
     finish_reason: FinishReason
     prompt_tokens: int
     output_tokens: int
-    cached_tokens: int
+    cached_tokens: int | None  # None: the engine that read the prompt did not say
     stop_reason: str | None = None  # the stop string that matched
 
 

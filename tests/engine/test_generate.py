@@ -1,5 +1,7 @@
 """Completions and chat completions over real sockets, with a scripted backend."""
 
+from typing import Any
+
 import aiohttp
 import pytest
 
@@ -61,7 +63,29 @@ async def test_streamed_completion_with_ids(client: aiohttp.ClientSession) -> No
     assert usage["choices"] == []
     assert usage["usage"]["completion_tokens"] == len(IDS)
     assert usage["usage"]["prompt_tokens_details"] == {"cached_tokens": 7}
-    assert not any("usage" in event for event in answer.events[:-1])
+    first, *others = answer.events[:-1]
+    assert first["usage"] == {
+        "prompt_tokens": usage["usage"]["prompt_tokens"],
+        "completion_tokens": 1,
+        "total_tokens": usage["usage"]["prompt_tokens"] + 1,
+        "prompt_tokens_details": {"cached_tokens": 7},
+    }
+    assert not any("usage" in event for event in others)
+
+
+@pytest.mark.parametrize("asked", [{}, {"return_token_ids": True, "n": 2, "temperature": 1}])
+async def test_usage_comes_last_where_it_cannot_be_told_of_one_answer(
+    client: aiohttp.ClientSession, asked: dict[str, Any]
+) -> None:
+    async with running_engine(scripted_parts(ScriptedBackend(IDS, "length"))) as url:
+        answer = await stream_answer(
+            client,
+            f"{url}/v1/completions",
+            prompt="hello",
+            stream_options={"include_usage": True},
+            **asked,
+        )
+    assert [event for event in answer.events if "usage" in event] == [answer.events[-1]]
 
 
 async def test_chat_whole_and_streamed(client: aiohttp.ClientSession) -> None:

@@ -161,12 +161,15 @@ def usage(shape: Shape, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     first = outcomes[:: max(1, shape.choices_per_prompt)]
     prompt = sum(outcome.prompt_tokens for outcome in first)
     output = sum(outcome.output_tokens for outcome in outcomes)
-    return {
+    cached = [o.cached_tokens for o in first if o.cached_tokens is not None]
+    totals: dict[str, Any] = {
         "prompt_tokens": prompt,
         "completion_tokens": output,
         "total_tokens": prompt + output,
-        "prompt_tokens_details": {"cached_tokens": sum(o.cached_tokens for o in first)},
     }
+    if len(cached) == len(first):
+        totals["prompt_tokens_details"] = {"cached_tokens": sum(cached)}
+    return totals
 
 
 def response_id(shape: Shape) -> str:

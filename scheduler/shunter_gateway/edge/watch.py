@@ -78,7 +78,7 @@ class Watch:
         metrics, outcomes = self._metrics, self.outcomes
         for outcome in outcomes:
             metrics.prompt_tokens.labels(self.model).inc(outcome.prompt_tokens)
-            metrics.cached_tokens.labels(self.model).inc(outcome.cached_tokens)
+            metrics.cached_tokens.labels(self.model).inc(outcome.cached_tokens or 0)
             metrics.output_tokens.labels(self.model).inc(outcome.output_tokens)
         if len(outcomes) == 1 and outcomes[0].output_tokens > 1:
             per_token_s = generating_s / (outcomes[0].output_tokens - 1)

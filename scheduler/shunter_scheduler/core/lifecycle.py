@@ -165,10 +165,11 @@ def _prefill_done(state: CoreState, entry: Entry, event: FirstToken, now: float)
         pool.mark(record)
     if record.succeeded():
         pool.mark(record)
-    pool.hits.observe(entry.context_tokens, entry.cached_tokens, event.cached_tokens)
+    cached_tokens = event.cached_tokens or 0
+    pool.hits.observe(entry.context_tokens, entry.cached_tokens, cached_tokens)
     if pool.kv is not None:
-        pool.kv.first_token(event.request_id, event.cached_tokens, now)
-    if prefill_seen(record, entry, event.ttft_s, event.cached_tokens, now):
+        pool.kv.first_token(event.request_id, cached_tokens, now)
+    if prefill_seen(record, entry, event.ttft_s, cached_tokens, now):
         pool.corrected(record.model)
     decode_begins(record, entry, entry.output_tokens + 1, now)
     state.wake(pool)

@@ -24,7 +24,7 @@ class FirstToken(Value, frozen=True):
     request_id: str
     epoch: int
     ttft_s: float
-    cached_tokens: int = 0
+    cached_tokens: int | None = 0  # None: the engine has not said
 
 
 class Progress(Value, frozen=True):

@@ -113,7 +113,8 @@ def _running(message: pb.GatewayEvent, gateway_id: str, now: float) -> events.Ev
 
 def _first_token(message: pb.GatewayEvent, _: str, __: float) -> events.Event:
     m = message.first_token
-    return events.FirstToken(m.request_id, m.epoch, m.ttft_ms / 1000, m.cached_tokens)
+    cached_tokens = m.cached_tokens if m.HasField("cached_tokens") else None
+    return events.FirstToken(m.request_id, m.epoch, m.ttft_ms / 1000, cached_tokens)
 
 
 def _finished(message: pb.GatewayEvent, _: str, __: float) -> events.Event:

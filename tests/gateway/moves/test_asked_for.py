@@ -52,6 +52,7 @@ class Engines:
     options: EngineOptions
     by_name: dict[str, ForkedEngine]
     undisturbed: dict[str, MovingSink] = field(default_factory=dict)
+    warmed: set[str] = field(default_factory=set)
 
 
 @pytest.fixture(scope="module", params=["numpy", "simulated"])
@@ -80,6 +81,14 @@ class Ways:
             await sink.finished()
             known[name] = sink
         return known[name]
+
+    async def warm(self) -> None:
+        """Both engines have the prompt's prefix cached: as much of it is found anywhere."""
+        warmed = self.engines.warmed
+        while warmed != self.engines.by_name.keys():
+            _, sink = self.gateway.submit(f"w{len(warmed)}", tokens=1)
+            await sink.finished()
+            warmed.update(sink.assigned)
 
     async def disturbed(self, way: Way, **asked: Any) -> MovingSink:
         """Again where the answer ended before it had moved, as on a busy machine it may."""
@@ -131,6 +140,7 @@ def logprobs(sink: MovingSink) -> list[TokenLogprob]:
 @pytest.mark.parametrize("way", ["kv", "replay", "lost"])
 @pytest.mark.parametrize("name", ASKED)
 async def test_the_answer_is_the_undisturbed_one(ways: Ways, way: Way, name: str) -> None:
+    await ways.warm()
     undisturbed = await ways.undisturbed(name, **ASKED[name])
     sink = await ways.disturbed(way, **ASKED[name])
     if name != NEARLY_ALL:
@@ -140,7 +150,7 @@ async def test_the_answer_is_the_undisturbed_one(ways: Ways, way: Way, name: str
     assert bool(logprobs(sink)) == ("probabilities" in name)
     expected, outcome = undisturbed.outcome, sink.outcome
     assert expected is not None and outcome is not None
-    assert replace(outcome, cached_tokens=0) == replace(expected, cached_tokens=0)
+    assert outcome == expected and outcome.cached_tokens
     assert outcome.output_tokens == len(sink.token_ids)
 
 

@@ -89,6 +89,14 @@ def test_no_deadline_on_the_wire_is_none() -> None:
     assert event.request.queued_at is None, "it begins to wait"
 
 
+@pytest.mark.parametrize("told", [None, 0, 64])
+def test_cached_tokens_that_were_not_told_are_not_0(told: int | None) -> None:
+    (event,) = decode(
+        pb.GatewayEvent(first_token=pb.FirstToken(request_id="b", cached_tokens=told))
+    )
+    assert isinstance(event, events.FirstToken) and event.cached_tokens == told
+
+
 def test_the_other_events_come_in_the_batchs_order() -> None:
     got = decode(
         pb.GatewayEvent(running=pb.Running(request=pb.Submitted(request_id="a"), instance="i-0")),
