@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from shunter_gateway.lifecycle_ports import Clock
-from shunter_gateway.moves.ports import OnSlotReply, RunningCall, SlotReply, StoppedSlot
+from shunter_gateway.moves.ports import Bar, OnSlotReply, RunningCall, SlotReply, StoppedSlot
 from shunter_gateway.testing_engines import ScriptedCall, ScriptedEngine
 
 CALL_S = 5.0
@@ -30,7 +30,7 @@ class FakeSlots:
     def barred(self, source: str, destination: str) -> bool:
         return (source, destination) in self.pairs_barred
 
-    def bar(self, source: str, destination: str) -> None:
+    def bar(self, source: str, destination: str, how: Bar) -> None:
         self.pairs_barred.add((source, destination))
 
     def find(self, address: str, call: RunningCall, on_reply: OnSlotReply) -> None:

@@ -48,6 +48,8 @@ class FakeLlama:
     done: list[str] = field(default_factory=list)
     status: int = 200  # of saves and restores
     forgets: int = 0  # so many of them are never answered
+    late: asyncio.Event | None = None  # saves are written once it is set, though nobody waits
+    writing: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def all_slots(self, _: web.Request) -> web.Response:
         return web.json_response([slot.told(i) for i, slot in enumerate(self.slots)])
@@ -65,6 +67,9 @@ class FakeLlama:
             self.forgets -= 1
             await asyncio.sleep(3600)
         action = request.query["action"]
+        if self.late is not None and action == "save":
+            self.writing.add(asyncio.create_task(self._write_late(slot, name, self.late)))
+            await asyncio.sleep(3600)
         self.done.append(action)
         if self.status != 200:
             return web.json_response({"error": {}}, status=self.status)
@@ -76,6 +81,12 @@ class FakeLlama:
         if not (self.folder / name).exists():
             return web.json_response({"error": {"message": "Unable to restore"}}, status=400)
         return web.json_response({"n_restored": 1})
+
+    async def _write_late(self, slot: FakeSlot, name: str, due: asyncio.Event) -> None:
+        assert self.folder is not None
+        await due.wait()
+        (self.folder / name).write_bytes(slot_file(slot.token_ids))
+        self.done.append("late")
 
     async def props(self, _: web.Request) -> web.Response:
         return web.json_response({"build_info": self.build, "endpoint_slots": True})

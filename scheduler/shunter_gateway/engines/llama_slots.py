@@ -19,18 +19,19 @@ import structlog
 from shunter_gateway.engines.http1 import HttpClient
 from shunter_gateway.engines.llamacpp import call_seed
 from shunter_gateway.engines.plain_call import whole_answer
+from shunter_gateway.engines.slot_bars import SlotBars
 from shunter_gateway.moves.ports import OnSlotReply, RunningCall, SlotReply, StoppedSlot
 from shunter_gateway.moves.slots import FILE_PREFIX, FILE_SUFFIX
 from shunter_gateway.moves.stop_copy import NO_SLOT
 from shunter_gateway.ports import EngineUnavailable
 
 CALL_S = 5.0  # for a server to answer; the client waits for save and restore
-BARRED_S = 600.0  # before a pair of servers that refused a copy is tried again
 STALE_S = 120.0  # older than any move gets
 SWEEP_S = 30.0
 _SETTLE_S = 1.0  # until a restored slot's call shows in /slots
+_LATE_LOOKS = 6  # for a file of a save that was given up, each after twice the time
+_MAX_LATE = 256  # files looked for at a time; the sweep finds the others
 _LOOK_S = 0.05  # until a look at a slot whose save or restore is not answered
-_MAX_BARRED = 4096
 
 _MAGIC = 0x67677371  # LLAMA_STATE_SEQ_MAGIC
 _HEADER = struct.Struct("<III")  # magic, version, number of ids
@@ -91,7 +92,9 @@ class LlamaSlots:
         self._time = asyncio.get_running_loop().time
         self._tasks: set[asyncio.Task[None]] = set()
         self._taken_until: dict[tuple[str, int], float] = {}
-        self._barred_until: dict[tuple[str, str], float] = {}
+        bars = SlotBars(self._time)
+        self.barred, self.bar = bars.barred, bars.bar
+        self._late: set[str] = set()  # files that may still come
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -108,14 +111,6 @@ class LlamaSlots:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # ------------------------------------------------------------ SlotServers
-
-    def barred(self, source: str, destination: str) -> bool:
-        return self._barred_until.get((source, destination), 0.0) > self._time()
-
-    def bar(self, source: str, destination: str) -> None:
-        self._barred_until[source, destination] = self._time() + BARRED_S
-        if len(self._barred_until) > _MAX_BARRED:
-            del self._barred_until[next(iter(self._barred_until))]
 
     def find(self, address: str, call: RunningCall, on_reply: OnSlotReply) -> None:
         self._start(self._find(address, call_seed(call.call_id, call.seed)), on_reply)
@@ -134,6 +129,20 @@ class LlamaSlots:
 
     def remove(self, name: str) -> None:
         self._own(asyncio.to_thread(_unlink, self._folder / name))
+
+    def _remove_late(self, name: str) -> None:
+        """A server that is saving when nobody waits any more writes the file all the same."""
+        if len(self._late) < _MAX_LATE and name not in self._late:
+            self._late.add(name)
+            self._own(self._look_for(name))
+
+    async def _look_for(self, name: str) -> None:
+        try:
+            for look in range(_LATE_LOOKS):
+                await asyncio.sleep(0.2 * self._call_s * 2**look)
+                await asyncio.to_thread(_unlink, self._folder / name)
+        finally:
+            self._late.discard(name)
 
     # ------------------------------------------------------------ details
 
@@ -188,19 +197,24 @@ class LlamaSlots:
     async def _save(self, stopped: StoppedSlot, name: str) -> SlotReply:
         at = (stopped.address, stopped.slot)
         seed = call_seed(stopped.call.call_id, stopped.call.seed)
-        status, body = await self._act(at, "save", name, stopping_seed=seed)
+        try:
+            status, body = await self._act(at, "save", name, stopping_seed=seed)
+        except EngineUnavailable:
+            self._remove_late(name)
+            raise
         if status != 200:
+            self._remove_late(name)
             return _refused(status)
         path = self._folder / name
         try:
             written = _WRITTEN.decode(body).n_written
             if (await asyncio.to_thread(path.stat)).st_size != written:
-                return SlotReply(refusal="other_folder", lasting=True)
+                return SlotReply(refusal="other_folder", bars="long")
             token_ids = await asyncio.to_thread(slot_token_ids, path)
         except OSError:
-            return SlotReply(refusal="other_folder", lasting=True)
+            return SlotReply(refusal="other_folder", bars="long")
         except (UnreadableSlot, msgspec.MsgspecError):
-            return SlotReply(refusal="unreadable_file", lasting=True)
+            return SlotReply(refusal="unreadable_file", bars="long")
         return SlotReply(token_ids=token_ids, bytes=written)
 
     async def _restore(self, address: str, slot: int, name: str) -> SlotReply:
@@ -252,10 +266,11 @@ def _choice(idle: Sequence[_Slot]) -> _Slot:
 
 
 def _refused(status: int) -> SlotReply:
-    """A server that reads no such file will not read the next one."""
+    """Most refusals pass: a restore gets 400 where the cache has no room just now as well as where
+    the file cannot be read. Not that a server saves no slots (501)."""
     if not status:
         return SlotReply(refusal="slot_taken")
-    return SlotReply(refusal=f"status {status}", lasting=True)
+    return SlotReply(refusal=f"status {status}", bars="long" if status == 501 else "briefly")
 
 
 def sweep(folder: Path, before: float) -> None:

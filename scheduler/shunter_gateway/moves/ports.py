@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from shunter_gateway.topology import Instance
 from shunter_proto.v1 import moves_pb2 as pb
@@ -74,13 +74,16 @@ class KvHost(Protocol):
         """The source goes on, and may be replayed at the same destination."""
 
 
+Bar = Literal["", "briefly", "long"]  # for how long the same two servers are not tried again
+
+
 @dataclass(frozen=True, slots=True)
 class SlotReply:
     """`refusal` empty: done. `slot`: of find and choose; `token_ids` and `bytes`: of save."""
 
     slot: int = -1
     refusal: str = ""
-    lasting: bool = False  # another try would be refused, too
+    bars: Bar = ""  # what was refused would be again
     token_ids: Sequence[int] = ()
     bytes: int = 0
 
@@ -114,7 +117,7 @@ class SlotServers(Protocol):
     def barred(self, source: str, destination: str) -> bool:
         """A copy between them was refused lately, and would be again."""
 
-    def bar(self, source: str, destination: str) -> None: ...
+    def bar(self, source: str, destination: str, how: Bar) -> None: ...
 
     def find(self, address: str, call: RunningCall, on_reply: OnSlotReply) -> None:
         """The slot in which it runs."""

@@ -95,9 +95,9 @@ class SlotTransfer:
             self._feed(NoAnswer(call))
             return
         refusal = reply.refusal
-        if reply.lasting:
+        if reply.bars:
             ends = self._ends
-            self._servers.bar(ends.source.address, ends.destination.address)
+            self._servers.bar(ends.source.address, ends.destination.address, reply.bars)
         match call:
             case "find":
                 self._source_slot = reply.slot

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from shunter_api.arguments import last_value
+from shunter_api.arguments import all_given, last_value
 
 Fetch = Callable[[str, bytes | None], Awaitable[tuple[int, bytes]]]  # path; a body for a POST
 # Of llama-server 11434; a server that reads a slot of another shape refuses it all the same.
@@ -17,9 +17,8 @@ _SHAPING = (
     ("--cache-type-k", "-ctk"),
     ("--cache-type-v", "-ctv"),
     ("--flash-attn", "-fa"),
-    ("--lora",),
-    ("--lora-scaled",),
 )
+_SHAPING_ALL = ("--rope-", "--yarn-", "--override-kv", "--control-vector", "--lora")
 _SWITCHES = ("--swa-full",)
 _NO_NAME = b'{"filename":""}'  # refused as such (400) where slots are saved at all, else with 501
 
@@ -64,6 +63,7 @@ async def slot_layout(fetch: Fetch, arguments: Sequence[str]) -> str:
     if meta is None or not said.endpoint_slots:
         return ""
     shaping = [last_value(arguments, *names) for names in _SHAPING]
+    shaping += all_given(arguments, *_SHAPING_ALL)
     switches = [name in arguments for name in _SWITCHES]
     told = msgspec.json.encode((said.build_info, msgspec.structs.astuple(meta), shaping, switches))
     return f"llama-slots-{hashlib.sha256(told).hexdigest()[:32]}"

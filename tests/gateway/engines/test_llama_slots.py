@@ -19,7 +19,7 @@ from shunter_gateway.engines.llama_slots import (
     sweep,
 )
 from shunter_gateway.engines.llamacpp import call_seed
-from shunter_gateway.moves.ports import OnSlotReply, RunningCall, SlotReply, StoppedSlot
+from shunter_gateway.moves.ports import Bar, OnSlotReply, RunningCall, SlotReply, StoppedSlot
 
 CALL = RunningCall("r1-1", None)
 SEED = call_seed("r1-1", None)
@@ -144,15 +144,16 @@ async def test_a_server_that_says_nothing_has_not_answered(
     assert await reply_of(lambda on: slots.save(gone, FILE, on)) is None
 
 
-async def test_what_a_server_refuses_it_will_refuse_again(
-    slots: LlamaSlots, llama: FakeLlama
+@pytest.mark.parametrize(("status", "bars"), [(500, "briefly"), (503, "briefly"), (501, "long")])
+async def test_most_of_what_a_server_refuses_it_may_do_soon(
+    slots: LlamaSlots, llama: FakeLlama, status: int, bars: Bar
 ) -> None:
-    llama.status = 500
+    llama.status = status
     saved = await reply_of(lambda on: slots.save(stopped(llama), FILE, on))
-    assert saved == SlotReply(refusal="status 500", lasting=True)
+    assert saved == SlotReply(refusal=f"status {status}", bars=bars)
     llama.status = 200
     missing = await reply_of(lambda on: slots.restore(llama.address, 0, "shunter-no.slot", on))
-    assert missing == SlotReply(refusal="status 400", lasting=True)
+    assert missing == SlotReply(refusal="status 400", bars="briefly")
 
 
 async def test_a_file_that_is_not_here_is_in_another_folder(
@@ -161,10 +162,10 @@ async def test_a_file_that_is_not_here_is_in_another_folder(
     (tmp_path / "other").mkdir()
     slots = LlamaSlots(client, tmp_path / "other")
     reply = await reply_of(lambda on: slots.save(stopped(llama), FILE, on))
-    assert reply == SlotReply(refusal="other_folder", lasting=True)
+    assert reply == SlotReply(refusal="other_folder", bars="long")
     (tmp_path / "other" / FILE).write_bytes(b"of somebody else")
     reply = await reply_of(lambda on: slots.save(stopped(llama), FILE, on))
-    assert reply == SlotReply(refusal="other_folder", lasting=True)
+    assert reply == SlotReply(refusal="other_folder", bars="long")
 
 
 async def test_files_are_removed(slots: LlamaSlots, tmp_path: Path) -> None:
@@ -176,9 +177,18 @@ async def test_files_are_removed(slots: LlamaSlots, tmp_path: Path) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_a_pair_is_barred_in_one_direction(slots: LlamaSlots) -> None:
-    slots.bar("a:1", "b:1")
-    assert slots.barred("a:1", "b:1") and not slots.barred("b:1", "a:1")
+async def test_a_file_that_comes_after_its_save_was_given_up_is_removed(
+    slots: LlamaSlots, llama: FakeLlama, tmp_path: Path
+) -> None:
+    llama.slots[1] = FakeSlot([5], SEED, 1)
+    llama.late = asyncio.Event()
+    assert await reply_of(lambda on: slots.save(stopped(llama), FILE, on)) is None
+    slots.remove(FILE)
+    assert not (tmp_path / FILE).exists()
+    llama.late.set()
+    async with asyncio.timeout(30):
+        while "late" not in llama.done or (tmp_path / FILE).exists():
+            await asyncio.sleep(0.005)
 
 
 def test_old_files_of_moves_are_swept_and_nothing_else(tmp_path: Path) -> None:

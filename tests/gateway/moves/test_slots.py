@@ -10,7 +10,7 @@ from shunter_gateway.testing_world import LOST, PROMPT, World
 from shunter_proto.v1 import scheduler_pb2 as pb
 
 UNDISTURBED = answer_ids(PROMPT, 8)
-REFUSED = SlotReply(refusal="status 400", lasting=True)
+REFUSED = SlotReply(refusal="status 400", bars="briefly")
 
 
 class Moving:

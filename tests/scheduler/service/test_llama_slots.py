@@ -53,7 +53,17 @@ async def test_servers_of_one_model_and_build_have_one_word(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--cache-type-k", "q8_0"), ("-ctv", "q8_0"), ("--flash-attn=off",), ("--swa-full",)],
+    [
+        ("--cache-type-k", "q8_0"),
+        ("-ctv", "q8_0"),
+        ("--flash-attn=off",),
+        ("--swa-full",),
+        ("--rope-freq-base", "10000"),
+        ("--yarn-ext-factor", "-1.0"),
+        ("--override-kv", "tokenizer.ggml.add_bos_token=bool:false"),
+        ("--lora", "a.gguf"),
+        ("--control-vector-layer-range", "3", "9"),
+    ],
 )
 async def test_arguments_that_shape_the_cache_change_it(
     tmp_path: Path, arguments: tuple[str, ...]
