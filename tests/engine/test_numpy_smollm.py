@@ -13,7 +13,9 @@ import psutil
 import pytest
 
 from shunter_engine.backend import Sampling, SequenceRequest, TokenEvent
-from shunter_engine.moves.testing import MoveLead, move, moving_engine, start_stream
+from shunter_engine.moves.testing import moving_engine
+from shunter_engine.moves.testing_lead import MoveLead, move
+from shunter_engine.moves.testing_streams import start_stream
 from shunter_engine.numpy_backend import NumpyBackend, NumpyOptions
 from shunter_engine.options import EngineOptions
 from shunter_text.gguf import GgufTokenizer, tokenizer_from_gguf

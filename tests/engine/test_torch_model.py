@@ -8,7 +8,9 @@ import aiohttp
 import numpy as np
 import pytest
 
-from shunter_engine.moves.testing import MoveLead, move, moving_engine, start_stream
+from shunter_engine.moves.testing import moving_engine
+from shunter_engine.moves.testing_lead import MoveLead, move
+from shunter_engine.moves.testing_streams import start_stream
 from shunter_engine.numpy_model import LlamaModel, Span
 from shunter_engine.numpy_steps import Forward, NumpyOptions, load
 from shunter_engine.numpy_testing import TinyShape, write_tiny_gguf

@@ -7,15 +7,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from shunter_engine.moves.testing import (
-    Moved,
-    MoveLead,
-    MovingEngine,
-    Stream,
-    move,
-    moving_engine,
-    start_stream,
-)
+from shunter_engine.moves.testing import MovingEngine, moving_engine
+from shunter_engine.moves.testing_lead import Moved, MoveLead, move
+from shunter_engine.moves.testing_streams import Stream, start_stream
 from shunter_engine.options import EngineOptions
 
 ANSWER = 26

@@ -10,7 +10,9 @@ import aiohttp
 import grpc
 import pytest
 
-from shunter_engine.moves.testing import MoveLead, MovingEngine, Stream, moving_engine, start_stream
+from shunter_engine.moves.testing import MovingEngine, moving_engine
+from shunter_engine.moves.testing_lead import MoveLead
+from shunter_engine.moves.testing_streams import Stream, start_stream
 from shunter_engine.options import EngineOptions
 from shunter_engine.testing import complete
 from shunter_proto.v1 import moves_pb2 as pb
@@ -68,7 +70,8 @@ async def expected_tokens(client: aiohttp.ClientSession, engine: MovingEngine) -
 
 
 async def freed(engine: MovingEngine) -> None:
-    async with asyncio.timeout(10):
+    """Long before a lease ends."""
+    async with asyncio.timeout(30):
         while engine.used_blocks:
             await asyncio.sleep(0.005)
 

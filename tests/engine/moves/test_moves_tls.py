@@ -9,7 +9,9 @@ import pytest
 
 from certificates import certificates_in
 from shunter_engine.loading import EngineStartError
-from shunter_engine.moves.testing import MoveLead, move, moving_engine, start_stream
+from shunter_engine.moves.testing import moving_engine
+from shunter_engine.moves.testing_lead import MoveLead, move
+from shunter_engine.moves.testing_streams import start_stream
 from shunter_engine.options import EngineOptions
 from shunter_proto.v1 import moves_pb2 as pb
 from shunter_proto.v1 import moves_pb2_grpc as pb_grpc
