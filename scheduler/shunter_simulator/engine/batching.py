@@ -13,7 +13,6 @@ from operator import attrgetter
 from shunter_simulator.engine.kv_pool import CacheListener, KvPool
 from shunter_simulator.engine.sequences import Sequence
 from shunter_simulator.engine.values import (
-    Chunk,
     EngineConfig,
     EngineStats,
     FinishReason,
@@ -89,13 +88,13 @@ class BatchScheduler:
             prefills += self._admit(budget - sum(s.pending for s in prefills))
         if yields:
             prefills.sort(key=ORDER)
-        chunks = [self._chunk(s, 1) for s in decodes]
+        chunks = [s.chunk(1) for s in decodes]
         for sequence in prefills:
             if budget <= 0:
                 break
             size = min(budget, sequence.pending)
             budget -= size
-            chunks.append(self._chunk(sequence, size))
+            chunks.append(sequence.chunk(size))
         if not chunks:
             return None
         return StepPlan(tuple(chunks), tuple(s.request_id for s in preempted))
@@ -262,18 +261,6 @@ class BatchScheduler:
             self._cache_queries += tokens
             self._cache_hits += sequence.computed
         return True
-
-    def _chunk(self, sequence: Sequence, size: int) -> Chunk:
-        start = sequence.computed
-        return Chunk(
-            sequence.request_id,
-            sequence.serial,
-            start,
-            sequence.token_ids[start : start + size],
-            sequence.block_table,
-            start + size == len(sequence.token_ids),
-            sequence.produced,
-        )
 
     def _append(self, sequence: Sequence, token_id: int, reason: FinishReason | None) -> NewToken:
         cached_tokens = None if sequence.produced else sequence.cached_tokens

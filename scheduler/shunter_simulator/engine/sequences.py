@@ -6,7 +6,7 @@ from hashlib import blake2b
 from typing import Final
 
 from shunter_simulator.engine.kv_pool import KvPool
-from shunter_simulator.engine.values import SequenceSpec
+from shunter_simulator.engine.values import Chunk, SequenceSpec
 
 
 class Sequence:
@@ -43,6 +43,19 @@ class Sequence:
     def pending(self) -> int:
         """Tokens still to compute before the next one can be sampled."""
         return len(self.token_ids) - self.computed
+
+    def chunk(self, size: int) -> Chunk:
+        """The next `size` of them, for a step that is planned."""
+        start = self.computed
+        return Chunk(
+            self.request_id,
+            self.serial,
+            start,
+            self.token_ids[start : start + size],
+            self.block_table,
+            start + size == len(self.token_ids),
+            self.produced,
+        )
 
     def hashes(self, full_blocks: int, block_tokens: int) -> list[bytes]:
         """Names of the first full blocks: a digest of a block's tokens and all tokens before it."""
