@@ -1,34 +1,23 @@
 """An instance is drained under load: everything on it moves, nothing new comes, no text changes."""
 
 import asyncio
-import urllib.request
 from collections.abc import Callable
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_system import EngineSpec, System
 from streams import Answer, all_in_mid_answer, client, prompts, stream, undisturbed
+from system_moves import fault, moved_by
 
 STREAMS = 8
 
 
 def drain(system: System, instance: str) -> list[pb.DrainProgress]:
     with system.scheduler() as stub:
-        return list(stub.Drain(pb.DrainRequest(instance=instance, deadline_ms=30_000), timeout=40))
-
-
-def moved_by(system: System) -> dict[str, int]:
-    """Moves that the gateway carried out, by rung."""
-    with urllib.request.urlopen(f"{system.url}/metrics", timeout=10) as page:
-        families = text_string_to_metric_families(page.read().decode())
-        samples = [one for family in families for one in family.samples]
-    return {
-        one.labels["rung"]: int(one.value)
-        for one in samples
-        if one.name == "shunter_gateway_moves_total" and one.labels["outcome"] == "moved"
-    }
+        return list(
+            stub.Drain(pb.DrainRequest(instance=instance, deadline_ms=120_000), timeout=130)
+        )
 
 
 @pytest.mark.parametrize(("rung", "flags"), [("replay", ()), ("kv", ("--moves-port", "0"))])
@@ -39,6 +28,8 @@ async def test_drain_moves_what_runs(
     system = start_system(EngineSpec("a", extra=extra), EngineSpec("b", extra=extra))
     expected = await undisturbed(system.url, prompts(STREAMS), "chat", 600)
     answers = [Answer(prompt) for prompt in prompts(STREAMS)]
+    for name in "ab":
+        fault(system, name, kind="slow", factor=10.0)  # no answer ends before it has moved
     async with client(system.url) as openai, asyncio.TaskGroup() as group:
         for answer in answers:
             group.create_task(stream(openai, answer, "chat", 600))
@@ -51,6 +42,8 @@ async def test_drain_moves_what_runs(
         assert progress[-1].moved == before["a"], progress[-1]
         assert any(answer.finish_reason is None for answer in answers)
         assert await asyncio.to_thread(moved_by, system) == {rung: before["a"]}
+        for name in "ab":
+            fault(system, name, kind="clear")
         fresh = Answer("A new request while the instance is drained")
         await stream(openai, fresh, "chat", 5)
     assert [a.text for a in answers] == [e.text for e in expected]

@@ -2,67 +2,14 @@
 changes, and nothing stays behind in any ledger or at any engine."""
 
 import asyncio
-import json
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from shunter_proto.v1 import scheduler_pb2 as pb
 from shunter_system import EngineSpec, System
 from streams import Answer, all_in_mid_answer, client, prompts, stream, undisturbed
+from system_moves import SLOWLY, busiest, drained, fault, nothing_is_held, undrain
 
 STREAMS = 24
 TOKENS = 200
-SLOWLY = 40.0  # while moves and kills come: no answer ends before, nor does a busy machine lag
-IDLE = (
-    "vllm:num_requests_running",
-    "vllm:num_requests_waiting",
-    "vllm:kv_cache_usage_perc",
-    "shunter:kv_moves_active",
-    "shunter_gateway_inflight_requests",
-)
-
-
-def fault(system: System, engine: str, **body: object) -> None:
-    asked = urllib.request.Request(
-        f"http://127.0.0.1:{system.ports[engine]}/faults",
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json"},
-    )
-    urllib.request.urlopen(asked, timeout=10).close()
-
-
-def drained(system: System, instance: str, moved: int = STREAMS) -> pb.DrainProgress:
-    """Once it is empty, or so many have left it: then the drain goes on."""
-    with system.scheduler() as stub:
-        for progress in stub.Drain(pb.DrainRequest(instance=instance, deadline_ms=60_000)):
-            if progress.done or progress.moved >= moved:
-                return progress
-    raise AssertionError(f"{instance} is not drained: {progress}")
-
-
-def busiest(system: System) -> str:
-    running = system.running()
-    return max(running, key=lambda name: running[name])
-
-
-def held(system: System) -> Iterator[str]:
-    """What engines and gateway still have, by their metrics."""
-    for name in (*(spec.name for spec in system.engines), "gateway"):
-        if name in system.processes:
-            url = f"http://127.0.0.1:{system.ports[name]}/metrics"
-            with urllib.request.urlopen(url, timeout=10) as page:
-                lines = page.read().decode().splitlines()
-            some = [line for line in lines if line.startswith(IDLE)]
-            assert some, name
-            yield from (f"{name} {x}" for x in some if float(x.rpartition(" ")[2]))
-
-
-async def nothing_is_held(system: System) -> None:
-    await asyncio.to_thread(system.wait_idle)
-    async with asyncio.timeout(20):
-        while left := await asyncio.to_thread(lambda: list(held(system))):
-            assert left
-            await asyncio.sleep(0.1)
 
 
 async def test_streams_outlast_kills_in_mid_move(start_system: Callable[..., System]) -> None:
@@ -77,10 +24,9 @@ async def test_streams_outlast_kills_in_mid_move(start_system: Callable[..., Sys
             group.create_task(stream(openai, answer, "chat", TOKENS))
         await all_in_mid_answer(answers, 3)
         first = await asyncio.to_thread(busiest, system)
-        progress = await asyncio.to_thread(drained, system, first)
+        progress = await asyncio.to_thread(drained, system, first, STREAMS)
         assert progress.moved >= 3 and not progress.failed, progress
-        with system.scheduler() as stub:
-            stub.Undrain(pb.UndrainRequest(instance=first))
+        undrain(system, first)
         second = await asyncio.to_thread(busiest, system)
         await asyncio.to_thread(drained, system, second, 1)
         await asyncio.to_thread(system.kill, "scheduler")
@@ -98,4 +44,5 @@ async def test_streams_outlast_kills_in_mid_move(start_system: Callable[..., Sys
     assert [answer.finish_reason for answer in answers] == ["length"] * STREAMS
     assert [answer.completion_tokens for answer in answers] == [TOKENS] * STREAMS
     assert [answer.text for answer in answers] == [one.text for one in expected]
+    await asyncio.to_thread(system.wait_idle)
     await nothing_is_held(system)

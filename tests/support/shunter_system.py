@@ -169,9 +169,12 @@ class System:
         os.replace(partial, self.config / "pools.yaml")
 
     def spawn(self, name: str, *arguments: str) -> None:
+        self.spawn_python(name, "-m", "shunter", *arguments)
+
+    def spawn_python(self, name: str, *arguments: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "shunter", *arguments],
+                [sys.executable, *arguments],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **self.environment},
