@@ -73,7 +73,9 @@ class ShunterConnector(KVConnectorBase_V1):  # type: ignore[misc]
         self._folder = BlockFolder(_folder(self._settings))
         self._worker = WorkerSide(self._folder, vllm_config.parallel_config.rank)
         self._cache = WorkerCache(problem="a worker has no KV cache")
-        self._unsupported = self._facts.unsupported or _unsupported_cache(kv_cache_config)
+        self._unsupported = self._facts.unsupported or _unsupported_cache(
+            kv_cache_config, self._facts.block_tokens
+        )
         self._moves: MovesParts | None = None
         if role is KVConnectorRole.SCHEDULER:
             withdraw(self._folder.path)  # of an engine that was killed
@@ -81,6 +83,15 @@ class ShunterConnector(KVConnectorBase_V1):  # type: ignore[misc]
                 _log.warning(_NO_MOVES, self._unsupported)
 
     # ------------------------------------------------------------ in the scheduler
+
+    def set_xfer_handshake_metadata_pp_aware(
+        self, metadata: dict[tuple[int, int], KVConnectorHandshakeMetadata]
+    ) -> None:
+        """By ranks in pipeline and tensor parallelism. vLLM's own refuses to start with several
+        stages; here such an engine serves, and nothing moves."""
+        self.set_xfer_handshake_metadata(
+            {rank: found for (stage, rank), found in metadata.items() if stage == 0}
+        )
 
     def set_xfer_handshake_metadata(
         self, metadata: dict[int, KVConnectorHandshakeMetadata]
@@ -140,11 +151,12 @@ class ShunterConnector(KVConnectorBase_V1):  # type: ignore[misc]
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
         try:
             cache = TensorCache(kv_caches, self._facts.layers, self._num_blocks)
-        except UnknownLayout as error:
-            self._cache = WorkerCache(problem=str(error))
+            form = f"{self._attention()} {cache.block_form}"
+        except Exception as error:  # vLLM serves without moves, whatever it has
+            self._cache = WorkerCache(problem=f"{type(error).__name__}: {error}")
             return
         self._worker.use(cache)
-        self._cache = WorkerCache(f"{self._attention()} {cache.block_form}", cache.block_bytes)
+        self._cache = WorkerCache(form, cache.block_bytes)
 
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata:
         return CacheMetadata(self._cache)
@@ -227,10 +239,13 @@ def _folder(settings: ConnectorSettings) -> Path:
     return Path(settings.folder) / str(settings.port)
 
 
-def _unsupported_cache(kv_cache_config: "KVCacheConfig") -> str:
+def _unsupported_cache(kv_cache_config: "KVCacheConfig", block_tokens: int) -> str:
     groups = kv_cache_config.kv_cache_groups
     if len(groups) != 1:
         return f"{len(groups)} groups of KV blocks: only one"
-    kind = type(groups[0].kv_cache_spec).__name__
+    spec = groups[0].kv_cache_spec
+    if spec.block_size != block_tokens:
+        return f"blocks of {spec.block_size} tokens, where {block_tokens} are configured"
+    kind = type(spec).__name__
     full = ("FullAttentionSpec", "MLAAttentionSpec", "UniformTypeKVCacheSpecs")
     return "" if kind in full else f"blocks of kind {kind}"

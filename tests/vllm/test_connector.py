@@ -50,6 +50,8 @@ class Layer:
         self._backend, self.isa = backend, isa
 
     def get_attn_backend(self) -> Any:
+        if not self._backend:
+            raise NotImplementedError("a layer of another kind")
         return SimpleNamespace(get_name=lambda: self._backend)
 
 
@@ -133,7 +135,9 @@ def config(folder: Path, port: int, **changes: Any) -> Any:
             get_head_size=lambda: 8,
             get_sliding_window=lambda: None,
         ),
-        parallel_config=SimpleNamespace(tensor_parallel_size=1, rank=0),
+        parallel_config=SimpleNamespace(
+            tensor_parallel_size=1, pipeline_parallel_size=changes.get("stages", 1), rank=0
+        ),
         cache_config=SimpleNamespace(
             block_size=BLOCK_TOKENS, cache_dtype="auto", enable_prefix_caching=True
         ),
@@ -150,8 +154,10 @@ def config(folder: Path, port: int, **changes: Any) -> Any:
     )
 
 
-def kv_cache_config(groups: int = 1, spec: str = "FullAttentionSpec") -> Any:
-    kind = type(spec, (), {})()
+def kv_cache_config(
+    groups: int = 1, spec: str = "FullAttentionSpec", block_tokens: int = BLOCK_TOKENS
+) -> Any:
+    kind = type(spec, (), {"block_size": block_tokens})()
     return SimpleNamespace(
         kv_cache_groups=[SimpleNamespace(kv_cache_spec=kind)] * groups,
         kv_cache_tensors=[SimpleNamespace(size=192 * 10)],
@@ -176,7 +182,10 @@ def started(connector: Any, made: Any, cache: Any, found: dict[str, Any]) -> tup
     worker = connector.ShunterConnector(made, Role.WORKER, cache)
     worker.register_kv_caches(found)
     scheduler = connector.ShunterConnector(made, Role.SCHEDULER, cache)
-    scheduler.set_xfer_handshake_metadata({0: worker.get_handshake_metadata()})
+    stages = range(made.parallel_config.pipeline_parallel_size)
+    scheduler.set_xfer_handshake_metadata_pp_aware(
+        {(stage, 0): worker.get_handshake_metadata() for stage in stages}
+    )
     return scheduler, worker
 
 
@@ -275,6 +284,9 @@ def test_a_configuration_that_would_lose_requests_does_not_start(
         ({"speculative": object()}, kv_cache_config(), {}),
         ({}, kv_cache_config(groups=2), {}),
         ({}, kv_cache_config(spec="SlidingWindowSpec"), {}),
+        ({}, kv_cache_config(block_tokens=2 * BLOCK_TOKENS), {}),
+        ({"stages": 2}, kv_cache_config(), {}),
+        ({"backend": ""}, kv_cache_config(), {}),
         ({}, kv_cache_config(), {"layers": 2}),  # as where layers share KV
         ({}, kv_cache_config(), {"rows": 15}),
     ],
