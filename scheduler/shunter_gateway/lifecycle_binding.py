@@ -79,6 +79,12 @@ class Binding:
             return self._text_level_because
         return sampling_state(self._spec.sampling, self.adapter.capabilities)
 
+    def out_of_order(self, instance: str) -> bool:
+        """That engine takes requests as they come, though others of its type go by priorities."""
+        topology = self._services.topology() if self.adapter.unordered else None
+        found = topology.instances.get(instance) if topology is not None else None
+        return found is not None and found.address in self.adapter.unordered
+
     @property
     def _counts_draws(self) -> bool:
         """A call's n-th draw is the n-th of its seed, whatever was generated before."""

@@ -60,13 +60,14 @@ def _fill_workflow(message: pb.Workflow, stage: WorkflowStage, waited_s: float) 
 
 
 def first_token(
-    request_id: str, epoch: int, ttft_s: float, cached_tokens: int | None
+    request_id: str, epoch: int, ttft_s: float, cached_tokens: int | None, unordered: bool
 ) -> pb.FirstToken:
     return pb.FirstToken(
         request_id=request_id,
         epoch=epoch,
         ttft_ms=int(ttft_s * 1000),
         cached_tokens=cached_tokens,
+        unordered=unordered,
     )
 
 

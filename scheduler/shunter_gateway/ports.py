@@ -4,7 +4,7 @@ Tokens travel by plain synchronous calls (engine adapter -> lifecycle -> edge) i
 `data_received`, so that a token costs no task switch. A sink must not block and must not raise.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -151,6 +151,10 @@ class EngineAdapter(Protocol):
 
     engine_type: str
     capabilities: Capabilities
+
+    @property
+    def unordered(self) -> Collection[str]:
+        """Addresses of engines that refused a priority: requests go there without."""
 
     def start(self, request: EngineRequest, sink: TokenSink) -> EngineCall: ...
 

@@ -145,6 +145,7 @@ class ScriptedEngine:
     def __init__(self, clock: Clock, capabilities: Capabilities = TOKEN_LEVEL) -> None:
         self._clock = clock
         self.capabilities = capabilities
+        self.unordered: set[str] = set()
         self.calls: list[ScriptedCall] = []
         self.next_failure: EngineFailure | None = None
 

@@ -313,12 +313,15 @@ class FirstToken(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     TTFT_MS_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    UNORDERED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     epoch: _builtins.int
     ttft_ms: _builtins.int
     """since the engine call started"""
     cached_tokens: _builtins.int
     """Prompt tokens the engine found in its prefix cache; absent: it has not said."""
+    unordered: _builtins.bool
+    """the engine takes requests as they come: it refused a priority"""
     def __init__(
         self,
         *,
@@ -326,10 +329,11 @@ class FirstToken(_message.Message):
         epoch: _builtins.int = ...,
         ttft_ms: _builtins.int = ...,
         cached_tokens: _builtins.int | None = ...,
+        unordered: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens", "cached_tokens", b"cached_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens", "cached_tokens", b"cached_tokens", "epoch", b"epoch", "request_id", b"request_id", "ttft_ms", b"ttft_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens", "cached_tokens", b"cached_tokens", "epoch", b"epoch", "request_id", b"request_id", "ttft_ms", b"ttft_ms", "unordered", b"unordered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cached_tokens: _TypeAlias = _typing.Literal["cached_tokens"]  # noqa: Y015
     _WhichOneofArgType__cached_tokens: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens"]  # noqa: Y015

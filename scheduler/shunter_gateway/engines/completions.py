@@ -165,6 +165,7 @@ class CompletionsAdapter:
     def __init__(self, engine_type: str, capabilities: Capabilities, client: HttpClient) -> None:
         self.engine_type = engine_type
         self.capabilities = capabilities
+        self.unordered: set[str] = set()
         self._client = client
 
     def start(self, request: EngineRequest, sink: TokenSink) -> EngineCall:

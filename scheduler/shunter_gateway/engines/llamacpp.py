@@ -5,7 +5,7 @@ client gets, and `tokens_predicted` shows where ids are missing. Nothing that it
 which slot a call runs; `/slots` does by the call's seed, so each call has one (`call_seed`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from zlib import crc32
 
 import msgspec
@@ -160,6 +160,7 @@ def llama_body(request: EngineRequest) -> bytes:
 class LlamaCppAdapter:
     engine_type = "llamacpp"
     capabilities = CAPABILITIES
+    unordered: Collection[str] = ()
 
     def __init__(self, client: HttpClient) -> None:
         self._client = client

@@ -1,6 +1,8 @@
 """Any OpenAI-compatible server: text goes through as it is, and only an unanswered request can
 be started again elsewhere."""
 
+from collections.abc import Collection
+
 from shunter_gateway.engines.http1 import HttpClient
 from shunter_gateway.engines.plain_call import plain_call
 from shunter_gateway.engines.textlevel import start_text_call
@@ -26,6 +28,7 @@ CAPABILITIES = Capabilities(
 class OpenAIAdapter:
     engine_type = "openai"
     capabilities = CAPABILITIES
+    unordered: Collection[str] = ()
 
     def __init__(self, client: HttpClient) -> None:
         self._client = client

@@ -9,7 +9,7 @@ By default each event repeats the whole answer so far; with `--stream-output` (l
 late for, which `completion_tokens` shows: the call ends, and the answer goes on from what is known.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -253,6 +253,7 @@ class _Call:
 class SglangAdapter:
     engine_type = "sglang"
     capabilities = CAPABILITIES
+    unordered: Collection[str] = ()
 
     def __init__(self, client: HttpClient) -> None:
         self._client = client

@@ -33,17 +33,16 @@ CAPABILITIES = Capabilities(
 class VllmAdapter(CompletionsAdapter):
     def __init__(self, client: HttpClient) -> None:
         super().__init__("vllm", CAPABILITIES, client)
-        self._unordered: set[str] = set()  # addresses that refused a priority
 
     def start(self, request: EngineRequest, sink: TokenSink) -> EngineCall:
         if request.token_ids is None or not request.priority:
             return super().start(request, sink)
-        if request.address in self._unordered:
+        if request.address in self.unordered:
             return super().start(replace(request, priority=0), sink)
         return _CallWithPriority(self, request, sink)
 
     def start_unordered(self, request: EngineRequest, sink: TokenSink) -> EngineCall:
-        self._unordered.add(request.address)
+        self.unordered.add(request.address)
         return super().start(replace(request, priority=0), sink)
 
     def start_ordered(self, request: EngineRequest, sink: TokenSink) -> EngineCall:

@@ -142,6 +142,8 @@ def first_token(state: CoreState, event: FirstToken, now: float) -> None:
     entry.first_token_at = entry.progressed_at = now
     _prefill_done(state, entry, event, now)
     trail, pool = entry.trail, entry.pool
+    if event.unordered:
+        pool.orders = False  # until it is configured anew
     if entry.account is not None and entry.target_work_s:
         entry.account.turns.drain.first_token(now - entry.placed_at - entry.target_work_s)
     if pool.roles is not None:

@@ -25,6 +25,7 @@ class FirstToken(Value, frozen=True):
     epoch: int
     ttft_s: float
     cached_tokens: int | None = 0  # None: the engine has not said
+    unordered: bool = False  # the engine refused a priority: it takes requests as they come
 
 
 class Progress(Value, frozen=True):

@@ -114,7 +114,7 @@ def _running(message: pb.GatewayEvent, gateway_id: str, now: float) -> events.Ev
 def _first_token(message: pb.GatewayEvent, _: str, __: float) -> events.Event:
     m = message.first_token
     cached_tokens = m.cached_tokens if m.HasField("cached_tokens") else None
-    return events.FirstToken(m.request_id, m.epoch, m.ttft_ms / 1000, cached_tokens)
+    return events.FirstToken(m.request_id, m.epoch, m.ttft_ms / 1000, cached_tokens, m.unordered)
 
 
 def _finished(message: pb.GatewayEvent, _: str, __: float) -> events.Event:

@@ -113,12 +113,14 @@ async def test_vllm_without_priority_scheduling_is_asked_again_without(client: H
 
     async with scripted_server(refuse_priorities) as server:
         adapter = build_adapters(client)["vllm"]
+        assert not adapter.unordered
         for _ in range(2):
             sink = CollectingSink()
             adapter.start(request_to(server.address), sink)
             assert await sink.result() is None
             assert sink.token_ids == [7, 8, 9]
         assert len(server.requests) == 3
+        assert list(adapter.unordered) == [server.address]
 
 
 async def test_connections_are_used_again(client: HttpClient) -> None:

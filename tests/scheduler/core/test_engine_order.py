@@ -83,6 +83,20 @@ def test_who_goes_before_a_higher_class_by_age_is_one_of_it_to_engines() -> None
     harness.check_books()
 
 
+def test_an_engine_that_refused_a_priority_is_counted_on_no_more() -> None:
+    """It was started without what its type could do; its gateway finds out."""
+    harness = two_ahead("simulated")
+    (pool,) = harness.core._state.pools.values()
+    harness.apply(FirstToken("first0", 1, 0.5, unordered=True))
+    harness.assign("third", slo_class="batch", prompt_tokens=7000)
+    harness.assign("interactive", slo_class="interactive", prompt_tokens=7000)
+    assert not pool.orders
+    assert assigned(harness.submit("urgent", slo_class="interactive")) == []
+    harness.configure()
+    assert pool.orders, "until the pool is configured anew"
+    harness.check_books()
+
+
 @pytest.mark.parametrize(
     ("kind", "args", "orders"),
     [

@@ -97,6 +97,13 @@ def test_cached_tokens_that_were_not_told_are_not_0(told: int | None) -> None:
     assert isinstance(event, events.FirstToken) and event.cached_tokens == told
 
 
+def test_an_engine_that_refused_a_priority_is_told_of() -> None:
+    for told in (False, True):
+        message = pb.GatewayEvent(first_token=pb.FirstToken(request_id="b", unordered=told))
+        (event,) = decode(message)
+        assert isinstance(event, events.FirstToken) and event.unordered is told
+
+
 def test_the_other_events_come_in_the_batchs_order() -> None:
     got = decode(
         pb.GatewayEvent(running=pb.Running(request=pb.Submitted(request_id="a"), instance="i-0")),
