@@ -58,7 +58,7 @@ class LocalPlacement:
         instance = choose_instance(
             topology.instances_by_pool[pool.name],
             loads,
-            {*life.recovery.failed_instances, *self._lately_failed()},
+            {*life.recovery.left_instances, *self._lately_failed()},
             spec.prompt_tokens,
             spec.max_tokens or UNLIMITED_OUTPUT_TOKENS,
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from shunter_gateway.moves.ports import SlotServers
 from shunter_gateway.topology import Instance
 
-DRAIN = "drain"  # reason of moves that the request does not stay without
+DRAIN = "drain"  # so begins the reason of what is ordered because the instance goes
 UNKNOWN_IDS = "unknown_token_ids"  # why a request with a gap in its journal stays
 
 
