@@ -213,10 +213,10 @@ class RequestLifecycle:
         if self._mover.on_token(self.last_heard_at):
             return
         ttft_s = self.last_heard_at - self._call_started_at
-        cached = self.answer.call_cached_tokens
-        self._services.link.send(
-            events.first_token(self.spec.request_id, self.epoch, ttft_s, cached)
-        )
+        cached, binding = self.answer.call_cached_tokens, self.binding
+        unordered = binding is not None and binding.out_of_order(self.instance)
+        request_id, link = self.spec.request_id, self._services.link
+        link.send(events.first_token(request_id, self.epoch, ttft_s, cached, unordered))
 
     def on_engine_end(self) -> None:
         self.finish(self._finish_reason or "stop")
