@@ -20,6 +20,7 @@ class Faults(NamedTuple):
     old_epoch: bool = False  # the source does not look at epochs
     lost_tail: bool = False  # commits, and goes on, without what came after the last stage
     thaws_by_itself: bool = False  # the source, when its lease ends
+    no_fence: bool = False  # the destination forgets an Abort of what it does not know
 
 
 class Source(NamedTuple):
@@ -89,6 +90,9 @@ def at_destination(
         return one, None
     if kind == "close":
         return (one._replace(phase="gone") if one.phase == "decoding" else one), None
+    if kind == "leave":
+        held = one.pulling and one.phase in ("reserved", "committed")
+        return (Destination(epoch=one.epoch) if held else one), None
     if kind == "generate":
         return _generate(one, message.number), None
     if kind == "state":
@@ -100,11 +104,11 @@ def at_destination(
             return one, _reply(message, "" if one.phase == "reserved" else "unknown")
         return one._replace(phase="reserved", epoch=message.number), _reply(message)
     if kind == "abort":
-        if one.phase not in ("reserved", "committed"):
-            return one, None
-        return Destination(epoch=message.number), None
+        if one.phase in ("reserved", "committed"):
+            return Destination(epoch=message.number), None
+        return (one if faults.no_fence else one._replace(epoch=message.number)), None
     if kind == "pull":
-        return one._replace(pulling=one.phase == "reserved"), None
+        return one._replace(pulling=one.pulling or one.phase == "reserved"), None
     assert kind == "commit"
     return _commit(one, message, faults)
 
@@ -129,7 +133,7 @@ def _generate(one: Destination, tokens: int) -> Destination:
     if one.phase == "decoding":
         return one
     wrong = one.phase == "committed" and (not one.complete or one.kv != tokens)
-    return one._replace(phase="decoding", tokens=tokens, wrong=wrong)
+    return Destination("decoding", epoch=one.epoch, tokens=tokens, wrong=wrong)
 
 
 def _held(phase: str) -> str:

@@ -1,15 +1,30 @@
 """Two engines, a gateway and a network around the machine of `moves.protocol`, as values.
 
-`actions` gives all that may happen next: any message may come late, twice or never, leases end,
-engines and gateway crash, the client leaves. The engines keep to the promises of `moves.proto`;
-each of `Faults` breaks one. Only streams are ordered and reliable, as TCP is, until they break.
+`actions` gives all that may happen next: any message may come late, twice or never, streams break,
+leases end, engines and gateway crash, the client leaves. The engines keep to the promises of
+`moves.proto`; each of `Faults` breaks one. Only streams are ordered and reliable, as TCP is, until
+they break: an open Pull tells of that, and a generate call whose connection closes is unheard.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast, get_args
+from typing import cast, get_args
 
 from kv_move_engines import Destination, Faults, Message, Source, at_destination, at_source
+from kv_move_world import (
+    NOBODY,
+    SOURCE,
+    Budget,
+    World,
+    at,
+    of,
+    ordered,
+    put,
+    send,
+    spend,
+    unheard,
+    without,
+)
 from shunter_gateway.moves import values
 from shunter_gateway.moves.protocol import begin, step
 from shunter_gateway.moves.values import (
@@ -19,6 +34,7 @@ from shunter_gateway.moves.values import (
     KvMove,
     MoveRules,
     NoAnswer,
+    Overdue,
     RequestEnded,
     StageCame,
     StateTold,
@@ -28,36 +44,8 @@ from shunter_gateway.moves.values import (
 RULES = MoveRules(freeze_behind_tokens=0, max_stages=1, max_tries=2)
 Machine = Callable[[KvMove, Event, MoveRules], values.Step]
 _HELD: dict[str, values.Held] = {held: held for held in get_args(values.Held)}
+_STREAMS = ("generate", "close", "leave")  # HTTP, and the end of a Pull
 _REFUSABLE = ("offer", "prepare", "pull", "freeze", "commit", "thaw")
-SOURCE, NOBODY = -1, -2  # owners beside the destinations' numbers
-
-
-class Budget(NamedTuple):
-    """How much may still go wrong."""
-
-    late: int = 0  # calls that are given up although they may still be done
-    lost: int = 0
-    twice: int = 0
-    leases: int = 0  # that end early
-    crashes: int = 0
-    cancels: int = 0
-    preemptions: int = 0
-    refusals: int = 0
-
-
-class World(NamedTuple):
-    source: Source
-    destinations: tuple[Destination, ...]
-    moves: tuple[KvMove, ...]
-    asked: tuple[str, ...]  # the call that each move waits for
-    owner: int
-    epoch: int
-    got: int  # tokens that the client has
-    outcome: str  # empty while the request lives; finished, elsewhere, cancelled, crashed
-    wire: tuple[Message, ...]
-    budget: Budget
-
-
 Action = tuple[tuple[object, ...], World]  # its name, and what comes of it
 
 
@@ -66,6 +54,8 @@ class Model:
     tokens: int = 3  # of the whole answer
     faults: Faults = field(default_factory=Faults)
     machine: Machine = step
+    leaves: bool = True  # the gateway ends the Pull of a request that has ended after its switch
+    leases_end: bool = True
 
     def first(self, budget: Budget, moves: int = 1) -> World:
         world = World(
@@ -84,7 +74,7 @@ class Model:
         for name, after in self._all(world):
             some = True
             yield name, after
-        if not some:
+        if not some and self.leases_end:
             yield from self._leases(world)
 
     def _all(self, world: World) -> Iterator[Action]:
@@ -94,24 +84,24 @@ class Model:
         for i, _ in enumerate(world.destinations):
             yield from self._destination(world, i)
         if world.budget.leases:
-            yield from self._leases(_spend(world, "leases"))
+            yield from self._leases(spend(world, "leases"))
 
     def _network(self, world: World) -> Iterator[Action]:
         for message in dict.fromkeys(world.wire):
-            taken = self._deliver(_without(world, message), message)
+            taken = self._deliver(without(world, message), message)
             yield ("comes", message), taken
-            if message.kind in ("generate", "close"):
-                continue  # HTTP
+            if message.kind in _STREAMS:
+                continue
             asked = message.to != "gateway" and message.kind in _REFUSABLE
             if world.budget.refusals and asked:
                 refused = Message("gateway", message.kind, message.move, 0, "refused")
-                after = _send(_without(world, message), refused)
-                yield ("is refused", message), _spend(after, "refusals")
+                after = send(without(world, message), refused)
+                yield ("is refused", message), spend(after, "refusals")
             if world.budget.twice:
-                again = taken._replace(wire=_sorted(*taken.wire, message))
-                yield ("comes, and will again", message), _spend(again, "twice")
+                again = taken._replace(wire=ordered(*taken.wire, message))
+                yield ("comes, and will again", message), spend(again, "twice")
             if world.budget.lost:
-                yield ("is lost", message), _spend(_without(world, message), "lost")
+                yield ("is lost", message), spend(without(world, message), "lost")
 
     def _gateway(self, world: World) -> Iterator[Action]:
         if world.outcome:
@@ -123,13 +113,28 @@ class Model:
             if not under_way:
                 yield (call, i, "was lost"), self._feed(world, i, NoAnswer(_call(call)))
             elif world.budget.late:
-                after = _spend(world, "late")
+                after = spend(world, "late")
                 yield (call, i, "is late"), self._feed(after, i, NoAnswer(_call(call)))
+        for i, move in enumerate(world.moves):
+            if world.budget.late and move.phase in ("copying", "freezing", "draining"):
+                yield (i, "takes too long"), self._feed(spend(world, "late"), i, Overdue())
+        if world.budget.breaks:
+            yield from self._breaks(spend(world, "breaks"))
         if world.budget.cancels:
-            yield ("the client leaves",), self.end(_spend(world, "cancels"), "cancelled")
+            yield ("the client leaves",), self.end(spend(world, "cancels"), "cancelled")
         if world.budget.crashes:
-            yield ("the gateway dies",), self.end(_spend(world, "crashes"), "crashed")
+            yield ("the gateway dies",), self.end(spend(world, "crashes"), "crashed")
         yield from self._stream(world)
+
+    def _breaks(self, world: World) -> Iterator[Action]:
+        for i, one in enumerate(world.destinations):
+            if one.pulling:
+                after = send(world, Message("destination", "leave", i))
+                yield (i, "pull breaks"), self._feed(after, i, NoAnswer("pull"))
+            if world.owner == i:
+                after = unheard(world, i, "generate")
+                if after != world:
+                    yield (i, "is not reached"), self.end(after, "elsewhere")
 
     def _stream(self, world: World) -> Iterator[Action]:
         """What the owner's stream brings next."""
@@ -150,53 +155,55 @@ class Model:
         if source.decodes:
             tokens = source.tokens + 1
             phase = "finished" if tokens == self.tokens else source.phase
-            yield ("source decodes",), _of(world, source._replace(tokens=tokens, phase=phase))
+            yield ("source decodes",), of(world, source._replace(tokens=tokens, phase=phase))
         if source.phase == "offered" and world.budget.preemptions:
-            after = _of(world, source._replace(phase="decoding", move=-1))
-            yield ("source preempts",), _spend(after, "preemptions")
+            after = of(world, source._replace(phase="decoding", move=-1))
+            yield ("source preempts",), spend(after, "preemptions")
         if source.holds and world.budget.crashes:
-            yield ("source dies",), _spend(_of(world, source._replace(phase="gone")), "crashes")
+            yield ("source dies",), spend(of(world, source._replace(phase="gone")), "crashes")
 
     def _destination(self, world: World, i: int) -> Iterator[Action]:
         mine, source = world.destinations[i], world.source
         if mine.phase == "decoding":
             tokens = mine.tokens + 1
             phase = "finished" if tokens >= self.tokens else "decoding"
-            yield (i, "decodes"), _at(world, i, mine._replace(tokens=tokens, phase=phase))
+            yield (i, "decodes"), at(world, i, mine._replace(tokens=tokens, phase=phase))
         elif mine.pulling and source.move == i and source.phase == "offered" and not mine.kv:
-            after = _at(world, i, mine._replace(kv=source.tokens - 1 or 1))
-            yield (i, "has a stage"), _send(after, Message("gateway", "stage", i))
+            after = at(world, i, mine._replace(kv=source.tokens - 1 or 1))
+            yield (i, "has a stage"), send(after, Message("gateway", "stage", i))
         elif mine.pulling and source.move == i and source.phase == "frozen" and not mine.complete:
-            yield (i, "has all"), _at(world, i, mine._replace(kv=source.tokens, complete=True))
+            yield (i, "has all"), at(world, i, mine._replace(kv=source.tokens, complete=True))
         if mine.phase != "none" and mine.phase != "gone" and world.budget.crashes:
-            yield (i, "dies"), _spend(_at(world, i, Destination("gone")), "crashes")
+            yield (i, "dies"), spend(at(world, i, Destination("gone")), "crashes")
 
     def _leases(self, world: World) -> Iterator[Action]:
         source = world.source
         if source.phase == "offered":
-            yield ("offer ends",), _of(world, source._replace(phase="decoding", move=-1))
+            yield ("offer ends",), of(world, source._replace(phase="decoding", move=-1))
         if source.phase == "frozen":
             phase = "decoding" if self.faults.thaws_by_itself else "gone"
-            yield ("frozen lease ends",), _of(world, source._replace(phase=phase, move=-1))
+            yield ("frozen lease ends",), of(world, source._replace(phase=phase, move=-1))
         if self.faults.endless_lease:
             return
         for i, one in enumerate(world.destinations):
             if one.phase in ("reserved", "committed"):
-                yield (i, "lease ends"), _at(world, i, Destination(epoch=one.epoch))
+                yield (i, "lease ends"), at(world, i, Destination(epoch=one.epoch))
 
     # ------------------------------------------------------------ messages
 
     def _deliver(self, world: World, message: Message) -> World:
         if message.to == "source":
             source, reply = at_source(world.source, message, self.faults)
-            after = _of(world, source)
+            after = of(world, source)
         elif message.to == "destination":
+            if message.kind == "close":
+                world = unheard(world, message.move, "generate")
             one, reply = at_destination(world.destinations[message.move], message, self.faults)
-            after = _at(world, message.move, one)
+            after = at(world, message.move, one)
         else:
             return self._hear(world, message)
-        unheard = reply is None or world.moves[reply.move].over
-        return after if unheard or reply is None else _send(after, reply)
+        in_vain = reply is None or world.moves[reply.move].over
+        return after if in_vain or reply is None else send(after, reply)
 
     def _hear(self, world: World, message: Message) -> World:
         call, i = message.kind, message.move
@@ -212,12 +219,12 @@ class Model:
         if world.outcome == "crashed":
             return world
         if isinstance(event, Answered | NoAnswer) and world.asked[i] == event.call:
-            world = world._replace(asked=_put(world.asked, i, ""))
+            world = world._replace(asked=put(world.asked, i, ""))
         move, effects = self.machine(world.moves[i], event, RULES)
         if move.over:  # hears nothing any more
             wire = tuple(m for m in world.wire if m.to != "gateway" or m.move != i)
             world = world._replace(wire=wire)
-        return self._obey(world._replace(moves=_put(world.moves, i, move)), i, effects)
+        return self._obey(world._replace(moves=put(world.moves, i, move)), i, effects)
 
     def _obey(self, world: World, i: int, effects: tuple[Effect, ...]) -> World:
         for effect in effects:
@@ -228,15 +235,15 @@ class Model:
         match effect:
             case values.Ask(call, epoch):
                 to = "source" if call in ("offer", "freeze", "thaw") else "destination"
-                world = world._replace(asked=_put(world.asked, i, call if call != "pull" else ""))
-                return _send(world, Message(to, call, i, epoch))
+                world = world._replace(asked=put(world.asked, i, call if call != "pull" else ""))
+                return send(world, Message(to, call, i, epoch))
             case values.Withdraw(side, epoch):
-                return _send(world, Message(side, "abort", i, epoch))
+                return send(world, Message(side, "abort", i, epoch))
             case values.Switch(epoch):
                 if world.owner != SOURCE or world.epoch != world.moves[i].epoch:
-                    return self._feed(world, i, RequestEnded())
+                    return send(world, Message("destination", "abort", i, epoch))
                 world = world._replace(owner=i, epoch=epoch)
-                return _send(
+                return send(
                     world,
                     Message("source", "release", i, epoch),
                     Message("source", "close", i),
@@ -257,39 +264,18 @@ class Model:
                 world = self._feed(world, i, RequestEnded())
         closed = [Message("source", "close", 0)]
         closed += [Message("destination", "close", i) for i in range(len(world.moves))]
-        return _send(world, *closed)
+        return self._leave(send(world, *closed), outcome == "crashed")
+
+    def _leave(self, world: World, crashed: bool) -> World:
+        """Moves that fail leave their Pull, too, but with an Abort, which does the same."""
+        for i, move in enumerate(world.moves):
+            if not crashed and (move.phase != "switched" or not self.leaves):
+                continue
+            world = unheard(world, i, "pull")
+            if world.destinations[i].pulling:
+                world = send(world, Message("destination", "leave", i))
+        return world
 
 
 def _call(name: str) -> values.Call:
     return cast(values.Call, name)
-
-
-def _sorted(*messages: Message) -> tuple[Message, ...]:
-    return tuple(sorted(messages))
-
-
-def _send(world: World, *messages: Message) -> World:
-    return world._replace(wire=_sorted(*world.wire, *messages))
-
-
-def _without(world: World, message: Message) -> World:
-    wire = list(world.wire)
-    wire.remove(message)
-    return world._replace(wire=tuple(wire))
-
-
-def _spend(world: World, what: str) -> World:
-    budget = world.budget
-    return world._replace(budget=budget._replace(**{what: getattr(budget, what) - 1}))
-
-
-def _of(world: World, source: Source) -> World:
-    return world._replace(source=source)
-
-
-def _put(values: tuple, i: int, value: object) -> tuple:  # type: ignore[type-arg]
-    return (*values[:i], value, *values[i + 1 :])
-
-
-def _at(world: World, i: int, one: Destination) -> World:
-    return world._replace(destinations=_put(world.destinations, i, one))

@@ -1,7 +1,7 @@
 """Every interleaving of a move, within bounds: the invariants of a live migration hold."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import combinations_with_replacement
 
@@ -9,13 +9,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kv_move_engines import Faults
-from kv_move_model import SOURCE, Budget, Model, World
+from kv_move_engines import Destination, Faults
+from kv_move_model import Model
+from kv_move_world import SOURCE, Budget, World
 from shunter_gateway.moves import values
 from shunter_gateway.moves.protocol import step
 
 MODEL = Model()
+WITHOUT_LEASES = replace(MODEL, leases_end=False)
 MOST_STATES = 100_000
+
+
+MayStay = Callable[[Destination], bool]  # where nothing can happen any more
+
+
+def nothing_may(_: Destination) -> bool:
+    return False
 
 
 def violation(world: World) -> str:
@@ -31,13 +40,13 @@ def violation(world: World) -> str:
     return ""
 
 
-def left_over(world: World, tokens: int) -> str:
+def left_over(world: World, tokens: int, may_stay: MayStay = nothing_may) -> str:
     """What is wrong where nothing can happen any more."""
     if not world.outcome:
         return "the request never ends"
     if world.outcome == "finished" and world.got != tokens:
         return "tokens are missing"
-    if world.source.holds or any(one.holds for one in world.destinations):
+    if world.source.holds or any(one.holds and not may_stay(one) for one in world.destinations):
         return "memory is not given back"
     return ""
 
@@ -49,7 +58,7 @@ class Found(AssertionError):
 Came = dict[World, tuple[World, object] | None]
 
 
-def explore(model: Model, first: World) -> Came:
+def explore(model: Model, first: World, may_stay: MayStay = nothing_may) -> Came:
     """All states that can be reached, breadth first. Raises `Found`."""
     came: Came = {first: None}
     queue = deque([first])
@@ -63,7 +72,7 @@ def explore(model: Model, first: World) -> Came:
             if after not in came:
                 came[after] = (world, name)
                 queue.append(after)
-        if not some and (problem := left_over(world, model.tokens)):
+        if not some and (problem := left_over(world, model.tokens, may_stay)):
             raise Found(problem, *way_to(came, world))
         assert len(came) <= MOST_STATES, "bounds are too wide"
     return came
@@ -87,9 +96,27 @@ def spent(budget: Budget) -> str:
     return "+".join(f"{count} {name}" for name, count in budget._asdict().items() if count)
 
 
-@pytest.mark.parametrize("budget", list(budgets(2)), ids=spent)
+def needs_leases(budget: Budget) -> bool:
+    """What is withdrawn once, without an answer, may be lost; crashes are looked at below."""
+    return bool(budget.lost or budget.leases or budget.crashes)
+
+
+@pytest.mark.parametrize("budget", [b for b in budgets(2) if needs_leases(b)], ids=spent)
 def test_every_interleaving_with_two_faults(budget: Budget) -> None:
     explore(MODEL, MODEL.first(budget))
+
+
+@pytest.mark.parametrize("budget", [b for b in budgets(2) if not needs_leases(b)], ids=spent)
+def test_nothing_waits_for_a_lease(budget: Budget) -> None:
+    explore(WITHOUT_LEASES, WITHOUT_LEASES.first(budget))
+
+
+def test_a_crash_leaves_nothing_but_what_nobody_has_begun_to_pull() -> None:
+    def is_left(one: Destination) -> bool:
+        return one.phase == "reserved" and not one.pulling
+
+    came = explore(WITHOUT_LEASES, WITHOUT_LEASES.first(Budget(crashes=1)), is_left)
+    assert any(is_left(one) for world in came for one in world.destinations if not world.wire)
 
 
 def test_every_interleaving_of_two_moves_of_one_request() -> None:
@@ -142,6 +169,19 @@ def forgets_the_stream(
     return step(move, event, rules)
 
 
+def withdraws_under_the_old_epoch(
+    move: values.KvMove, event: values.Event, rules: values.MoveRules
+) -> values.Step:
+    """A Prepare that comes after it is obeyed."""
+    after, effects = step(move, event, rules)
+    return after, tuple(
+        replace(effect, epoch=move.epoch)
+        if isinstance(effect, values.Withdraw) and effect.epoch == move.epoch + 1
+        else effect
+        for effect in effects
+    )
+
+
 PLANTED = {
     "late Commit": (Model(faults=Faults(late_commit=True)), "two engines decode"),
     "endless lease": (Model(faults=Faults(endless_lease=True)), "memory is not given back"),
@@ -151,13 +191,22 @@ PLANTED = {
     "tail not read": (Model(machine=forgets_the_stream), "a continuation of another text"),
     "thaw without epoch": (Model(machine=thaws_without_epoch), "nobody thaws the owner"),
     "thaw by itself": (Model(faults=Faults(thaws_by_itself=True)), "two engines decode"),
+    "withdrawal overtakes": (
+        replace(WITHOUT_LEASES, machine=withdraws_under_the_old_epoch),
+        "memory is not given back",
+    ),
+    "no fence": (
+        replace(WITHOUT_LEASES, faults=Faults(no_fence=True)),
+        "memory is not given back",
+    ),
+    "nobody leaves": (replace(WITHOUT_LEASES, leaves=False), "memory is not given back"),
 }
 
 
 @pytest.mark.parametrize("name", PLANTED)
 def test_planted_fault_is_found(name: str) -> None:
     model, problem = PLANTED[name]
-    tries = [(budget, 1) for budget in budgets(2)]
+    tries = [(b, 1) for b in budgets(2) if model.leases_end or not needs_leases(b)]
     if name == "double selection":
         tries = [(Budget(), 2)]
     found = ""
