@@ -942,6 +942,9 @@ class Cancel(_message.Message):
     request_id: _builtins.str
     epoch: _builtins.int
     reason: _builtins.str
+    """Begins with "drain" where the instance goes: what could go on after its death is submitted again
+    under the next epoch, and only the rest ends.
+    """
     def __init__(
         self,
         *,

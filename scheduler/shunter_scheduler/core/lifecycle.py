@@ -44,6 +44,8 @@ def submitted(state: CoreState, event: Submitted, now: float) -> None:
         elif ended.rejected is not None and ended.rejected.epoch == request.epoch:
             state.outbox.append(ended.rejected)  # the gateway has not seen the first one
     elif request.epoch > known.epoch or (request.epoch == known.epoch and _lost(known)):
+        if known.instance is not None and known.instance.drain is not None:
+            known.instance.drain.moved += 1
         state.end(known, now)
         admit(state, request, now)
     elif request.epoch == known.epoch:

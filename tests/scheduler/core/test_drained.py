@@ -22,5 +22,6 @@ def test_it_is_placed_on_another_instance_and_the_drain_is_done() -> None:
     (assign,) = only(Assign, harness.after(Submitted(again)))
     assert (assign.epoch, assign.instance) == (2, "chat-h100-1")
     status = harness.core.drain_status("chat-h100-0")
-    assert status is not None and (status.done, status.failed) == (True, 0)
+    assert status is not None
+    assert (status.done, status.moved, status.failed) == (True, 1, 0)
     harness.check_books()
