@@ -80,7 +80,7 @@ PREFIXES = Kind(
     {
         "prefix_prompt_tokens": (
             "prompt_tokens",
-            "Prompt tokens of requests that began to answer.",
+            "Prompt tokens of requests that began to answer, where engines told of hits.",
         ),
         "prefix_predicted_tokens": (
             "predicted_tokens",

@@ -170,7 +170,8 @@ def _prefill_done(state: CoreState, entry: Entry, event: FirstToken, now: float)
     if record.succeeded():
         pool.mark(record)
     cached_tokens = event.cached_tokens or 0
-    pool.hits.observe(entry.context_tokens, entry.cached_tokens, cached_tokens)
+    if event.cached_tokens is not None:
+        pool.hits.observe(entry.context_tokens, entry.cached_tokens, cached_tokens)
     if pool.kv is not None:
         pool.kv.first_token(event.request_id, cached_tokens, now)
     if prefill_seen(record, entry, event.ttft_s, cached_tokens, now):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class PrefixHits:
-    """Totals over prefills, in tokens. Engines that report no cached tokens count as 0 hits."""
+    """Totals in tokens, over prefills of which engines said what they had cached."""
 
     prompt_tokens: int = 0
     predicted_tokens: int = 0

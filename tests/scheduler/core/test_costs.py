@@ -196,6 +196,16 @@ def test_what_the_engine_had_cached_takes_no_time() -> None:
     assert truth.model.prefill_s(1000) == pytest.approx(truth.ttft_s(1000), rel=0.05)
 
 
+def test_only_what_engines_say_they_had_cached_counts_as_hits_and_misses() -> None:
+    harness = Truth((0.1, 1e-3), (0.05, 1e-3, 1e-6)).harness
+    for i, cached_tokens in enumerate((None, 0, 600)):
+        harness.assign(f"r{i}", prompt_tokens=1000)
+        harness.apply(FirstToken(f"r{i}", 1, 1.0, cached_tokens=cached_tokens))
+        harness.apply(Finished(f"r{i}", 1, 1, "stop"))
+    (pool,) = harness.core._state.pools.values()
+    assert (pool.hits.prompt_tokens, pool.hits.hit_tokens) == (2000, 600)
+
+
 def test_reports_of_progress_correct_steps_by_batch_and_context() -> None:
     truth = Truth((0.1, 1e-3), (0.02, 3e-3, 2e-6))
     rng = np.random.default_rng(1)
