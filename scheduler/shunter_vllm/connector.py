@@ -16,6 +16,7 @@ import logging
 import time
 from functools import partial
 from pathlib import Path
+from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,6 +56,7 @@ class StepMetadata(KVConnectorMetadata):  # type: ignore[misc]
 class CacheMetadata(KVConnectorHandshakeMetadata):  # type: ignore[misc]
     def __init__(self, cache: WorkerCache) -> None:
         self.cache = cache
+        self.host = gethostname()
 
 
 class ShunterConnector(KVConnectorBase_V1):  # type: ignore[misc]
@@ -100,6 +102,8 @@ class ShunterConnector(KVConnectorBase_V1):  # type: ignore[misc]
         if self._unsupported:
             return
         try:
+            if any(found.host != gethostname() for found in metadata.values()):
+                raise UnknownLayout("workers on other hosts: blocks go by files of one")
             facts = with_caches(self._facts, [found.cache for found in metadata.values()])
         except UnknownLayout as error:
             _log.warning(_NO_MOVES, error)

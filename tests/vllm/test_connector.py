@@ -326,6 +326,18 @@ def test_schedulers_find_layout_and_port_on_the_metrics_page(
     assert advertised(connector, engine.config) == []
 
 
+def test_workers_on_other_hosts_move_nothing(connector: Any, tmp_path: Path) -> None:
+    """Their files would be missing here."""
+    made = config(tmp_path, free_port())
+    worker = connector.ShunterConnector(made, Role.WORKER, kv_cache_config())
+    worker.register_kv_caches(caches())
+    found = worker.get_handshake_metadata()
+    found.host = "elsewhere"
+    scheduler = connector.ShunterConnector(made, Role.SCHEDULER, kv_cache_config())
+    scheduler.set_xfer_handshake_metadata({0: found})
+    assert advertised(connector, made) == []
+
+
 def test_what_an_engine_that_was_killed_published_is_not_believed(
     connector: Any, tmp_path: Path
 ) -> None:
