@@ -218,3 +218,12 @@ def test_request_of_a_mismatched_pool_goes_as_text() -> None:
     assert world.observer.counts == {"unmovable tokenizer_mismatch": 1}
     world.call_of().step(3)
     assert sink.text == "xxx" and sink.deltas[0].raw == b""
+
+
+async def test_ids_of_a_piece_of_text_are_known_once_the_tokenizer_is(loader: Loader) -> None:
+    pool = topology("chat").pools["chat"]
+    registry = TokenizerRegistry({}, loader)
+    assert not registry.ids_within(pool, "é")
+    await registry.tokenizer(pool.model_source)
+    assert registry.ids_within(pool, "é") == sim_tokenizer().encode("é")
+    await registry.close()
