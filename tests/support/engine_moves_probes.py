@@ -56,8 +56,9 @@ class Probe:
 
 @dataclass(slots=True)
 class Lossy:
-    """An `EngineMoves` that loses one call, or the answer to it, once; what is swallowed is a call
-    that nobody hears of, and no error either."""
+    """An `EngineMoves` that loses one call, or the answers to it and to what is sent again until
+    the first of them comes; what is swallowed is a call that nobody hears of, and no error
+    either."""
 
     inner: EngineMoves
     call_lost: str = ""
@@ -79,8 +80,12 @@ class Lossy:
             self.swallowed = ""
             asyncio.get_running_loop().call_later(timeout_s, on_reply, None)
         elif name == self.answer_lost:
-            self.answer_lost = ""
-            self.inner.call(address, request, timeout_s, lambda _: on_reply(None))
+
+            def answered(_: MoveReply | None) -> None:
+                self.answer_lost = ""
+                on_reply(None)
+
+            self.inner.call(address, request, timeout_s, answered)
         else:
             self.inner.call(address, request, timeout_s, on_reply)
 
