@@ -149,6 +149,21 @@ async def test_penalties_count_what_was_generated_before(gateway: MovingGateway,
     assert gateway.reports()[-1].moved and sink.text == undisturbed
 
 
+@pytest.mark.parametrize("alternatives", [0, 2])
+async def test_log_probabilities_go_on_with_every_token(
+    gateway: MovingGateway, alternatives: int
+) -> None:
+    name, sampling = f"told-{alternatives}", replace(TEXT, logprobs=alternatives)
+    _, sink = submit(gateway, name, TOKENS, sampling=sampling)
+    await sink.has(40)
+    gateway.move(name, gateway.other(sink))
+    await sink.finished()
+    told = [one for delta in sink.deltas for one in delta.logprobs]
+    assert [one.token_id for one in told] == sink.token_ids and len(told) == TOKENS
+    assert {len(one.top) for one in told} == {alternatives}
+    assert all(report.moved for report in gateway.reports())
+
+
 async def test_streams_that_move_at_once_take_different_slots(gateway: MovingGateway) -> None:
     alone = await text_of(gateway, "alone", TEXT)
     sinks = {f"r{i}": submit(gateway, f"r{i}", TOKENS, sampling=TEXT)[1] for i in range(4)}
