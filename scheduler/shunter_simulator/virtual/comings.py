@@ -18,7 +18,7 @@ from shunter_simulator.virtual.gateway import VirtualGateway
 from shunter_simulator.virtual.watching import Watcher
 
 DRAIN_POLL_S = 0.5
-AFTER_DEADLINE_S = 1.0  # for what is cancelled at a drain's deadline to be gone
+AFTER_DEADLINE_S = 1.0  # for what is left at a drain's deadline to be gone
 
 Gone = Callable[[Slot], None]
 

@@ -79,8 +79,8 @@ class Desk:
             self.submit(life)
 
     def excluded(self, life: Life) -> tuple[str, ...]:
-        """Those that failed it; nobody where that would leave none."""
-        if not life.failed_on:
+        """Those that failed it, or were drained; nobody where that would leave none."""
+        if not life.left:
             return ()
         others = (s for s in self._fleet.slots.values() if s.listed and s.value.pool == life.pool)
-        return life.failed_on if any(s.name not in life.failed_on for s in others) else ()
+        return life.left if any(s.name not in life.left for s in others) else ()

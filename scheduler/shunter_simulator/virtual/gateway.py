@@ -104,9 +104,12 @@ class VirtualGateway:
 
     @_on.register
     def _(self, decision: to_do.Cancel, life: Life) -> None:
-        self.mover.end(life, "finished")  # which puts back what it holds at the source
-        self.stop_engine(life)
-        self._close(life, "cancelled")
+        """Its instance goes at a drain's deadline: as after its death, but no engine has failed."""
+        self.mover.end(life, "drained")  # which puts back what it holds at the source
+        if life.state == "waiting" or not self.leave_engine(life):
+            return
+        life.left += (life.instance,)
+        self._desk.submit(life)
 
     def _come_again(self, life: Life) -> None:
         """A client that was turned away sends its request anew."""
@@ -256,8 +259,9 @@ class VirtualGateway:
         self._recover(life, "connection")
 
     def _recover(self, life: Life, reason: str) -> None:
-        life.failed_on += (life.instance,)
-        failures = len(life.failed_on)
+        life.left += (life.instance,)
+        life.failures += 1
+        failures = life.failures
         self.mover.end(life, "source_failed")
         self._cell.send(Failed(life.request_id, life.epoch, life.instance, reason, life.produced))
         if failures > self._rules.pools[life.pool].migration.max_retries:
@@ -283,8 +287,8 @@ class VirtualGateway:
         """The scheduler hears of it."""
         self.mover.end(life, "finished")
         whole = life.produced == life.arrival.output_tokens
-        ends = {"finished": "stop" if whole else "length", "cancelled": "cancelled"}
-        said = ends.get(outcome, "error")
+        ended = "stop" if whole else "length"
+        said = ended if outcome == "finished" else "error"
         self._cell.send(Finished(life.request_id, life.epoch, life.produced, said))
         self._end(life, outcome)
 

@@ -28,11 +28,12 @@ class Life:
         "calls",
         "entered",
         "epoch",
-        "failed_on",
+        "failures",
         "first_assigned_at",
         "first_token_at",
         "hashes",
         "instance",
+        "left",
         "loss_s",
         "move",
         "moves",
@@ -76,7 +77,8 @@ class Life:
         self.reported_tokens = 0
         self.call_at = 0.0
         self.entered = False  # the engine has it, or had
-        self.failed_on: tuple[str, ...] = ()
+        self.failures = 0
+        self.left: tuple[str, ...] = ()  # instances that failed it, or were drained
         self.move: Move | None = None
         self.suspended = False
         self.first_assigned_at: float | None = None

@@ -241,7 +241,7 @@ class World:
                 ("moves", life.moves),
                 ("stall_s", life.stall_s),
                 ("suspensions", life.suspensions),
-                ("failures", len(life.failed_on)),
+                ("failures", life.failures),
                 ("retries", life.retries),
                 ("cached_tokens", life.cached_tokens),
                 ("predicted_cached_tokens", life.predicted_cached_tokens),

@@ -95,10 +95,37 @@ def suspension(gateway: Gateway) -> None:
     gateway.finish()
 
 
-def cancellation(gateway: Gateway) -> None:
+def deadline_of_a_drain(gateway: Gateway) -> None:
     gateway.assign("chat-0")
     gateway.begin()
     gateway.cancel()
+    gateway.assign("chat-1")
+    gateway.finish()
+
+
+def deadline_of_a_drain_before_the_first_token(gateway: Gateway) -> None:
+    gateway.assign("chat-0")
+    gateway.cancel()
+    gateway.assign("chat-1")
+    gateway.finish()
+
+
+def deadline_of_a_drain_during_the_warm_up(gateway: Gateway) -> None:
+    gateway.assign("chat-0")
+    gateway.begin()
+    gateway.move("chat-1")
+    gateway.cancel()
+    gateway.assign("chat-2")
+    gateway.finish()
+
+
+def failure_after_the_deadline_of_a_drain(gateway: Gateway) -> None:
+    gateway.assign("chat-0")
+    gateway.begin()
+    gateway.cancel()
+    gateway.assign("chat-1")
+    gateway.fail()
+    gateway.assign("chat-2")
     gateway.finish()
 
 
@@ -130,7 +157,10 @@ STORIES = (
     second_move_beside_the_first,
     moves_that_are_not_possible,
     suspension,
-    cancellation,
+    deadline_of_a_drain,
+    deadline_of_a_drain_before_the_first_token,
+    deadline_of_a_drain_during_the_warm_up,
+    failure_after_the_deadline_of_a_drain,
 )
 
 
