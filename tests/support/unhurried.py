@@ -1,7 +1,7 @@
 """For tests of moves that are not to depend on how fast the machine is."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from forked_engines import ForkedEngine
 from shunter_gateway.lifecycle_ports import LifecycleLimits
@@ -21,5 +21,5 @@ def slowed(engines: Mapping[str, ForkedEngine], factor: float) -> Iterator[None]
         yield
     finally:
         for engine in engines.values():
-            if engine.alive:
+            with suppress(OSError):  # it has been killed
                 engine.fault("clear")
