@@ -24,7 +24,7 @@ from shunter_scheduler.domain.events import (
     TopologyChanged,
 )
 from shunter_scheduler.domain.request import Request
-from shunter_scheduler.policies.columns import _NUMBERS
+from shunter_scheduler.policies.slot_arrays import NUMBERS
 
 D = TypeVar("D")
 
@@ -182,7 +182,7 @@ class CoreHarness:
                 row = record.row(self.now, pool.settings, pool.top_rank)
                 standing = columns._standings[record.slot]
                 assert standing is not None, f"{record.name} is not in its slot"
-                seen = standing.row(columns._data[_NUMBERS, record.slot].tolist())
+                seen = standing.row(columns._data[NUMBERS, record.slot].tolist())
                 free = -1.0 if row.blocked_because else row.kv_free_tokens
                 assert seen == replace(row, kv_free_tokens=free, lowest_rank=-1.0, ahead=())
                 assert columns.lowest_rank[record.slot] == row.lowest_rank
