@@ -1,4 +1,7 @@
-"""Requests move between two real vLLM servers, by the connector and without: `make test-vllm`."""
+"""Requests move between two real vLLM servers that have the connector: `make test-vllm`.
+
+Between stock ones, and with what clients ask for beside tokens: test_vllm_asked_for.py.
+"""
 
 import asyncio
 import json
