@@ -17,7 +17,7 @@ class Moving:
     """A request of 8 tokens that has 3 of them and is told to move by rung `kv`."""
 
     def __init__(self, **changes: object) -> None:
-        self.world = World(kv_transport="layout")
+        self.world = self.between()
         self.engines: FakeEngineMoves = self.world.engine_moves
         for name, value in changes.items():
             setattr(self.engines, name, value)
@@ -31,6 +31,10 @@ class Moving:
         )
         self.world.scheduler.move("r1", self.destination, rung="kv")
         self.world.settle()
+
+    def between(self) -> World:
+        """The engines."""
+        return World(kv_transport="layout")
 
     def copy(self) -> None:
         """The first stage ends: Freeze and Commit follow at once."""

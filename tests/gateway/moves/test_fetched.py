@@ -6,41 +6,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shunter_gateway.request import RequestHandle
-from shunter_gateway.testing import RecordingSink
-from shunter_gateway.testing_engines import TOKEN_LEVEL, ScriptedCall, answer_ids
-from shunter_gateway.testing_kv import FakeEngineMoves
+import moving_request
+from moving_request import UNDISTURBED
+from shunter_gateway.testing_engines import TOKEN_LEVEL, ScriptedCall
 from shunter_gateway.testing_world import LOST, PROMPT, World
 from shunter_proto.v1 import moves_pb2 as moves
-from shunter_proto.v1 import scheduler_pb2 as pb
 
-UNDISTURBED = answer_ids(PROMPT, 8)
 BLOCK = 2
 MANIFEST = moves.Manifest(block_tokens=BLOCK)
 NEAR = moves.PullReport(stage=1, tokens=4, source_tokens=6)
 FAR = moves.PullReport(stage=1, tokens=2, source_tokens=6)
 
 
-class Moving:
-    """A request of 8 tokens that has 3 of them and is told to move by rung `kv`."""
+class Moving(moving_request.Moving):
+    """Between engines that freeze nothing."""
 
-    def __init__(self, **changes: object) -> None:
-        self.world = World(kv_transport="layout")
-        self.world.engine.capabilities = replace(TOKEN_LEVEL, freezes=False)
-        self.engines: FakeEngineMoves = self.world.engine_moves
-        self.engines.manifest = MANIFEST
-        for name, value in changes.items():
-            setattr(self.engines, name, value)
-        self.handle: RequestHandle
-        self.sink: RecordingSink
-        self.handle, self.sink = self.world.submit()
-        self.source: ScriptedCall = self.world.call_of()
-        self.source.step(3)
-        self.destination = next(
-            f"chat-{i}" for i in range(3) if f"chat-{i}" not in self.sink.assigned
-        )
-        self.world.scheduler.move("r1", self.destination, rung="kv")
-        self.world.settle()
+    def between(self) -> World:
+        world = super().between()
+        world.engine.capabilities = replace(TOKEN_LEVEL, freezes=False)
+        world.engine_moves.manifest = MANIFEST
+        return world
 
     def fetch(self, report: moves.PullReport | None = NEAR) -> None:
         self.engines.pulls[-1].report(report)
@@ -49,16 +34,6 @@ class Moving:
     @property
     def warm_ups(self) -> list[ScriptedCall]:
         return [call for call in self.world.engine.calls if "-warm" in call.request.request_id]
-
-    def report(self) -> pb.MoveDone:
-        (event,) = self.world.scheduler.sent(pb.MoveDone)
-        assert isinstance(event, pb.MoveDone)
-        return event
-
-    def finish(self) -> None:
-        self.world.run_out(30)
-        assert self.sink.token_ids == UNDISTURBED
-        assert self.world.scheduler.ledger == {} and self.world.engine.live == []
 
     def assert_both_sides_forget(self) -> None:
         (release,) = self.engines.asked(moves.ReleaseRequest)
