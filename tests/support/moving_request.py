@@ -13,24 +13,37 @@ COPIED = moves.PullReport(stage=1, tokens=4, source_tokens=5)
 ALL_COPIED = moves.PullReport(stage=2, tokens=6, source_tokens=6, complete=True)
 
 
-class Moving:
-    """A request of 8 tokens that has 3 of them and is told to move by rung `kv`."""
+class Started:
+    """A request of 8 tokens that has 3 of them, and where it may go."""
 
-    def __init__(self, **changes: object) -> None:
-        self.world = self.between()
-        self.engines: FakeEngineMoves = self.world.engine_moves
-        for name, value in changes.items():
-            setattr(self.engines, name, value)
+    def __init__(self, world: World) -> None:
+        self.world = world
         self.handle: RequestHandle
         self.sink: RecordingSink
-        self.handle, self.sink = self.world.submit()
-        self.source: ScriptedCall = self.world.call_of()
+        self.handle, self.sink = world.submit()
+        self.source: ScriptedCall = world.call_of()
         self.source.step(3)
         self.destination = next(
             f"chat-{i}" for i in range(3) if f"chat-{i}" not in self.sink.assigned
         )
-        self.world.scheduler.move("r1", self.destination, rung="kv")
-        self.world.settle()
+
+    def finish(self) -> None:
+        self.world.run_out(30)
+        assert self.sink.token_ids == UNDISTURBED
+        assert self.world.scheduler.ledger == {} and self.world.engine.live == []
+
+
+class Moving(Started):
+    """It is told to move by rung `kv`."""
+
+    def __init__(self, **changes: object) -> None:
+        world = self.between()
+        self.engines: FakeEngineMoves = world.engine_moves
+        for name, value in changes.items():
+            setattr(self.engines, name, value)
+        super().__init__(world)
+        world.scheduler.move("r1", self.destination, rung="kv")
+        world.settle()
 
     def between(self) -> World:
         """The engines."""
@@ -45,8 +58,3 @@ class Moving:
         (event,) = self.world.scheduler.sent(pb.MoveDone)
         assert isinstance(event, pb.MoveDone)
         return event
-
-    def finish(self) -> None:
-        self.world.run_out(30)
-        assert self.sink.token_ids == UNDISTURBED
-        assert self.world.scheduler.ledger == {} and self.world.engine.live == []

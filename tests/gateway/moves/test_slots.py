@@ -4,28 +4,24 @@ from typing import Any
 
 import pytest
 
+from moving_request import UNDISTURBED, Started
 from shunter_gateway.moves.ports import SlotReply
-from shunter_gateway.testing_engines import ScriptedCall, answer_ids
 from shunter_gateway.testing_world import LOST, PROMPT, World
 from shunter_proto.v1 import scheduler_pb2 as pb
 
-UNDISTURBED = answer_ids(PROMPT, 8)
 REFUSED = SlotReply(refusal="status 400", bars="briefly")
 
 
-class Moving:
-    """A request of 8 tokens that has 3 of them and is told to move by rung `kv`."""
+class Moving(Started):
+    """It is told to move by rung `kv`, between llama-servers."""
 
     def __init__(self, **changes: Any) -> None:
-        self.world = World(kv_transport="layout", engine_type="llamacpp")
-        self.slots = self.world.slots
+        world = World(kv_transport="layout", engine_type="llamacpp")
+        self.slots = world.slots
         for name, value in changes.items():
             setattr(self.slots, name, value)
-        self.handle, self.sink = self.world.submit()
-        self.source: ScriptedCall = self.world.call_of()
-        self.source.step(3)
+        super().__init__(world)
         self.home = self.sink.assigned[0]
-        self.destination = next(f"chat-{i}" for i in range(3) if f"chat-{i}" != self.home)
 
     def move(self, settle_s: float = 0.0) -> None:
         self.world.scheduler.move("r1", self.destination, rung="kv")
@@ -37,9 +33,7 @@ class Moving:
         return event
 
     def finish(self) -> None:
-        self.world.run_out(30)
-        assert self.sink.token_ids == UNDISTURBED
-        assert self.world.scheduler.ledger == {} and self.world.engine.live == []
+        super().finish()
         self.left_nothing()
 
     def left_nothing(self) -> None:
